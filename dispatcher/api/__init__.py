@@ -1,0 +1,1 @@
+"""The management API (JSON): routes, authentication, problem documents."""

@@ -1,0 +1,1 @@
+"""Child servers for one-machine use: PostgreSQL, a Kafka-compatible broker, the demo."""

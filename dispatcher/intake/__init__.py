@@ -1,0 +1,1 @@
+"""Kafka record to accepted deliveries; positions follow acceptance. The only room that speaks Kafka."""

@@ -1,0 +1,1 @@
+"""One bounded queue and pacer per host: who goes next, and when."""

@@ -1,0 +1,61 @@
+"""An endpoint as the sender sees it: everything one attempt needs, secrets opened."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class EndpointStatus(StrEnum):
+    """Whether an endpoint gets requests. Paused and disabled ones hold their events. Closed."""
+
+    ENABLED = "enabled"
+    PAUSED = "paused"
+    DISABLED = "disabled"
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """One live secret. `key` is the raw HMAC key and never appears in a repr."""
+
+    key_id: int
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where and how to send to one endpoint: the directory's answer.
+
+    `authority` is the host (`scheme://name:port`); `path` is the request target with its query.
+    `keys` are the live secrets, newest first, never empty. `headers` are the customer's own.
+    `schedule` is the seconds before each attempt, the first usually 0; its length is the limit.
+    """
+
+    endpoint_id: int
+    public_id: str
+    account: str
+    environment: str
+    status: EndpointStatus
+    host_id: int
+    scheme: str
+    hostname: str
+    port: int
+    path: str
+    keys: tuple[SigningKey, ...]
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    schedule: tuple[float, ...]
+    is_verified: bool
+
+    @property
+    def authority(self) -> str:
+        """Return the host as rate limits know it."""
+        name = f"[{self.hostname}]" if ":" in self.hostname else self.hostname
+        return f"{self.scheme}://{name}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class HostLimits:
+    """What one host accepts, over all replicas: requests per second, burst, requests in flight."""
+
+    rate: float
+    burst: int
+    in_flight: int

@@ -1,0 +1,91 @@
+"""Public identifiers: how they look, how they are made, and that they tell nothing.
+
+| noun | form | made from |
+| --- | --- | --- |
+| event | `evt_` + 32 of `[a-z2-7]` | SHA-256 of source, newline, id: the same for every redelivery |
+| delivery | `dlv_` + 13 of `[a-z2-7]` | keyed permutation of the row's bigint: unique, reveals no count |
+| endpoint | `we_` + 16 letters and digits | random |
+| account | `acct_` + 16 letters and digits | random, or given by the producer |
+"""
+
+import base64
+import hashlib
+import re
+import secrets
+import string
+from typing import Final
+
+_ALPHANUMERIC: Final = string.ascii_letters + string.digits
+_EVENT_ID: Final = re.compile(r"evt_[a-z2-7]{32}")
+_DELIVERY_ID: Final = re.compile(r"dlv_[a-z2-7]{13}")
+ACCOUNT_ID: Final = re.compile(r"acct_[A-Za-z0-9]{10,40}")
+_ROUNDS: Final = range(4)
+_HALF: Final = 0xFFFFFFFF
+
+
+def event_id_of(source: str, producer_id: str) -> bytes:
+    """Return the 20 bytes that identify an event; equal source and id give equal bytes for ever."""
+    return hashlib.sha256(f"{source}\n{producer_id}".encode()).digest()[:20]
+
+
+def show_event_id(event_id: bytes) -> str:
+    """Return the public form, `evt_` and 32 characters without a full stop (safe in signed text)."""
+    return "evt_" + base64.b32encode(event_id).decode("ascii").lower()
+
+
+def parse_event_id(text: str) -> bytes | None:
+    """Return the 20 bytes of a public event id, or None when `text` is not one."""
+    if not _EVENT_ID.fullmatch(text):
+        return None
+    return base64.b32decode(text[4:].upper())
+
+
+def new_endpoint_id() -> str:
+    """Return a fresh random endpoint id."""
+    return "we_" + _random_text(16)
+
+
+def new_account_id() -> str:
+    """Return a fresh random account id."""
+    return "acct_" + _random_text(16)
+
+
+def _random_text(length: int) -> str:
+    return "".join(secrets.choice(_ALPHANUMERIC) for _ in range(length))
+
+
+class DeliveryIds:
+    """Turn delivery numbers into public ids and back.
+
+    A four-round Feistel network over 64 bits with keyed BLAKE2b: a permutation, so ids never collide,
+    and without the key neither order nor count can be read off them. `key` is the installation's
+    (32 bytes, made by the first migration); replicas of one database share it.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._keys = [hashlib.blake2b(bytes([n]), key=key, digest_size=16).digest() for n in _ROUNDS]
+
+    def show(self, delivery_id: int) -> str:
+        """Return `dlv_` and 13 characters for a number in 0..2^64-1."""
+        left, right = delivery_id >> 32, delivery_id & _HALF
+        for key in self._keys:
+            left, right = right, left ^ self._mix(key, right)
+        mixed = (left << 32 | right).to_bytes(8, "big")
+        return "dlv_" + base64.b32encode(mixed).decode("ascii")[:13].lower()
+
+    def parse(self, text: str) -> int | None:
+        """Return the number behind a public id, or None when `text` cannot be one of ours."""
+        if not _DELIVERY_ID.fullmatch(text):
+            return None
+        mixed = int.from_bytes(base64.b32decode(text[4:].upper() + "==="), "big")
+        left, right = mixed >> 32, mixed & _HALF
+        for key in reversed(self._keys):
+            left, right = right ^ self._mix(key, left), left
+        number = left << 32 | right
+        # A 13th character holds 4 bits of the number and 1 spare: refuse the second spelling.
+        return number if number < 1 << 63 and self.show(number) == text else None
+
+    @staticmethod
+    def _mix(key: bytes, half: int) -> int:
+        digest = hashlib.blake2b(half.to_bytes(4, "big"), key=key, digest_size=4).digest()
+        return int.from_bytes(digest, "big")

@@ -1,0 +1,1 @@
+"""Log set-up, the metric catalogue, probe state and the port that serves them."""
