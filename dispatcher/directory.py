@@ -1,0 +1,192 @@
+"""Delivery settings of endpoints in memory: URL, secrets, headers, schedule, limits.
+
+Loaded on first need, one query for all endpoints of a batch, and refreshed when Postgres says that they changed:
+polling is the truth, `forget` a hint that spares a second of waiting. An endpoint whose secret cannot be opened is
+quarantined: its own deliveries wait, nobody else's do.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from typing import Final, Protocol
+from urllib.parse import urlsplit
+
+import orjson
+import structlog
+
+from dispatcher.model.endpoint import EndpointStatus, HostLimits, SigningKey, Target
+from dispatcher.model.errors import SealBroken, Unavailable
+
+_REFRESH_SECONDS: Final = 1.0
+_LOOK_BACK_SECONDS: Final = 15.0
+"""Changes are looked for this far back each time, so that one that committed late is seen."""
+
+_EXPIRY_SECONDS: Final = 60.0
+"""Everything is read again after this long: secrets whose overlap ended leave no trace in `changed_at`."""
+
+_MOST_HELD: Final = 100_000
+_PORTS: Final = {"https": 443, "http": 80}
+
+_log = structlog.get_logger("directory")
+
+
+class SealedRow(Protocol):
+    """An endpoint's row as the ledger gives it."""
+
+    endpoint_id: int
+    public_id: str
+    account: str
+    environment: str
+    status: EndpointStatus
+    host_id: int
+    url: str
+    sealed_headers: bytes | None
+    sealed_keys: tuple[tuple[int, bytes], ...]
+    schedule: tuple[float, ...] | None
+    is_verified: bool
+    limits: HostLimits
+
+
+class Book(Protocol):
+    """What the directory needs of the ledger."""
+
+    async def targets(self, endpoint_ids: Collection[int]) -> list[SealedRow]:
+        """Return the given endpoints that exist."""
+        ...
+
+    async def changed(self, within_seconds: float) -> list[int]:
+        """Return endpoints changed lately."""
+        ...
+
+
+class Seals(Protocol):
+    """What the directory needs of the vault."""
+
+    def open(self, sealed: bytes, place: str) -> bytes:
+        """Return the plain bytes or raise SealBroken."""
+        ...
+
+
+class Directory:
+    """Answers where and how to send. `schedules` holds the default schedule of each environment.
+
+    `on_limits` is told a host's limits whenever an endpoint of it is read. One loop only.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        seals: Seals,
+        *,
+        schedules: Mapping[str, tuple[float, ...]],
+        default_limits: HostLimits,
+        on_limits: Callable[[int, HostLimits], None],
+    ) -> None:
+        self._book = book
+        self._seals = seals
+        self._schedules = schedules
+        self._default_limits = default_limits
+        self._on_limits = on_limits
+        # Written by load and run, between awaits only.
+        self._targets: dict[int, Target | SealBroken] = {}
+        self._limits: dict[int, HostLimits] = {}
+        self._rows: dict[int, SealedRow] = {}
+        self._loading = asyncio.Lock()
+
+    def limits_of(self, host_id: int) -> HostLimits:
+        """Return a host's limits, the defaults when none of its endpoints was read yet."""
+        return self._limits.get(host_id, self._default_limits)
+
+    async def target(self, endpoint_id: int) -> Target | None:
+        """Return where to send; awaits Postgres only for an endpoint not in memory. None: it does not exist.
+
+        Raises:
+            SealBroken: a secret or header of it cannot be opened; try again later.
+            Unavailable: not in memory and Postgres is away.
+        """
+        found = self._targets.get(endpoint_id)
+        if found is None:
+            await self.load([endpoint_id])
+            found = self._targets.get(endpoint_id)
+        if isinstance(found, SealBroken):
+            raise found
+        return found
+
+    def peek(self, endpoint_id: int) -> Target | None:
+        """Return what is in memory about an endpoint, without asking anybody."""
+        found = self._targets.get(endpoint_id)
+        return found if isinstance(found, Target) else None
+
+    async def load(self, endpoint_ids: Collection[int]) -> None:
+        """Read those of the endpoints that are not in memory, in one query. Raises Unavailable."""
+        missing = [number for number in set(endpoint_ids) if number not in self._targets]
+        if not missing:
+            return
+        async with self._loading:
+            if len(self._targets) + len(missing) > _MOST_HELD:
+                self._targets.clear()
+                self._rows.clear()
+            await self._read(missing)
+
+    def forget(self, endpoint_id: int) -> None:
+        """Drop one endpoint: the next look reads it again."""
+        self._targets.pop(endpoint_id, None)
+        self._rows.pop(endpoint_id, None)
+
+    async def run(self) -> None:
+        """Keep what is in memory fresh until canceled; a stale answer lives at most about a second."""
+        looks = 0
+        while True:
+            await asyncio.sleep(_REFRESH_SECONDS)
+            looks += 1
+            try:
+                if looks * _REFRESH_SECONDS % _EXPIRY_SECONDS == 0:
+                    stale = list(self._targets)
+                else:
+                    stale = [n for n in await self._book.changed(_LOOK_BACK_SECONDS) if n in self._targets]
+                if stale:
+                    await self._read(stale)
+            except Unavailable as fault:
+                _log.warning("directory_stale", reason=str(fault))
+
+    async def _read(self, endpoint_ids: list[int]) -> None:
+        rows = await self._book.targets(endpoint_ids)
+        for number in set(endpoint_ids) - {row.endpoint_id for row in rows}:
+            self.forget(number)
+        for row in rows:
+            if self._limits.get(row.host_id) != row.limits:
+                self._limits[row.host_id] = row.limits
+                self._on_limits(row.host_id, row.limits)
+            # An unchanged row keeps its Target: templates made from it are kept by identity.
+            if self._rows.get(row.endpoint_id) != row:
+                self._rows[row.endpoint_id] = row
+                self._targets[row.endpoint_id] = self._open(row)
+
+    def _open(self, row: SealedRow) -> Target | SealBroken:
+        try:
+            keys = tuple(
+                SigningKey(number, self._seals.open(sealed, f"endpoint_secret:{row.public_id}:{number}"))
+                for number, sealed in row.sealed_keys
+            )
+            headers: dict[str, str] = {}
+            if row.sealed_headers is not None:
+                headers = orjson.loads(self._seals.open(row.sealed_headers, f"endpoint_headers:{row.public_id}"))
+        except SealBroken as fault:
+            _log.error("endpoint_quarantined", endpoint_id=row.public_id, reason=str(fault))  # noqa: TRY400 - the trace could quote a key
+            return fault
+        url = urlsplit(row.url)
+        return Target(
+            endpoint_id=row.endpoint_id,
+            public_id=row.public_id,
+            account=row.account,
+            environment=row.environment,
+            status=row.status,
+            host_id=row.host_id,
+            scheme=url.scheme,
+            hostname=url.hostname or "",
+            port=url.port or _PORTS[url.scheme],
+            path=(url.path or "/") + (f"?{url.query}" if url.query else ""),
+            keys=keys,
+            headers=tuple(headers.items()),
+            schedule=row.schedule or self._schedules[row.environment],
+            is_verified=row.is_verified,
+        )

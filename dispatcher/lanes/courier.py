@@ -1,0 +1,104 @@
+"""The way of one delivery through one attempt: look up, send, judge."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from dispatcher.kit import clock
+from dispatcher.model.delivery import Delivery, Settlement
+from dispatcher.model.endpoint import EndpointStatus, Target
+from dispatcher.model.errors import SealBroken, Unavailable
+from dispatcher.model.outcome import FREE_OUTCOMES, Outcome, OutcomeKind, Verdict, VerdictKind
+from dispatcher.policy.retrying import judge
+
+_UNREACHABLE_RETRY_SECONDS: Final = 1.0
+
+
+class Sender(Protocol):
+    """What carrying needs of the sending room."""
+
+    async def send(self, target: Target, delivery: Delivery, attempt_no: int) -> Outcome:
+        """Make one request; every fault of the customer's side is an outcome."""
+        ...
+
+
+class Directory(Protocol):
+    """What carrying needs of the directory."""
+
+    async def target(self, endpoint_id: int) -> Target | None:
+        """Return where to send; None when the endpoint does not exist."""
+        ...
+
+
+class Meter(Protocol):
+    """What carrying tells the metrics and the log."""
+
+    def attempted(self, delivery: Delivery, target: Target | None, settlement: Settlement) -> None:
+        """Note one settled attempt, or a settlement without one."""
+        ...
+
+
+class Courier:
+    """Carries deliveries: one attempt each, one settlement each. Never raises."""
+
+    def __init__(self, *, sender: Sender, directory: Directory, meter: Meter, jitter: Callable[[], float]) -> None:
+        self._sender = sender
+        self._directory = directory
+        self._meter = meter
+        self._jitter = jitter
+
+    async def carry(self, delivery: Delivery) -> Settlement:
+        """Make one attempt and return what is to be written about it.
+
+        A cancel during the attempt is answered with an interrupted settlement that costs no attempt: the cancel is
+        the board's own word that time is up.
+        """
+        started = clock.mono()
+        target: Target | None = None
+        try:
+            target = await self._directory.target(delivery.endpoint_id)
+            if target is None or target.status is EndpointStatus.DELETED:
+                return self._without_attempt(delivery, target, started, VerdictKind.CANCELED)
+            if target.status is not EndpointStatus.ENABLED:
+                return self._without_attempt(delivery, target, started, VerdictKind.HELD)
+            outcome = await self._sender.send(target, delivery, delivery.attempts + 1)
+        except asyncio.CancelledError:
+            outcome = Outcome(OutcomeKind.INTERRUPTED, clock.mono() - started, reason="shutdown")
+        except Unavailable:
+            return self._without_attempt(delivery, target, started, VerdictKind.PARKED)
+        except SealBroken:
+            outcome = Outcome(OutcomeKind.INTERNAL_ERROR, clock.mono() - started, reason="secret cannot be opened")
+        schedule = target.schedule if target is not None else (0.0,)
+        verdict = judge(outcome, delivery.attempts, schedule, clock.now(), self._jitter())
+        return self._settled(delivery, target, outcome, verdict, started)
+
+    def _settled(
+        self, delivery: Delivery, target: Target | None, outcome: Outcome, verdict: Verdict, started: float
+    ) -> Settlement:
+        sent = target is not None and outcome.kind not in FREE_OUTCOMES
+        settlement = Settlement(
+            delivery,
+            outcome,
+            verdict,
+            delivery.attempts + 1,
+            started,
+            clock.mono(),
+            tuple(key.key_id for key in target.keys) if sent and target is not None else (),
+        )
+        self._meter.attempted(delivery, target, settlement)
+        return settlement
+
+    def _without_attempt(
+        self, delivery: Delivery, target: Target | None, started: float, kind: VerdictKind
+    ) -> Settlement:
+        retry_in = {VerdictKind.CANCELED: None, VerdictKind.PARKED: _UNREACHABLE_RETRY_SECONDS}.get(kind, 0.0)
+        verdict = Verdict(kind, delivery.attempts, retry_in)
+        settlement = Settlement(delivery, None, verdict, delivery.attempts + 1, started, started)
+        self._meter.attempted(delivery, target, settlement)
+        return settlement
+
+
+def parked(delivery: Delivery, retry_in_seconds: float, now: float) -> Settlement:
+    """Return the settlement that gives a delivery back to Postgres untried."""
+    verdict = Verdict(VerdictKind.PARKED, delivery.attempts, retry_in_seconds)
+    return Settlement(delivery, None, verdict, delivery.attempts + 1, now, now)

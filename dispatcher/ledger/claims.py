@@ -1,0 +1,104 @@
+"""Claim: deliveries that wait in Postgres come back to a process when they are due (S3, S3A)."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final, NamedTuple
+
+import asyncpg
+
+from dispatcher.kit import clock
+from dispatcher.ledger.connections import Link
+from dispatcher.ledger.replicas import Replica
+from dispatcher.model.delivery import Delivery
+from dispatcher.model.errors import Fenced
+
+FLOOR_SECONDS: Final = 10.0
+"""How far back an ordinary claim looks; older rows are found by `backlog_hosts`. More than three claim periods."""
+
+
+class Backlog(NamedTuple):
+    """What waits in Postgres: rows due, rows held, age of the oldest due row in seconds (0 when none)."""
+
+    due: int
+    held: int
+    oldest_due_seconds: float
+
+
+class ClaimLedger:
+    """What the due-reader needs of Postgres. One caller at a time; the link it is given serves nobody else."""
+
+    def __init__(self, link: Link, replica: Replica) -> None:
+        self._link = link
+        self._replica = replica
+
+    async def backlog_hosts(self) -> list[int]:
+        """Return the hosts that have rows due for longer than the floor, in no order. Reads only."""
+        rows = await self._link.fetch("backlog_hosts", FLOOR_SECONDS)
+        return [row["host_id"] for row in rows]
+
+    async def claim(
+        self, *, rows_per_host: int, n_hosts: int, full_hosts: Sequence[int], backlog_hosts: Collection[int]
+    ) -> list[Delivery]:
+        """Take due deliveries host by host and return them, owned by this process; may be empty.
+
+        Hosts in `full_hosts`, paused hosts and hosts without tokens are left alone. Nobody waits for another
+        replica's claim: locked rows are skipped.
+
+        Raises:
+            Fenced: this replica was taken over; nothing was taken.
+            Unavailable: rows may have been taken; `adopt` finds them.
+        """
+        async with self._replica.gate.shared():
+            rows = await self._link.fetch(
+                "claim",
+                self._replica.replica_id,
+                rows_per_host,
+                n_hosts,
+                FLOOR_SECONDS,
+                list(full_hosts),
+                list(backlog_hosts),
+            )
+            if not rows[0]["live"]:
+                message = f"replica {self._replica.replica_id} was taken over"
+                raise Fenced(message)
+            claimed = [_delivery(row) for row in rows if row["delivery_id"] is not None]
+            self._replica.held.update(delivery.delivery_id for delivery in claimed)
+        return claimed
+
+    async def adopt(self) -> list[Delivery]:
+        """Return the deliveries that Postgres says are ours and this process does not know; then it holds them.
+
+        For use after an accept or a claim whose answer was lost. Holds the gate alone, so no accept, claim or
+        settlement runs meanwhile.
+        """
+        async with self._replica.gate.exclusive():
+            rows = await self._link.fetch("owned", self._replica.replica_id)
+            found = [_delivery(row) for row in rows if row["delivery_id"] not in self._replica.held]
+            self._replica.held.update(delivery.delivery_id for delivery in found)
+        return found
+
+    async def backlog(self) -> Backlog:
+        """Count what waits. Reads the whole hot table: call it seldom."""
+        row = await self._link.fetchrow("backlog")
+        return Backlog(row["due"], row["held"], row["oldest_due_seconds"])
+
+
+def _delivery(row: asyncpg.Record) -> Delivery:
+    def value(name: str) -> Any:  # noqa: ANN401 - a driver's row is untyped
+        return row[name]
+
+    return Delivery(
+        value("delivery_id"),
+        value("event_id"),
+        value("event_day"),
+        value("account_id"),
+        value("environment"),
+        value("endpoint_id"),
+        value("host_id"),
+        value("attempts"),
+        value("created_at"),
+        value("event_type"),
+        value("subject"),
+        value("body"),
+        value("occurred_at"),
+        clock.mono(),
+    )

@@ -1,0 +1,232 @@
+"""Connections to Postgres: one dedicated link per hot job, one small pool for everything else.
+
+No pool stands in the hot path: four links (intake, settlement, claims, control) of one statement at a time
+each, so that a slow API query can never delay a settlement. Every statement is one implicit transaction, one
+round trip, under a deadline shorter than the lease. A connection whose statement timed out or was canceled is
+dead: it is terminated, never closed politely (a close can wait for ever on a server that does not answer).
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import asyncpg
+
+from dispatcher.ledger.statements import STATEMENTS
+from dispatcher.model.errors import PoisonBatch, Unavailable
+
+T = TypeVar("T")
+
+STATEMENT_SECONDS: Final = 4.0
+"""Server-side limit of one statement; a third of the default lease."""
+
+_CLIENT_SECONDS: Final = STATEMENT_SECONDS + 1.0
+_CONNECT_SECONDS: Final = 3.0
+_POISON: Final = ("22", "23")
+_PASSING: Final = ("08", "25", "40", "53", "55", "57", "58")
+"""SQLSTATE classes of a server that cannot serve now: lost connection, read-only, deadlock, full, locked,
+shutting down, input/output error."""
+
+
+def _settings(name: str) -> dict[str, str]:
+    return {
+        "application_name": f"dispatcher-{name}",
+        "timezone": "UTC",
+        "statement_timeout": f"{int(STATEMENT_SECONDS * 1000)}",
+        "lock_timeout": "2000",
+        "idle_in_transaction_session_timeout": "10000",
+        "jit": "off",
+    }
+
+
+async def connect(url: str, name: str) -> asyncpg.Connection:
+    """Open one connection for the job `name`; the caller terminates it.
+
+    Raises:
+        Unavailable: the server cannot be reached or does not let us in, with its reason.
+    """
+    try:
+        return await asyncpg.connect(
+            url,
+            timeout=_CONNECT_SECONDS,
+            command_timeout=_CLIENT_SECONDS,
+            server_settings=_settings(name),
+            target_session_attrs="read-write",
+        )
+    except (OSError, TimeoutError, ssl.SSLError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+        message = f"cannot connect to Postgres: {type(fault).__name__}: {fault}"
+        raise Unavailable(message) from fault
+
+
+def _translate(fault: BaseException, statement: str) -> BaseException:
+    """Turn a driver's exception into ours, or return it unchanged when it is a bug."""
+    if isinstance(fault, asyncpg.PostgresError):
+        state = fault.sqlstate or ""
+        if state[:2] in _POISON:
+            return PoisonBatch(f"{statement}: {state} {type(fault).__name__}")
+        if state[:2] in _PASSING:
+            return Unavailable(f"{statement}: {state} {type(fault).__name__}")
+        return fault
+    if isinstance(fault, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError):
+        return Unavailable(f"{statement}: {type(fault).__name__}")
+    return fault
+
+
+class Link:
+    """One connection for one hot job, opened again after every fault; one statement at a time.
+
+    Own it with `aclose`. `on_lost` is called (no arguments) whenever a statement's outcome became unknown.
+    """
+
+    def __init__(self, url: str, name: str, *, on_lost: Callable[[], None] | None = None) -> None:
+        self._url = url
+        self._name = name
+        self._on_lost = on_lost
+        self._connection: asyncpg.Connection | None = None
+        self._turn = asyncio.Lock()
+        self.round_trips = 0
+        """Statements sent since the start; for the benchmark's round trips per delivery."""
+
+    async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        """Run the named statement and return its rows.
+
+        Raises:
+            Unavailable: its outcome is unknown or it was refused for now; the connection is gone.
+            PoisonBatch: an argument is refused for what it holds; nothing was written.
+
+        On cancel the connection is terminated and the outcome is unknown.
+        """
+        return await self._run(statement, lambda c: c.fetch(STATEMENTS[statement], *arguments))
+
+    async def fetchrow(self, statement: str, *arguments: object) -> asyncpg.Record:
+        """Run the named statement and return its single row; errors as `fetch`."""
+        rows = await self.fetch(statement, *arguments)
+        return rows[0]
+
+    async def transaction(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        """Run `work` in one READ COMMITTED transaction; errors as `fetch`."""
+
+        async def run(connection: asyncpg.Connection) -> T:
+            async with connection.transaction():
+                return await work(connection)
+
+        return await self._run("transaction", run)
+
+    async def _run(self, statement: str, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        async with self._turn:
+            connection = self._connection
+            if connection is None or connection.is_closed():
+                connection = self._connection = await connect(self._url, self._name)
+            self.round_trips += 1
+            try:
+                return await work(connection)
+            except BaseException as fault:
+                translated = _translate(fault, statement)
+                if not isinstance(translated, PoisonBatch):
+                    self._drop()
+                if translated is fault:
+                    raise
+                raise translated from fault
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+        if self._on_lost is not None:
+            self._on_lost()
+
+    async def aclose(self) -> None:
+        """Terminate the connection; a statement in flight fails with Unavailable."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+
+class Session:
+    """Named statements over one borrowed connection."""
+
+    def __init__(self, connection: Any) -> None:  # noqa: ANN401 - a pool's proxy or a connection
+        self._connection = connection
+
+    async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        """Return the rows of the named statement."""
+        rows: list[asyncpg.Record] = await self._connection.fetch(STATEMENTS[statement], *arguments)
+        return rows
+
+    async def fetchrow(self, statement: str, *arguments: object) -> asyncpg.Record | None:
+        """Return the first row of the named statement, None when there is none."""
+        row: asyncpg.Record | None = await self._connection.fetchrow(STATEMENTS[statement], *arguments)
+        return row
+
+    async def execute(self, statement: str, *arguments: object) -> str:
+        """Run the named statement and return its command tag."""
+        tag: str = await self._connection.execute(STATEMENTS[statement], *arguments)
+        return tag
+
+
+class Pool:
+    """A few connections shared by the API and the command line; never by the hot path."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    @classmethod
+    async def open(cls, url: str, *, size: int = 5) -> "Pool":
+        """Open a pool of at most `size` connections; the caller owns it and calls `aclose`.
+
+        Raises:
+            Unavailable: the server cannot be reached.
+        """
+        try:
+            pool = await asyncpg.create_pool(
+                url,
+                min_size=1,
+                max_size=size,
+                timeout=_CONNECT_SECONDS,
+                command_timeout=_CLIENT_SECONDS,
+                server_settings=_settings("pool"),
+                target_session_attrs="read-write",
+            )
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+            message = f"cannot connect to Postgres: {type(fault).__name__}: {fault}"
+            raise Unavailable(message) from fault
+        return cls(pool)
+
+    async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        """Run the named statement on a free connection and return its rows; Unavailable when away."""
+        async with self._session(statement) as session:
+            return await session.fetch(statement, *arguments)
+
+    async def fetchrow(self, statement: str, *arguments: object) -> asyncpg.Record | None:
+        """Run the named statement and return its first row or None; Unavailable when away."""
+        async with self._session(statement) as session:
+            return await session.fetchrow(statement, *arguments)
+
+    async def execute(self, statement: str, *arguments: object) -> str:
+        """Run the named statement and return its command tag; Unavailable when away."""
+        async with self._session(statement) as session:
+            return await session.execute(statement, *arguments)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Session]:
+        """Give a session inside one transaction; commits on a clean exit, rolls back otherwise."""
+        async with self._session("transaction") as session, session._connection.transaction():
+            yield session
+
+    @asynccontextmanager
+    async def _session(self, statement: str) -> AsyncIterator[Session]:
+        try:
+            async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection:
+                yield Session(connection)
+        except Exception as fault:
+            translated = _translate(fault, statement)
+            # What an argument holds is the caller's matter here: a unique key that is taken has a meaning.
+            if translated is fault or isinstance(translated, PoisonBatch):
+                raise
+            raise translated from fault
+
+    async def aclose(self) -> None:
+        """Terminate every connection at once."""
+        self._pool.terminate()

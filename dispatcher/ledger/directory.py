@@ -1,0 +1,72 @@
+"""Delivery settings of endpoints, as they lie in Postgres: secrets and headers sealed."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from dispatcher.ledger.connections import Link
+from dispatcher.model.endpoint import EndpointStatus, HostLimits
+
+
+@dataclass(frozen=True, slots=True)
+class SealedTarget:
+    """One endpoint's row: where to send, how fast, and what to sign with, still sealed.
+
+    `sealed_keys` pairs secret ids with sealed keys, newest first; `schedule` is None for the environment's default.
+    """
+
+    endpoint_id: int
+    public_id: str
+    account: str
+    environment: str
+    status: EndpointStatus
+    host_id: int
+    url: str
+    sealed_headers: bytes | None
+    sealed_keys: tuple[tuple[int, bytes], ...]
+    schedule: tuple[float, ...] | None
+    is_verified: bool
+    limits: HostLimits
+
+
+class DirectoryLedger:
+    """What the directory needs of Postgres. Reads only, but for the default limits."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def targets(self, endpoint_ids: Collection[int]) -> list[SealedTarget]:
+        """Return the given endpoints that exist (deleted ones too), in no order."""
+        rows = await self._link.fetch("targets", list(endpoint_ids))
+        return [
+            SealedTarget(
+                endpoint_id=row["endpoint_id"],
+                public_id=row["public_id"],
+                account=row["account"],
+                environment=row["environment"],
+                status=EndpointStatus(row["status"]),
+                host_id=row["host_id"],
+                url=row["url"],
+                sealed_headers=row["sealed_headers"],
+                sealed_keys=tuple(zip(row["secret_ids"] or (), row["sealed_keys"] or (), strict=True)),
+                schedule=None if row["schedule"] is None else tuple(float(s) for s in row["schedule"]),
+                is_verified=row["is_verified"],
+                limits=HostLimits(1e6 / row["interval_us"], row["burst"], row["in_flight"]),
+            )
+            for row in rows
+        ]
+
+    async def changed(self, within_seconds: float) -> list[int]:
+        """Return the endpoints changed during the last `within_seconds`, by the database's clock."""
+        rows = await self._link.fetch("changed_endpoints", within_seconds)
+        return [row["endpoint_id"] for row in rows]
+
+    async def set_default_limits(self, limits: HostLimits) -> None:
+        """Give hosts without limits of their own the configured ones."""
+        interval_us = max(1, round(1e6 / limits.rate))
+        await self._link.fetch("set_default_limits", interval_us, limits.burst, limits.in_flight)
+
+    async def id_key(self) -> bytes:
+        """Return the installation's key for public delivery ids (32 bytes)."""
+        row = await self._link.fetchrow("installation")
+        key: bytes = row["id_key"]
+        return key

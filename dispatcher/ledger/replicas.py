@@ -1,0 +1,143 @@
+"""Leases, fencing and takeover: who is alive, and whose rows are whose.
+
+A replica is a row. Its lease runs 15 s by default and is renewed by every settlement and at least every third
+of it. Expiry alone takes nothing away: it only permits a survivor to take over, and the takeover deletes the row.
+Every statement that changes state checks that its own row still exists, so after a takeover nothing by the dead
+id applies. A Postgres outage longer than the lease therefore costs no duplicate: nobody could take over either.
+
+The local deadline is the monotonic time read *before* the renewing statement was sent, plus the lease, less a
+margin; past it no new request starts. Only Postgres decides expiry, only the own monotonic clock decides
+self-stop, and no clock is ever compared with another machine's.
+"""
+
+import datetime as dt
+from typing import Final
+
+import asyncpg
+
+from dispatcher.kit import clock
+from dispatcher.kit.gate import Gate
+from dispatcher.ledger.connections import Link
+from dispatcher.ledger.statements import STATEMENTS
+from dispatcher.model.errors import Fenced
+
+MARGIN_SECONDS: Final = 2.0
+"""How much sooner than Postgres we think our lease ends: covers a paused process between check and send."""
+
+
+class Replica:
+    """This process in the eyes of Postgres: its number, its lease and the rows it holds.
+
+    `held` are the numbers of the deliveries in this process, from accept or claim to settlement. Statements that
+    change ownership run inside `gate.shared()`; whoever compares `held` with the table holds it alone.
+    """
+
+    def __init__(self, replica_id: int, lease_seconds: float, renewed_mono: float) -> None:
+        self.replica_id: Final = replica_id
+        self.lease_seconds: Final = lease_seconds
+        self.gate: Final = Gate()
+        self.held: set[int] = set()
+        # Written by whichever task renewed last; a lease never shrinks.
+        self._deadline = renewed_mono + lease_seconds - MARGIN_SECONDS
+        self._unbroken_since = renewed_mono
+
+    def renewed(self, sent_mono: float) -> None:
+        """Note a renewal whose statement was sent at `sent_mono`."""
+        if clock.mono() > self._deadline:
+            self._unbroken_since = sent_mono
+        self._deadline = max(self._deadline, sent_mono + self.lease_seconds - MARGIN_SECONDS)
+
+    def may_send(self, now: float) -> bool:
+        """Tell whether the lease surely holds at monotonic time `now`; false means start nothing."""
+        return now < self._deadline
+
+    def lease_left(self, now: float) -> float:
+        """Return the seconds until the local deadline; negative when past it."""
+        return self._deadline - now
+
+    def may_take_over(self, now: float) -> bool:
+        """Tell whether this replica may judge others: its own lease held without a gap for longer than one lease.
+
+        After an outage of Postgres every lease has expired; this gives the living time to renew first.
+        """
+        return now < self._deadline and now - self._unbroken_since > self.lease_seconds + 1.0
+
+
+async def register(link: Link, pod: str, lease_seconds: float) -> Replica:
+    """Enter a new replica and return it; its number was never used before. Unavailable when Postgres is away."""
+    sent = clock.mono()
+    row = await link.fetchrow("register", pod, lease_seconds)
+    return Replica(row["replica_id"], lease_seconds, sent)
+
+
+class Membership:
+    """The standing duties of a replica towards the others: heartbeat, takeover, partitions."""
+
+    def __init__(self, link: Link, replica: Replica) -> None:
+        self._link = link
+        self._replica = replica
+        self._days: tuple[dt.date, dt.date] | None = None
+
+    async def heartbeat(self) -> int:
+        """Renew the lease and return the number of live replicas.
+
+        Raises:
+            Fenced: this replica was taken over.
+            Unavailable: the renewal may or may not have happened; try again.
+        """
+        sent = clock.mono()
+        rows = await self._link.fetch("heartbeat", self._replica.replica_id, self._replica.lease_seconds)
+        if not rows:
+            message = f"replica {self._replica.replica_id} was taken over"
+            raise Fenced(message)
+        self._replica.renewed(sent)
+        live: int = rows[0]["live"]
+        return live
+
+    async def take_over(self) -> tuple[int, int]:
+        """Remove replicas whose lease ended and free their rows; return how many replicas and how many rows.
+
+        One transaction of three statements, so that the release takes its snapshot after the lock: rows of an
+        accept that committed in between are seen. Does nothing unless `may_take_over`.
+        """
+        if not self._replica.may_take_over(clock.mono()):
+            return 0, 0
+
+        async def work(connection: asyncpg.Connection) -> tuple[int, int]:
+            expired = await connection.fetch(STATEMENTS["expired"], self._replica.replica_id)
+            if not expired:
+                return 0, 0
+            ids = [row["replica_id"] for row in expired]
+            released = await connection.execute(STATEMENTS["release_rows"], ids)
+            await connection.execute(STATEMENTS["remove_replicas"], ids)
+            return len(ids), int(released.split()[-1])
+
+        return await self._link.transaction(work)
+
+    async def free_orphans(self) -> None:
+        """Free rows whose owner does not exist: the safety net under every takeover."""
+        await self._link.fetch("orphans")
+
+    async def make_days(self) -> tuple[dt.date, dt.date]:
+        """Make the daily partitions of the next week where missing; return the first and last day there are."""
+        await self._link.fetch("make_days")
+        row = await self._link.fetchrow("partition_days")
+        self._days = (row["first"], row["last"])
+        return self._days
+
+    def days(self) -> tuple[dt.date, dt.date]:
+        """Return the first and last UTC day that can hold events, as last read by `make_days`."""
+        if self._days is None:
+            message = "make_days was never awaited"
+            raise RuntimeError(message)
+        return self._days
+
+    async def leave(self) -> None:
+        """Free whatever this replica still owns and delete its row; nothing by its number applies afterwards."""
+        own = [self._replica.replica_id]
+
+        async def work(connection: asyncpg.Connection) -> None:
+            await connection.execute(STATEMENTS["release_rows"], own)
+            await connection.execute(STATEMENTS["remove_replicas"], own)
+
+        await self._link.transaction(work)

@@ -1,0 +1,25 @@
+-- name: targets
+-- Read what sending needs of the given endpoints, secrets sealed, newest first.
+SELECT e.endpoint_id, e.public_id, a.public_id AS account, e.environment, e.status, e.host_id, h.authority, e.url,
+       e.sealed_headers, e.schedule, e.verified_at IS NOT NULL AS is_verified,
+       h.interval_us, h.burst, h.in_flight,
+       (SELECT array_agg(secret_id ORDER BY secret_id DESC) FROM endpoint_secret s
+         WHERE s.endpoint_id = e.endpoint_id AND (s.expires_at IS NULL OR s.expires_at > now())) AS secret_ids,
+       (SELECT array_agg(sealed_key ORDER BY secret_id DESC) FROM endpoint_secret s
+         WHERE s.endpoint_id = e.endpoint_id AND (s.expires_at IS NULL OR s.expires_at > now())) AS sealed_keys
+FROM endpoint e JOIN host h USING (host_id) JOIN account a ON a.account_id = e.account_id
+WHERE e.endpoint_id = ANY($1::int[])
+
+-- name: changed_endpoints
+-- List endpoints changed since a moment before the last look; the overlap covers late commits.
+-- Index: endpoint_changed. $1 seconds to look back.
+SELECT endpoint_id FROM endpoint WHERE changed_at > now() - make_interval(secs => $1)
+
+-- name: set_default_limits
+-- Bring hosts without limits of their own to the configured defaults.
+UPDATE host SET interval_us = $1, burst = $2, in_flight = $3
+WHERE NOT has_own_limits AND (interval_us, burst, in_flight) IS DISTINCT FROM ($1::bigint, $2::int, $3::int)
+
+-- name: installation
+-- Read the key of public delivery ids.
+SELECT id_key FROM installation

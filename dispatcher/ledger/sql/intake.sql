@@ -1,0 +1,87 @@
+-- name: accept
+-- Statement S1: store the events of one poll, match endpoints, insert their deliveries already owned, keep
+-- the dead records and advance the Kafka positions, all or nothing.
+-- Locks: KEY SHARE on the own replica row (serializes with a takeover), the progress rows. Idempotent twice:
+-- by exact compare-and-set of the position (refuses overlap and gap) and by the event's primary key.
+-- $1 replica, $2 log_id, $3..$6 per span (topic, part, start, stop), $7..$18 per event, $19 hosts whose lane
+-- is full here, $20 whether this process delivers, $21..$28 per dead record.
+WITH me AS MATERIALIZED (SELECT 1 FROM replica WHERE replica_id = $1 FOR KEY SHARE),
+adv AS (UPDATE ingest_progress p SET next_offset = s.stop
+        FROM unnest($3::text[], $4::int[], $5::bigint[], $6::bigint[]) AS s(topic, part, start, stop), me
+        WHERE p.log_id = $2 AND p.topic = s.topic AND p.part = s.part AND p.next_offset = s.start
+        RETURNING p.topic, p.part),
+inp AS (SELECT * FROM unnest($7::text[], $8::int[], $9::date[], $10::bytea[], $11::int[], $12::text[], $13::text[],
+                             $14::text[], $15::text[], $16::text[], $17::timestamptz[], $18::bytea[])
+        AS t(topic, part, event_day, event_id, account_id, environment, event_type, subject, outcome, workflow_id,
+             occurred_at, body)),
+ev  AS (INSERT INTO event (event_day, event_id, account_id, environment, event_type, subject, outcome, workflow_id,
+                           occurred_at, body)
+        SELECT event_day, event_id, account_id, environment, event_type, subject, outcome, workflow_id, occurred_at, body
+        FROM inp JOIN adv USING (topic, part)
+        ON CONFLICT DO NOTHING
+        RETURNING event_day, event_id, account_id, environment, event_type, outcome, workflow_id),
+dead AS (INSERT INTO dead_event (log_id, topic, part, off, reason, detail, key, headers, sealed_value)
+        SELECT $2, topic, part, off, reason, detail, key, headers, sealed_value
+        FROM unnest($21::text[], $22::int[], $23::bigint[], $24::text[], $25::bytea[], $26::bytea[], $27::bytea[], $28::bytea[])
+             AS t(topic, part, off, reason, detail, key, headers, sealed_value)
+        JOIN adv USING (topic, part)
+        ON CONFLICT DO NOTHING),
+d   AS (INSERT INTO delivery (event_day, event_id, account_id, environment, endpoint_id, host_id, owner, due_at)
+        SELECT ev.event_day, ev.event_id, ev.account_id, ev.environment, e.endpoint_id, e.host_id,
+               CASE WHEN $20 AND NOT e.host_id = ANY($19::int[]) THEN $1::bigint END, now()
+        FROM ev JOIN endpoint e ON e.account_id = ev.account_id AND e.environment = ev.environment AND e.status = 'enabled'
+             AND e.events && ARRAY[ev.event_type, split_part(ev.event_type, '.', 1) || '.*', '*']
+             AND (e.outcomes  IS NULL OR ev.outcome     = ANY(e.outcomes))
+             AND (e.workflows IS NULL OR ev.workflow_id = ANY(e.workflows))
+        RETURNING delivery_id, event_id, account_id, environment, endpoint_id, host_id, owner, created_at)
+SELECT (SELECT count(*) FROM me) AS live,
+       (SELECT array_agg(topic) FROM adv) AS topics,
+       (SELECT array_agg(part) FROM adv) AS parts,
+       (SELECT count(*) FROM ev) AS n_events,
+       array_agg(delivery_id) AS ids, array_agg(event_id) AS event_ids, array_agg(account_id) AS accounts,
+       array_agg(environment) AS environments, array_agg(endpoint_id) AS endpoints, array_agg(host_id) AS hosts,
+       min(created_at) AS created_at
+FROM d WHERE owner IS NOT NULL
+
+-- name: conflicting_events
+-- Count the given events that are stored with another body. Primary key look-ups; only run when a batch
+-- held duplicates.
+SELECT count(*) FROM unnest($1::bytea[], $2::int[], $3::text[], $4::date[], $5::bytea[])
+       AS i(event_id, account_id, environment, event_day, body)
+JOIN event e USING (event_id, account_id, environment, event_day)
+WHERE e.body <> i.body
+
+-- name: positions
+-- Read where the given partitions of one log stand.
+SELECT topic, part, next_offset FROM ingest_progress
+WHERE log_id = $1 AND (topic, part) IN (SELECT * FROM unnest($2::text[], $3::int[]))
+
+-- name: open_positions
+-- Make progress rows for partitions never seen before; existing ones stay as they are.
+INSERT INTO ingest_progress (log_id, topic, part, next_offset)
+SELECT $1, * FROM unnest($2::text[], $3::int[], $4::bigint[])
+ON CONFLICT DO NOTHING
+
+-- name: has_positions
+-- Tell whether any partition of the topic was ever read in this log.
+SELECT EXISTS (SELECT FROM ingest_progress WHERE log_id = $1 AND topic = $2)
+
+-- name: create_accounts
+-- Make the accounts that are not there yet; a race with another replica is settled by the unique key.
+INSERT INTO account (public_id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING
+
+-- name: find_accounts
+-- Read the numbers of accounts by their public ids.
+SELECT public_id, account_id FROM account WHERE public_id = ANY($1::text[])
+
+-- name: record_lost
+-- Note a stretch of a log that was deleted before it was read. Recording it twice changes nothing.
+INSERT INTO lost_range (log_id, topic, part, from_offset, to_offset) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT DO NOTHING
+
+-- name: partition_days
+-- Read the first and last day that both daily tables have a partition for, in one unbroken run up to the last.
+SELECT min(day) AS first, max(day) AS last FROM (
+  SELECT to_date(right(c.relname, 8), 'YYYYMMDD') AS day
+  FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+  WHERE i.inhparent = 'event'::regclass AND to_regclass('attempt_' || right(c.relname, 8)) IS NOT NULL) d

@@ -1,0 +1,30 @@
+-- name: register
+-- Enter a new replica with a lease; its number is never used again.
+INSERT INTO replica (pod, lease_until) VALUES ($1, now() + make_interval(secs => $2)) RETURNING replica_id
+
+-- name: heartbeat
+-- Statement S5: renew the lease; no row means taken over. Returns the number of live replicas.
+UPDATE replica SET lease_until = now() + make_interval(secs => $2) WHERE replica_id = $1
+RETURNING (SELECT count(*) FROM replica WHERE lease_until > now()) AS live
+
+-- name: expired
+-- Statement S6, first of three in one transaction: lock the replicas whose lease ended.
+SELECT replica_id FROM replica WHERE lease_until < now() - interval '2 seconds' AND replica_id <> $1 FOR UPDATE SKIP LOCKED
+
+-- name: release_rows
+-- S6, second: free their deliveries. A statement of its own, so that its snapshot follows the lock.
+UPDATE delivery SET owner = NULL, due_at = now() WHERE owner = ANY($1::bigint[])
+
+-- name: remove_replicas
+-- S6, third: the fence falls; nothing by these ids applies after the commit. Also the own exit.
+DELETE FROM replica WHERE replica_id = ANY($1::bigint[])
+
+-- name: orphans
+-- S6b, the safety net: free rows whose owner no longer exists.
+UPDATE delivery d SET owner = NULL, due_at = now()
+WHERE owner IS NOT NULL AND NOT EXISTS (SELECT FROM replica r WHERE r.replica_id = d.owner)
+
+-- name: make_days
+-- S7: make the partitions of the next seven days; one replica at a time, the others find the lock taken.
+SELECT make_day((now() AT TIME ZONE 'UTC')::date + n) FROM generate_series(0, 7) AS n
+WHERE pg_try_advisory_xact_lock(728113001)

@@ -1,0 +1,43 @@
+-- name: settle
+-- Statement S2: append attempts, delete finished deliveries, put failed ones back with their next due time,
+-- renew the lease. One statement, idempotent by flush_seq: a repeat of the same number changes nothing.
+-- Locks: the own replica row (serializes with a takeover), the settled rows. A row that is no longer owned is
+-- not touched.
+-- $1 replica, $2 flush number, $3 lease seconds, $4..$20 per settlement, $21 endpoints with their first success
+WITH me AS MATERIALIZED (
+       UPDATE replica SET flush_seq = $2, lease_until = now() + make_interval(secs => $3)
+       WHERE replica_id = $1 AND flush_seq = $2 - 1 RETURNING 1),
+r   AS MATERIALIZED (SELECT r.* FROM unnest($4::bigint[], $5::timestamptz[], $6::int[], $7::int[], $8::text[], $9::bytea[], $10::text[],
+                     $11::text[], $12::smallint[], $13::smallint[], $14::int[], $15::int[], $16::smallint[], $17::text[], $18::text[],
+                     $19::bigint[], $20::bytea[])
+        AS r(delivery_id, delivery_created_at, endpoint_id, account_id, environment, event_id, event_type, subject,
+             attempt_no, attempts_after, ago_ms, duration_ms, status, outcome, verdict, next_in_ms, detail), me),
+a   AS (INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpoint_id, account_id, environment, event_id,
+                             event_type, subject, attempt_no, duration_ms, status, outcome, verdict, next_at, detail, replica_id)
+        SELECT now() - ago_ms * interval '1 millisecond', delivery_id, delivery_created_at, endpoint_id, account_id, environment,
+               event_id, event_type, subject, attempt_no, duration_ms, status, outcome, verdict,
+               CASE WHEN verdict <> 'gone' THEN now() + next_in_ms * interval '1 millisecond' END, detail, $1
+        FROM r WHERE verdict NOT IN ('parked', 'held')),
+fin AS (DELETE FROM delivery d USING r
+        WHERE d.delivery_id = r.delivery_id AND d.owner = $1 AND r.next_in_ms IS NULL RETURNING 1),
+re  AS (UPDATE delivery d SET owner = NULL, attempts = r.attempts_after, held = r.verdict IN ('gone', 'held'),
+               due_at = now() + r.next_in_ms * interval '1 millisecond'
+        FROM r
+        WHERE d.delivery_id = r.delivery_id AND d.owner = $1 AND r.next_in_ms IS NOT NULL RETURNING 1),
+gone AS (UPDATE endpoint e SET status = 'disabled', disabled_reason = 'gone', held_since = now(), changed_at = now()
+        WHERE e.endpoint_id IN (SELECT endpoint_id FROM r WHERE verdict = 'gone') AND e.status IN ('enabled', 'paused')),
+ok  AS (UPDATE endpoint e SET verified_at = now(), changed_at = now()
+        WHERE e.endpoint_id = ANY($21::int[]) AND e.verified_at IS NULL
+          AND e.endpoint_id NOT IN (SELECT endpoint_id FROM r WHERE verdict = 'gone') AND EXISTS (SELECT FROM me))
+SELECT (SELECT count(*) FROM me) AS live, (SELECT count(*) FROM fin) AS finished, (SELECT count(*) FROM re) AS rescheduled
+
+-- name: hold_waiting
+-- Take the waiting deliveries of endpoints that are not enabled out of the due index. Index: delivery_endpoint.
+UPDATE delivery d SET held = true
+FROM endpoint e
+WHERE d.endpoint_id = ANY($1::int[]) AND e.endpoint_id = d.endpoint_id AND e.status IN ('paused', 'disabled')
+  AND d.owner IS NULL AND NOT d.held
+
+-- name: flush_seq
+-- Read the number of the last flush that committed; no row means this replica was taken over.
+SELECT flush_seq FROM replica WHERE replica_id = $1

@@ -1,0 +1,160 @@
+"""Settlements are collected here and written in batches (S2); lanes slow down when writing falls behind.
+
+One flush at a time. The next one starts when the previous has returned and 20 ms have passed since the first
+settlement came in, or 500 wait: batches grow with the load, and an idle process writes a lone result after 20 ms.
+A flush whose answer was lost is sent again with the same number until Postgres says what became of it. Nothing
+leaves the buffer before that, so a result is lost only with the process, and then its delivery is sent again.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Collection, Sequence
+from typing import Final, Protocol
+
+import structlog
+
+from dispatcher.kit import clock
+from dispatcher.model.delivery import Settlement
+from dispatcher.model.errors import PoisonBatch, Unavailable
+from dispatcher.model.outcome import OutcomeKind
+
+_LINGER_SECONDS: Final = 0.02
+_BATCH: Final = 500
+_HIGH: Final = 5_000
+_LOW: Final = 2_500
+_RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+_log = structlog.get_logger("recording")
+
+
+class SettlementBook(Protocol):
+    """What recording needs of the ledger."""
+
+    async def settle(self, batch: Sequence[Settlement], *, first_successes: Collection[int] = ()) -> None:
+        """Write one batch; idempotent when called again with the same one after Unavailable."""
+        ...
+
+
+class Meter(Protocol):
+    """What recording tells the metrics."""
+
+    def settled(self, n_settlements: int, seconds: float) -> None:
+        """Note one written batch."""
+        ...
+
+
+class Recorder:
+    """Collects settlements and writes them. `settle` may be called from anywhere in the loop; `run` writes."""
+
+    def __init__(self, book: SettlementBook, meter: Meter) -> None:
+        self._book = book
+        self._meter = meter
+        # `_waiting` grows by settle() and shrinks by run(); both in one loop.
+        self._waiting: deque[Settlement] = deque()
+        self._unproven: set[int] = set()
+        self._arrived = asyncio.Event()
+        self._many = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._is_behind = False
+
+    @property
+    def is_behind(self) -> bool:
+        """Tell whether starting more attempts would only grow the buffer: from 5,000 waiting until below 2,500."""
+        if self._is_behind:
+            self._is_behind = len(self._waiting) > _LOW
+        else:
+            self._is_behind = len(self._waiting) >= _HIGH
+        return self._is_behind
+
+    @property
+    def n_waiting(self) -> int:
+        """Return the number of settlements not yet written."""
+        return len(self._waiting)
+
+    def settle(self, settlement: Settlement) -> None:
+        """Take one settlement; it is written soon, in order."""
+        self._waiting.append(settlement)
+        self._arrived.set()
+        if len(self._waiting) >= _BATCH:
+            self._many.set()
+
+    def first_success(self, endpoint_id: int) -> None:
+        """Note that an endpoint without any success so far answered 2xx; written with its settlement."""
+        self._unproven.add(endpoint_id)
+
+    def close(self) -> None:
+        """Let `run` return once everything taken so far is written."""
+        self._closing.set()
+        self._arrived.set()
+        self._many.set()
+
+    async def run(self) -> None:
+        """Write batches until `close` and nothing is left. Raises Fenced when this replica was taken over.
+
+        A cancel leaves the batch under way of unknown outcome and the rest unwritten.
+        """
+        while True:
+            await self._arrived.wait()
+            if not self._waiting:
+                if self._closing.is_set():
+                    return
+                self._arrived.clear()
+                continue
+            await self._linger()
+            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+            await self._write(batch)
+
+    async def _linger(self) -> None:
+        if len(self._waiting) >= _BATCH:
+            return
+        self._many.clear()
+        if self._closing.is_set():
+            return
+        try:
+            async with asyncio.timeout(_LINGER_SECONDS):
+                await self._many.wait()
+        except TimeoutError:
+            return
+
+    async def _write(self, batch: list[Settlement]) -> None:
+        first = self._unproven & {s.delivery.endpoint_id for s in batch}
+        began = clock.mono()
+        tries = 0
+        while True:
+            try:
+                await self._book.settle(batch, first_successes=first)
+            except Unavailable as fault:
+                if tries == 0:
+                    _log.warning("settle_failed", n_settlements=len(batch), reason=str(fault))
+                await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
+                tries += 1
+            except PoisonBatch as fault:
+                await self._write_apart(batch, fault)
+                return
+            else:
+                self._unproven -= first
+                self._meter.settled(len(batch), clock.mono() - began)
+                return
+
+    async def _write_apart(self, batch: list[Settlement], fault: PoisonBatch) -> None:
+        if len(batch) > 1:
+            half = len(batch) // 2
+            await self._write(batch[:half])
+            await self._write(batch[half:])
+            return
+        guilty = batch[0]
+        plain = _without_details(guilty)
+        if plain == guilty:
+            _log.error("settlement_refused", delivery_id=guilty.delivery.delivery_id, reason=str(fault))
+            return
+        await self._write([plain])
+
+
+def _without_details(settlement: Settlement) -> Settlement:
+    """Return the settlement without anything that a peer could have a say in."""
+    outcome = settlement.outcome
+    if outcome is not None:
+        outcome = outcome._replace(reason="", peer=None, body=b"", retry_after=None)
+        if outcome.status is not None and not 100 <= outcome.status <= 599:
+            outcome = outcome._replace(status=None, kind=OutcomeKind.PROTOCOL_ERROR)
+    return settlement._replace(delivery=settlement.delivery._replace(subject=None), outcome=outcome)
