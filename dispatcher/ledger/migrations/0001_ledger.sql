@@ -140,7 +140,7 @@ CREATE TABLE delivery (                    -- HOT: a row exists <=> the delivery
         autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000,
         autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX delivery_due ON delivery (host_id, due_at) WHERE owner IS NULL AND NOT held;
-CREATE INDEX delivery_endpoint ON delivery (endpoint_id, delivery_id);
+CREATE INDEX delivery_endpoint ON delivery (endpoint_id, held, (attempts > 0), created_at, delivery_id);
 
 CREATE TABLE attempt (                     -- append only, never updated; tells its story without event or delivery
   started_at  timestamptz NOT NULL,
@@ -162,6 +162,8 @@ CREATE TABLE attempt (                     -- append only, never updated; tells 
   replica_id  bigint NOT NULL
 ) PARTITION BY RANGE (started_at);
 CREATE INDEX attempt_endpoint ON attempt (endpoint_id, started_at);
+CREATE INDEX attempt_final ON attempt (endpoint_id, verdict, delivery_created_at, delivery_id)
+  WHERE verdict IN ('delivered', 'exhausted', 'canceled');
 CREATE INDEX attempt_delivery ON attempt (delivery_id);
 CREATE INDEX attempt_event ON attempt (event_id, endpoint_id);
 

@@ -1,0 +1,117 @@
+"""Reading a JSON body that a stranger wrote: bounded in bytes, time, depth and surprises.
+
+Two parsers look at it. The first is fast, refuses NaN, infinities, lone surrogates and bad UTF-8, and gives up
+far below a stack's end; the second runs only on what passed and within the allowed depth, and tells duplicate
+members, of which the first silently keeps the last.
+"""
+
+import asyncio
+import json
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from dispatcher.api.problems import Fault, Problem, ProblemCode, pointer, refused
+
+_JSON_TYPE: Final = "application/json"
+_CHARSETS: Final = frozenset({None, "utf-8", "utf8"})
+
+
+class _Duplicate(ValueError):
+    """An object names a member twice."""
+
+
+async def read_json(request: web.BaseRequest, *, max_bytes: int, max_depth: int, seconds: float) -> Any:  # noqa: ANN401
+    """Return the parsed body.
+
+    Raises:
+        Problem: 400, 408, 413, 415 or, for a character that may not be stored, 422. After a 408 or 413 the
+            connection must be closed: its rest was not read.
+    """
+    _check_type(request)
+    if (request.content_length or 0) > max_bytes:
+        raise _too_large(max_bytes)
+    try:
+        async with asyncio.timeout(seconds):
+            body = await _read(request, max_bytes)
+    except TimeoutError as fault:
+        detail = f"send the whole body within {seconds:g} seconds"
+        raise Problem(ProblemCode.REQUEST_TIMEOUT, detail) from fault
+    return parse_json(body, max_depth=max_depth)
+
+
+def parse_json(body: bytes, *, max_depth: int) -> Any:  # noqa: ANN401
+    """Return the document in `body`; errors as `read_json`."""
+    try:
+        first = orjson.loads(body)
+    except orjson.JSONDecodeError as fault:
+        raise Problem(ProblemCode.INVALID_JSON, f"it stops being JSON at character {fault.pos}") from fault
+    faults = _look_through(first, max_depth)
+    try:
+        document = json.loads(body, object_pairs_hook=_members)
+    except _Duplicate as fault:
+        raise Problem(ProblemCode.DUPLICATE_MEMBER, "which of the two counts would be a guess") from fault
+    except ValueError as fault:
+        raise Problem(ProblemCode.INVALID_JSON, "it holds a number with too many digits") from fault
+    if faults:
+        raise refused(faults)
+    return document
+
+
+def _check_type(request: web.BaseRequest) -> None:
+    if request.content_type != _JSON_TYPE or (request.charset or "utf-8").lower() not in _CHARSETS:
+        detail = "send it as application/json in UTF-8"
+        raise Problem(ProblemCode.UNSUPPORTED_MEDIA_TYPE, detail, headers={"Accept": _JSON_TYPE})
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Problem(ProblemCode.UNSUPPORTED_MEDIA_TYPE, "send it without compression")
+
+
+async def _read(request: web.BaseRequest, max_bytes: int) -> bytes:
+    pieces = []
+    size = 0
+    try:
+        while piece := await request.content.readany():
+            size += len(piece)
+            if size > max_bytes:
+                raise _too_large(max_bytes)
+            pieces.append(piece)
+    except web.RequestPayloadError as fault:
+        raise Problem(ProblemCode.MALFORMED_REQUEST, "the body's framing is broken") from fault
+    return b"".join(pieces)
+
+
+def _too_large(max_bytes: int) -> Problem:
+    return Problem(ProblemCode.BODY_TOO_LARGE, f"at most {max_bytes} bytes")
+
+
+def _look_through(document: object, max_depth: int) -> list[Fault]:
+    faults = []
+    waiting: list[tuple[object, tuple[str | int, ...]]] = [(document, ())]
+    while waiting:
+        value, path = waiting.pop()
+        if isinstance(value, str):
+            if "\0" in value:
+                faults.append(Fault(pointer(path), "forbidden_character", "U+0000 is not allowed"))
+            continue
+        inside: list[tuple[object, tuple[str | int, ...]]] = []
+        if isinstance(value, dict):
+            inside = [(member, (*path, name)) for name, member in value.items()]
+            if any("\0" in name for name in value):
+                message = "U+0000 is not allowed in a member's name"
+                faults.append(Fault(pointer(path), "forbidden_character", message))
+        elif isinstance(value, list):
+            inside = [(item, (*path, index)) for index, item in enumerate(value)]
+        else:
+            continue
+        if len(path) >= max_depth:
+            raise Problem(ProblemCode.JSON_TOO_DEEP, f"at most {max_depth} levels")
+        waiting += inside
+    return faults
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise _Duplicate
+    return members

@@ -1,0 +1,160 @@
+"""Errors as problem documents (RFC 9457), each with a stable `code`.
+
+    {"type": "urn:dispatcher:problem:url_not_https", "title": "The request has faults", "status": 422,
+     "code": "url_not_https", "detail": "...", "request_id": "req_...",
+     "errors": [{"pointer": "/url", "code": "url_not_https", "message": "the URL must begin with https://"}]}
+
+`errors` names every faulty field, not only the first: `pointer` (RFC 6901) for a member of the body, `parameter`
+for one of the query. No message quotes what was sent.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple
+
+from dispatcher.model.errors import DispatcherError
+
+PROBLEM_TYPE: Final = "application/problem+json"
+NO_HEADERS: Final[Mapping[str, str]] = {}
+
+
+class ProblemCode(StrEnum):
+    """What went wrong with a request as a whole. Closed, but for the codes of single fields (see `refused`)."""
+
+    MALFORMED_REQUEST = "malformed_request"
+    INVALID_JSON = "invalid_json"
+    JSON_TOO_DEEP = "json_too_deep"
+    DUPLICATE_MEMBER = "duplicate_member"
+    INVALID_QUERY = "invalid_query"
+    INVALID_CURSOR = "invalid_cursor"
+    INVALID_IDEMPOTENCY_KEY = "invalid_idempotency_key"
+    UNAUTHORIZED = "unauthorized"
+    MISSING_SCOPE = "missing_scope"
+    NEEDS_ACCOUNT_KEY = "needs_account_key"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    REQUEST_TIMEOUT = "request_timeout"
+    IDEMPOTENCY_CONFLICT = "idempotency_conflict"
+    ENDPOINT_LIMIT = "endpoint_limit"
+    BODY_TOO_LARGE = "body_too_large"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    EXPECTATION_FAILED = "expectation_failed"
+    VALIDATION_FAILED = "validation_failed"
+    INTERNAL_ERROR = "internal_error"
+    UNAVAILABLE = "unavailable"
+    TIMED_OUT = "timed_out"
+
+
+class _Kind(NamedTuple):
+    status: HTTPStatus
+    title: str
+
+
+KINDS: Final[Mapping[ProblemCode, _Kind]] = {
+    ProblemCode.MALFORMED_REQUEST: _Kind(HTTPStatus.BAD_REQUEST, "This is not a proper HTTP request"),
+    ProblemCode.INVALID_JSON: _Kind(HTTPStatus.BAD_REQUEST, "The body is not JSON"),
+    ProblemCode.JSON_TOO_DEEP: _Kind(HTTPStatus.BAD_REQUEST, "The JSON is nested too deeply"),
+    ProblemCode.DUPLICATE_MEMBER: _Kind(HTTPStatus.BAD_REQUEST, "An object names a member twice"),
+    ProblemCode.INVALID_QUERY: _Kind(HTTPStatus.BAD_REQUEST, "The query has faults"),
+    ProblemCode.INVALID_CURSOR: _Kind(HTTPStatus.BAD_REQUEST, "The cursor is not one of this list"),
+    ProblemCode.INVALID_IDEMPOTENCY_KEY: _Kind(HTTPStatus.BAD_REQUEST, "The idempotency key has faults"),
+    ProblemCode.UNAUTHORIZED: _Kind(HTTPStatus.UNAUTHORIZED, "A valid API key is needed"),
+    ProblemCode.MISSING_SCOPE: _Kind(HTTPStatus.FORBIDDEN, "The API key may not do this"),
+    ProblemCode.NEEDS_ACCOUNT_KEY: _Kind(HTTPStatus.FORBIDDEN, "This needs the key of an account"),
+    ProblemCode.NOT_FOUND: _Kind(HTTPStatus.NOT_FOUND, "There is no such thing here"),
+    ProblemCode.METHOD_NOT_ALLOWED: _Kind(HTTPStatus.METHOD_NOT_ALLOWED, "The method is not allowed here"),
+    ProblemCode.REQUEST_TIMEOUT: _Kind(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive in time"),
+    ProblemCode.IDEMPOTENCY_CONFLICT: _Kind(
+        HTTPStatus.CONFLICT, "The idempotency key was used for another request"
+    ),
+    ProblemCode.ENDPOINT_LIMIT: _Kind(HTTPStatus.CONFLICT, "The account has as many endpoints as it may have"),
+    ProblemCode.BODY_TOO_LARGE: _Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
+    ProblemCode.UNSUPPORTED_MEDIA_TYPE: _Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be plain JSON"),
+    ProblemCode.EXPECTATION_FAILED: _Kind(HTTPStatus.EXPECTATION_FAILED, "The expectation cannot be met"),
+    ProblemCode.VALIDATION_FAILED: _Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The request has faults"),
+    ProblemCode.INTERNAL_ERROR: _Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "Something failed on our side"),
+    ProblemCode.UNAVAILABLE: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "We cannot serve this right now"),
+    ProblemCode.TIMED_OUT: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "We could not finish this in time"),
+}
+
+
+class Fault(NamedTuple):
+    """One faulty field. `where` is a JSON pointer into the body or the name of a query parameter.
+
+    `nearest` are known values that look like the one sent.
+    """
+
+    where: str
+    code: str
+    message: str
+    nearest: tuple[str, ...] | None = None
+
+    def show(self, place: str) -> dict[str, Any]:
+        """Return the member of `errors`; `place` is `pointer` or `parameter`."""
+        shown: dict[str, Any] = {place: self.where, "code": self.code, "message": self.message}
+        if self.nearest is not None:
+            shown["nearest"] = self.nearest
+        return shown
+
+
+class Problem(DispatcherError):
+    """A refusal on its way to the client. `code` is one of ProblemCode or, for 422, a field's own code."""
+
+    def __init__(
+        self,
+        kind: ProblemCode,
+        detail: str = "",
+        *,
+        code: str | None = None,
+        faults: Sequence[Fault] = (),
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> None:
+        super().__init__(detail or KINDS[kind].title)
+        self.kind = kind
+        self.code = code or kind.value
+        self.detail = detail
+        self.faults = tuple(faults)
+        self.headers = headers
+
+    @property
+    def status(self) -> int:
+        """Return the HTTP status."""
+        return KINDS[self.kind].status.value
+
+    def show(self, request_id: str) -> dict[str, Any]:
+        """Return the problem document."""
+        shown: dict[str, Any] = {
+            "type": f"urn:dispatcher:problem:{self.code}",
+            "title": KINDS[self.kind].title,
+            "status": self.status,
+            "code": self.code,
+        }
+        if self.detail:
+            shown["detail"] = self.detail
+        shown["request_id"] = request_id
+        if self.faults:
+            place = "parameter" if self.kind is ProblemCode.INVALID_QUERY else "pointer"
+            shown["errors"] = [fault.show(place) for fault in self.faults]
+        return shown
+
+
+def refused(faults: Sequence[Fault]) -> Problem:
+    """Return the problem of a body whose fields break our rules.
+
+    When all faults share one code, the problem has it too: `url_not_https` rather than `validation_failed`.
+    """
+    codes = {fault.code for fault in faults}
+    code = codes.pop() if len(codes) == 1 else None
+    detail = "; ".join(dict.fromkeys(fault.message for fault in faults[:3]))
+    return Problem(ProblemCode.VALIDATION_FAILED, detail, code=code, faults=faults)
+
+
+def not_found() -> Problem:
+    """Return the one answer to everything that is not there, or not the caller's: nobody can tell which."""
+    return Problem(ProblemCode.NOT_FOUND)
+
+
+def pointer(parts: Sequence[str | int]) -> str:
+    """Return the JSON pointer of a path, the empty string for the whole document."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)

@@ -1,0 +1,66 @@
+"""`dispatcher accounts`: customers of the verification product, straight in the database."""
+
+from typing import Annotated, Any
+
+import typer
+
+from dispatcher.cli.database import with_pool
+from dispatcher.cli.output import Form, FormOption, show_one, show_rows
+from dispatcher.model.errors import DispatcherError
+from dispatcher.model.ids import ACCOUNT_ID
+
+app = typer.Typer(no_args_is_help=True)
+
+_COLUMNS = ("id", "name", "created_at")
+
+
+@app.command("create")
+def create(
+    account: Annotated[str | None, typer.Option("--id", help="acct_… as producers name it; random when absent.")] = None,
+    name: Annotated[str | None, typer.Option(help="Your own word for it.")] = None,
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Make an account. Producers may name accounts before: those are made by themselves.
+
+    Example: dispatcher accounts create --id acct_5hQ2vN8rTb --name 'Example Bank'
+    """
+    import asyncpg  # noqa: PLC0415 - slow to import
+
+    from dispatcher.ledger.accounts import Account, AccountLedger  # noqa: PLC0415
+    from dispatcher.ledger.connections import Pool  # noqa: PLC0415
+
+    if account is not None and not ACCOUNT_ID.fullmatch(account):
+        message = "an account looks like acct_ and 10 to 40 letters and digits"
+        raise typer.BadParameter(message, param_hint="--id")
+
+    async def work(pool: Pool) -> Account:
+        return await AccountLedger(pool).create(account, name=name)
+
+    try:
+        made = with_pool(work)
+    except asyncpg.UniqueViolationError as fault:
+        message = f"the account {account} exists already; `dispatcher keys create --account {account}` gives it a key"
+        raise DispatcherError(message) from fault
+    show_one(_shown(made), output)
+
+
+@app.command("list")
+def list_(
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many at most.")] = 100,
+    output: FormOption = Form.TABLE,
+) -> None:
+    """List accounts, newest first.
+
+    Example: dispatcher accounts list -o json
+    """
+    from dispatcher.ledger.accounts import Account, AccountLedger  # noqa: PLC0415 - imports asyncpg
+    from dispatcher.ledger.connections import Pool  # noqa: PLC0415
+
+    async def work(pool: Pool) -> list[Account]:
+        return await AccountLedger(pool).page(limit=limit)
+
+    show_rows([_shown(found) for found in with_pool(work)], _COLUMNS, output)
+
+
+def _shown(account: Any) -> dict[str, Any]:  # noqa: ANN401 - a lazily imported class
+    return {"id": account.public_id, "name": account.name, "created_at": account.created_at}

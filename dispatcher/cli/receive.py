@@ -1,0 +1,73 @@
+"""`dispatcher receive`: a receiver on this machine, for trying things out."""
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from dispatcher.embedded.trial_receiver import Received
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s)?")
+
+
+def receive(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes any free one.")] = 9000,
+    secret: Annotated[list[str] | None, typer.Option(help="Check signatures with this whsec_… secret. Repeat it.")] = None,
+    status: Annotated[str, typer.Option(help="Statuses to answer in turn, round and round.")] = "204",
+    fail_rate: Annotated[float, typer.Option(min=0.0, max=1.0, help="Answer 500 this often.")] = 0.0,
+    delay: Annotated[str, typer.Option(help="Wait before answering, like 250ms or 6s.")] = "0s",
+    show_body: Annotated[bool, typer.Option("--body", help="Print bodies too.")] = False,  # noqa: FBT002 - a flag
+) -> None:
+    """Receive webhooks on this machine and print them, failing as asked.
+
+    Example: dispatcher receive --port 9000 --secret whsec_… --status 500,500,204
+    """
+    from dispatcher.embedded.trial_receiver import Behaviour  # noqa: PLC0415 - imports aiohttp
+
+    found = _DURATION.fullmatch(delay)
+    if found is None:
+        message = "a delay looks like 250ms or 6s"
+        raise typer.BadParameter(message, param_hint="--delay")
+    seconds = float(found[1]) / (1000 if found[2] == "ms" else 1)
+    behaviour = Behaviour(_statuses(status), fail_rate, seconds, tuple(secret or ()))
+    try:
+        asyncio.run(_serve(behaviour, port, show_body=show_body))
+    except KeyboardInterrupt:
+        return
+    except OSError as fault:
+        typer.echo(f"Error: cannot listen on port {port}: {fault.strerror}; choose another with --port", err=True)
+        raise typer.Exit(1) from fault
+
+
+def _statuses(text: str) -> tuple[int, ...]:
+    try:
+        statuses = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        statuses = ()
+    if not statuses or any(not 200 <= status <= 599 for status in statuses):
+        message = "statuses look like 500,500,204, each from 200 to 599"
+        raise typer.BadParameter(message, param_hint="--status")
+    return statuses
+
+
+async def _serve(behaviour: object, port: int, *, show_body: bool) -> None:
+    from dispatcher.embedded.trial_receiver import Behaviour, TrialReceiver  # noqa: PLC0415 - imports aiohttp
+
+    assert isinstance(behaviour, Behaviour)  # noqa: S101 - narrows the lazy type
+    receiver = TrialReceiver(behaviour, port=port, on_received=lambda got: _print(got, show_body=show_body))
+    async with receiver:
+        typer.echo(f"receiving on {receiver.url}/ (Ctrl-C ends)", err=True)
+        await asyncio.Event().wait()
+
+
+def _print(got: "Received", *, show_body: bool) -> None:
+    import datetime as dt  # noqa: PLC0415
+
+    when = dt.datetime.fromtimestamp(got.at, dt.UTC).strftime("%H:%M:%S.%f")[:-3]
+    signature = "signature ok" if got.is_verified else got.fault or "signature not checked"
+    attempt = f"attempt {got.attempt}" if got.attempt else "-"
+    typer.echo(f"{when}  {got.event_type or '-':<32} {got.event_id or '-'}  {attempt}  -> {got.status}  {signature}")
+    if show_body:
+        typer.echo(got.body.decode("utf-8", "replace"))

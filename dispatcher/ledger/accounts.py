@@ -1,0 +1,56 @@
+"""Accounts, and whose rows a statement may see."""
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from dispatcher.ledger.connections import Pool
+from dispatcher.model.ids import new_account_id
+
+
+class Tenant(NamedTuple):
+    """One account in one environment: every statement of the API is bound to it."""
+
+    account_id: int
+    environment: str
+
+
+class Account(NamedTuple):
+    """One customer of the verification product. `name` is the operator's own word for it."""
+
+    account_id: int
+    public_id: str
+    name: str | None
+    created_at: dt.datetime
+
+
+class AccountLedger:
+    """Accounts in Postgres; for the command line and the operator."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def create(self, public_id: str | None = None, *, name: str | None = None) -> Account:
+        """Make an account, with a random public id when none is given.
+
+        Raises:
+            asyncpg.UniqueViolationError: the public id is taken.
+            asyncpg.CheckViolationError: the public id is malformed.
+            Unavailable: it may have been made.
+        """
+        row = await self._pool.fetchrow("create_account", public_id or new_account_id(), name)
+        assert row is not None
+        return _account(row)
+
+    async def find(self, public_id: str) -> Account | None:
+        """Return an account, None when it does not exist. Raises Unavailable."""
+        row = await self._pool.fetchrow("find_account", public_id)
+        return None if row is None else _account(row)
+
+    async def page(self, *, below: int | None = None, limit: int) -> list[Account]:
+        """Return up to `limit` accounts, newest first, with numbers below `below`. Raises Unavailable."""
+        return [_account(row) for row in await self._pool.fetch("list_accounts", below, limit)]
+
+
+def _account(row: Mapping[str, Any]) -> Account:
+    return Account(row["account_id"], row["public_id"], row["name"], row["created_at"])

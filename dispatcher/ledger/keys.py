@@ -1,0 +1,214 @@
+"""API keys: made, found, revoked; only a digest of them is ever stored.
+
+    whd_<live|test|op>_<key id>_<secret><check>
+
+    key id   12 letters and digits, public: how the row is found
+    secret   43 characters, 32 random bytes in base 62
+    check    6 characters, CRC-32 of everything before it in base 62: tells a typo, and a text that a secret
+             scanner took for a key, from a real one without a look into the database
+
+A plain SHA-256 is enough for 256 random bits: there is nothing to guess.
+"""
+
+import datetime as dt
+import hashlib
+import hmac
+import secrets
+import string
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+from dispatcher.ledger.accounts import Tenant
+from dispatcher.ledger.connections import Pool
+
+
+class Scope(StrEnum):
+    """What a key may do. Closed. OPERATOR is for keys without an account, and only for them."""
+
+    ENDPOINTS_READ = "endpoints:read"
+    ENDPOINTS_WRITE = "endpoints:write"
+    DELIVERIES_READ = "deliveries:read"
+    DELIVERIES_WRITE = "deliveries:write"
+    EVENTS_READ = "events:read"
+    PAYLOADS_READ = "payloads:read"
+    KEYS_WRITE = "keys:write"
+    LISTEN = "listen"
+    OPERATOR = "operator"
+
+
+TENANT_SCOPES: Final = frozenset(Scope) - {Scope.OPERATOR}
+"""What a key of an account may hold; all of them unless said otherwise."""
+
+OPERATOR_SCOPES: Final = frozenset({Scope.OPERATOR})
+
+_PREFIX: Final = "whd"
+_OPERATOR: Final = "op"
+_DIGITS: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_KEY_ID_LENGTH: Final = 12
+_SECRET_BYTES: Final = 32
+_SECRET_LENGTH: Final = 43
+_CHECK_LENGTH: Final = 6
+
+
+class KeyParts(NamedTuple):
+    """A key's text taken apart: which row to look up, and the digest to compare."""
+
+    key_id: str
+    secret_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key just made. `text` is shown once and never appears in a repr."""
+
+    key_id: str
+    text: str = field(repr=False)
+    scopes: tuple[Scope, ...]
+    created_at: dt.datetime
+
+
+class Bearer(NamedTuple):
+    """Who calls. `tenant` and `account` are None for an operator's key."""
+
+    key_id: str
+    tenant: Tenant | None
+    account: str | None
+    scopes: frozenset[str]
+
+
+class StoredKey(NamedTuple):
+    """A key as the ledger knows it: ask `matches` before trusting `bearer`. `is_fresh`: used this hour."""
+
+    secret_sha256: bytes
+    bearer: Bearer
+    is_fresh: bool
+
+
+class KeyFacts(NamedTuple):
+    """What may be told about a key. `last_used_at` is rounded down to the hour."""
+
+    key_id: str
+    environment: str | None
+    scopes: tuple[str, ...]
+    name: str | None
+    created_at: dt.datetime
+    last_used_at: dt.datetime | None
+    revoked_at: dt.datetime | None
+
+
+def parse_key(text: str) -> KeyParts | None:
+    """Return the parts of a key's text, None when it cannot be one of ours (its check is wrong, too)."""
+    prefix, _, rest = text.partition("_")
+    kind, _, rest = rest.partition("_")
+    key_id, _, tail = rest.partition("_")
+    shaped = prefix == _PREFIX and kind in {"live", "test", _OPERATOR} and len(key_id) == _KEY_ID_LENGTH
+    if not shaped or len(tail) != _SECRET_LENGTH + _CHECK_LENGTH or not tail.isascii():
+        return None
+    body, check = text[:-_CHECK_LENGTH], text[-_CHECK_LENGTH:]
+    if not (key_id.isascii() and key_id.isalnum() and hmac.compare_digest(_check(body), check)):
+        return None
+    return KeyParts(key_id, _digest(tail[:_SECRET_LENGTH]))
+
+
+def matches(parts: KeyParts, stored: StoredKey) -> bool:
+    """Tell whether a presented key is the stored one; takes as long whether it is or not."""
+    return hmac.compare_digest(parts.secret_sha256, stored.secret_sha256)
+
+
+class KeyLedger:
+    """Keys in Postgres. An account may hold any number of live keys, so that they can be rotated."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def create(
+        self,
+        tenant: Tenant | None,
+        *,
+        scopes: Iterable[Scope] | None = None,
+        name: str | None = None,
+    ) -> NewKey:
+        """Make a key for one account and environment, or an operator's when `tenant` is None.
+
+        `scopes` None gives every one of its kind.
+
+        Raises:
+            ValueError: a scope is not for this kind of key, or there is none.
+            asyncpg.ForeignKeyViolationError: the account does not exist.
+            Unavailable: it may have been made; nobody knows its secret.
+        """
+        allowed = OPERATOR_SCOPES if tenant is None else TENANT_SCOPES
+        chosen = tuple(sorted(allowed if scopes is None else set(scopes)))
+        if not chosen or not allowed.issuperset(chosen):
+            message = f"scopes of this kind of key are some of: {', '.join(sorted(allowed))}"
+            raise ValueError(message)
+        key_id, secret = _random(_KEY_ID_LENGTH), _base62(secrets.token_bytes(_SECRET_BYTES))
+        kind = _OPERATOR if tenant is None else tenant.environment
+        body = f"{_PREFIX}_{kind}_{key_id}_{secret}"
+        account_id, environment = tenant or (None, None)
+        row = await self._pool.fetchrow(
+            "create_key", key_id, _digest(secret), account_id, environment, list(chosen), name
+        )
+        assert row is not None
+        return NewKey(key_id, body + _check(body), chosen, row["created_at"])
+
+    async def find(self, key_id: str) -> StoredKey | None:
+        """Return a key that is not revoked, None when there is none. Raises Unavailable."""
+        row = await self._pool.fetchrow("find_key", key_id)
+        if row is None:
+            return None
+        account_id = row["account_id"]
+        tenant = None if account_id is None else Tenant(account_id, row["environment"])
+        bearer = Bearer(key_id, tenant, row["account"], frozenset(row["scopes"]))
+        return StoredKey(row["secret_sha256"], bearer, row["is_fresh"])
+
+    async def touch(self, key_id: str) -> None:
+        """Note that a key is used in this hour; writes at most once per hour. Raises Unavailable."""
+        await self._pool.execute("touch_key", key_id)
+
+    async def page(self, account_id: int | None) -> list[KeyFacts]:
+        """Return all keys of an account, or the operators' for None, newest first. Raises Unavailable."""
+        return [_facts(row) for row in await self._pool.fetch("list_keys", account_id)]
+
+    async def revoke(self, key_id: str) -> bool:
+        """End a key; tell whether it was live. Processes notice within their cache's few seconds."""
+        return await self._pool.fetchrow("revoke_key", key_id) is not None
+
+
+def _facts(row: Mapping[str, Any]) -> KeyFacts:
+    return KeyFacts(
+        row["key_id"],
+        row["environment"],
+        tuple(row["scopes"]),
+        row["name"],
+        row["created_at"],
+        row["last_used_at"],
+        row["revoked_at"],
+    )
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _random(length: int) -> str:
+    return "".join(secrets.choice(_DIGITS) for _ in range(length))
+
+
+def _base62(raw: bytes) -> str:
+    return _in_base62(int.from_bytes(raw, "big"), _SECRET_LENGTH)
+
+
+def _check(body: str) -> str:
+    return _in_base62(zlib.crc32(body.encode()), _CHECK_LENGTH)
+
+
+def _in_base62(number: int, length: int) -> str:
+    digits = []
+    for _ in range(length):
+        number, digit = divmod(number, len(_DIGITS))
+        digits.append(_DIGITS[digit])
+    return "".join(reversed(digits))

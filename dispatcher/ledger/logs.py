@@ -1,0 +1,236 @@
+"""Reading back: deliveries, attempts and events of one account.
+
+A finished delivery has no row of its own: its last attempt carries the final verdict. So the deliveries of an
+endpoint are the union of its rows in the hot table and its attempts with a final verdict, in the order of their
+creation, which no later fate of a delivery changes. Every page is read from a place on: nothing is skipped and
+nothing shown twice, whatever is inserted meanwhile.
+"""
+
+import datetime as dt
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from dispatcher.ledger.accounts import Tenant
+from dispatcher.ledger.connections import Pool
+from dispatcher.model.delivery import DeliveryState
+from dispatcher.model.outcome import OutcomeKind, VerdictKind
+
+SCAN_ROWS: Final = 1_000
+"""Events looked at per page when a type is wanted: about 5 ms. A rare type then comes on short pages."""
+
+_OPEN: Final = frozenset({DeliveryState.PENDING, DeliveryState.RETRYING, DeliveryState.HELD})
+_LAST_NUMBER: Final = (1 << 63) - 1
+
+
+class DeliveryPlace(NamedTuple):
+    """Where a delivery stands in the log of its endpoint."""
+
+    created_at: dt.datetime
+    delivery_id: int
+
+
+class AttemptPlace(NamedTuple):
+    """Where an attempt stands among others."""
+
+    started_at: dt.datetime
+    delivery_id: int
+    attempt_no: int
+
+
+class EventPlace(NamedTuple):
+    """Where an event stands in its account's feed: by commit, not by clock."""
+
+    xid: int
+    seq: int
+
+
+class LoggedDelivery(NamedTuple):
+    """A delivery and what its last attempt met. `attempts` counts those made.
+
+    `event_type` is None when neither the event nor an attempt is kept any more. `next_at` is None while held
+    and when finished; `ended_at` while it is not. Status, outcome and duration are the last attempt's.
+    """
+
+    delivery_id: int
+    endpoint: str
+    event_id: bytes
+    event_type: str | None
+    subject: str | None
+    state: DeliveryState
+    attempts: int
+    next_at: dt.datetime | None
+    status: int | None
+    outcome: OutcomeKind | None
+    duration_ms: int | None
+    last_at: dt.datetime | None
+    ended_at: dt.datetime | None
+    created_at: dt.datetime
+
+    @property
+    def place(self) -> DeliveryPlace:
+        """Return where it stands in the log."""
+        return DeliveryPlace(self.created_at, self.delivery_id)
+
+
+class LoggedAttempt(NamedTuple):
+    """One request. `detail` holds phases in milliseconds, the reason in our words, the peer, the keys' numbers."""
+
+    started_at: dt.datetime
+    delivery_id: int
+    attempt_no: int
+    event_id: bytes
+    event_type: str
+    subject: str | None
+    duration_ms: int
+    status: int | None
+    outcome: OutcomeKind
+    verdict: VerdictKind
+    next_at: dt.datetime | None
+    detail: Mapping[str, Any]
+
+    @property
+    def place(self) -> AttemptPlace:
+        """Return where it stands in the log."""
+        return AttemptPlace(self.started_at, self.delivery_id, self.attempt_no)
+
+
+class EventPage(NamedTuple):
+    """Bodies as they are sent. `last` is the last place looked at, None when none was; `is_end`: nothing follows yet."""
+
+    bodies: Sequence[bytes]
+    last: EventPlace | None
+    is_end: bool
+
+
+class LogLedger:
+    """Reads only. Every call raises Unavailable when Postgres is away."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def endpoint_number(self, tenant: Tenant, public_id: str) -> int | None:
+        """Return the number of the tenant's endpoint, deleted or not, None when there is none."""
+        row = await self._pool.fetchrow("endpoint_number", *tenant, public_id)
+        return None if row is None else int(row["endpoint_id"])
+
+    async def deliveries(
+        self,
+        endpoint_id: int,
+        *,
+        states: Collection[DeliveryState] = tuple(DeliveryState),
+        before: DeliveryPlace | None = None,
+        limit: int,
+    ) -> list[LoggedDelivery]:
+        """Return up to `limit` deliveries of an endpoint in one of `states`, newest first."""
+        created_at, number = before or (None, None)
+        rows = await self._pool.fetch(
+            "deliveries_of_endpoint",
+            endpoint_id,
+            [state for state in states if state in _OPEN],
+            [state for state in states if state not in _OPEN],
+            created_at,
+            number,
+            limit,
+        )
+        return [_delivery(row) for row in rows]
+
+    async def delivery(self, tenant: Tenant, delivery_id: int) -> LoggedDelivery | None:
+        """Return one delivery of the tenant, None when it is not there or past its retention."""
+        row = await self._pool.fetchrow("open_delivery", *tenant, delivery_id)
+        if row is None:
+            # It may have ended between the two statements, never the other way round.
+            row = await self._pool.fetchrow("ended_delivery", *tenant, delivery_id)
+        return None if row is None else _delivery(row)
+
+    async def attempts_of_endpoint(
+        self, endpoint_id: int, *, before: AttemptPlace | None = None, limit: int
+    ) -> list[LoggedAttempt]:
+        """Return up to `limit` requests made to an endpoint, newest first."""
+        place = before or (None, None, None)
+        return [_attempt(row) for row in await self._pool.fetch("attempts_of_endpoint", endpoint_id, *place, limit)]
+
+    async def attempts_of_delivery(
+        self, tenant: Tenant, delivery_id: int, *, before: AttemptPlace | None = None, limit: int
+    ) -> list[LoggedAttempt]:
+        """Return up to `limit` requests of one of the tenant's deliveries, newest first."""
+        place = before or (None, None, None)
+        rows = await self._pool.fetch("attempts_of_delivery", *tenant, delivery_id, *place, limit)
+        return [_attempt(row) for row in rows]
+
+    async def events_after(
+        self, tenant: Tenant, place: EventPlace | None = None, *, event_type: str | None = None, limit: int
+    ) -> EventPage:
+        """Return the feed from a place on, oldest first: nothing ever appears before a place once given."""
+        place = place or EventPlace(0, 0)
+        return await self._events("events_ascending", tenant, place, event_type, limit)
+
+    async def events_before(
+        self, tenant: Tenant, place: EventPlace | None = None, *, event_type: str | None = None, limit: int
+    ) -> EventPage:
+        """Return the events before a place, newest first."""
+        place = place or EventPlace(_LAST_NUMBER, _LAST_NUMBER)
+        return await self._events("events_descending", tenant, place, event_type, limit)
+
+    async def event(self, tenant: Tenant, event_id: bytes) -> bytes | None:
+        """Return the body of one of the tenant's events, None when it is not there."""
+        row = await self._pool.fetchrow("find_event", *tenant, event_id)
+        return None if row is None else bytes(row["body"])
+
+    async def _events(
+        self, statement: str, tenant: Tenant, place: EventPlace, event_type: str | None, limit: int
+    ) -> EventPage:
+        scan = limit + 1 if event_type is None else SCAN_ROWS
+        rows = await self._pool.fetch(statement, *tenant, *place, event_type, scan, limit)
+        bodies: list[bytes] = []
+        last = None
+        for looked_at, row in enumerate(rows, start=1):
+            last = EventPlace(row["xid"], row["seq"])
+            if row["is_wanted"]:
+                bodies.append(row["body"])
+            if len(bodies) == limit:
+                return EventPage(bodies, last, looked_at == len(rows) < scan)
+        return EventPage(bodies, last, len(rows) < scan)
+
+
+def _delivery(row: Mapping[str, Any]) -> LoggedDelivery:
+    last_at: dt.datetime | None = row["last_at"]
+    outcome = row["outcome"]
+    ended_at = None
+    if row["is_final"] and last_at is not None:
+        ended_at = last_at + dt.timedelta(milliseconds=row["duration_ms"])
+    was_sent = outcome is not None
+    return LoggedDelivery(
+        delivery_id=row["delivery_id"],
+        endpoint=row["endpoint"],
+        event_id=row["event_id"],
+        event_type=row["event_type"],
+        subject=row["subject"],
+        state=DeliveryState(row["state"]),
+        attempts=row["attempts"],
+        next_at=row["next_at"],
+        status=row["status"],
+        outcome=OutcomeKind(outcome) if was_sent else None,
+        duration_ms=row["duration_ms"] if was_sent else None,
+        last_at=last_at if was_sent else None,
+        ended_at=ended_at,
+        created_at=row["created_at"],
+    )
+
+
+def _attempt(row: Mapping[str, Any]) -> LoggedAttempt:
+    return LoggedAttempt(
+        started_at=row["started_at"],
+        delivery_id=row["delivery_id"],
+        attempt_no=row["attempt_no"],
+        event_id=row["event_id"],
+        event_type=row["event_type"],
+        subject=row["subject"],
+        duration_ms=row["duration_ms"],
+        status=row["status"],
+        outcome=OutcomeKind(row["outcome"]),
+        verdict=VerdictKind(row["verdict"]),
+        next_at=row["next_at"],
+        detail={} if row["detail"] is None else orjson.loads(row["detail"]),
+    )

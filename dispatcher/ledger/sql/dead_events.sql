@@ -1,0 +1,33 @@
+-- name: list_dead_events
+-- Read a page of dead events, latest first. Index: dead_event_seen. $1..$5 only before this place, $6 rows.
+SELECT log_id, topic, part, off, reason, detail, key, seen_at, redriven_at, sealed_value IS NOT NULL AS has_value
+FROM dead_event
+WHERE $1::timestamptz IS NULL
+   OR (seen_at <= $1 AND (seen_at, log_id, topic, part, off) < ($1, $2::text, $3::text, $4::int, $5::bigint))
+ORDER BY seen_at DESC, log_id DESC, topic DESC, part DESC, off DESC LIMIT $6
+
+-- name: find_dead_event
+-- Read one dead event with its headers and its sealed value. Index: primary key.
+SELECT log_id, topic, part, off, reason, detail, key, headers, sealed_value, seen_at, redriven_at,
+       sealed_value IS NOT NULL AS has_value
+FROM dead_event WHERE log_id = $1 AND topic = $2 AND part = $3 AND off = $4
+
+-- name: find_dead_places
+-- Read the logs in which one place of a topic holds a dead event; more than one after a topic was made anew.
+SELECT log_id FROM dead_event WHERE topic = $1 AND part = $2 AND off = $3 ORDER BY seen_at DESC
+
+-- name: take_dead_event
+-- Mark a dead event as redriven and read it; no row when it is not there or was redriven before, so that two
+-- takers never both get it.
+UPDATE dead_event SET redriven_at = now()
+WHERE log_id = $1 AND topic = $2 AND part = $3 AND off = $4 AND redriven_at IS NULL
+RETURNING log_id, topic, part, off, reason, detail, key, headers, sealed_value, seen_at, redriven_at,
+          sealed_value IS NOT NULL AS has_value
+
+-- name: put_back_dead_event
+-- Take the mark off again: the redrive did not reach Kafka.
+UPDATE dead_event SET redriven_at = NULL WHERE log_id = $1 AND topic = $2 AND part = $3 AND off = $4
+
+-- name: discard_dead_event
+-- Delete a dead event for good; no row when it is not there.
+DELETE FROM dead_event WHERE log_id = $1 AND topic = $2 AND part = $3 AND off = $4 RETURNING off

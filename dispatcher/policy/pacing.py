@@ -1,0 +1,37 @@
+"""Pacing of one host: GCRA, the virtual-scheduling form of the leaky bucket (ITU-T I.371, annex A).
+
+`rate` requests per second and a burst of `burst`: in every window of W seconds at most `burst + rate * W` requests
+are granted. The whole state is one number, the theoretical arrival time of the next request.
+"""
+
+from typing import Final
+
+
+class Pacer:
+    """Grants requests to one host. Time is an argument: monotonic seconds that never go back.
+
+    `rate` is requests per second (> 0), `burst` how many may go at once after a rest (>= 1).
+    """
+
+    __slots__ = ("_arrival", "_interval", "_tolerance")
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._interval: Final = 1.0 / rate
+        self._tolerance: Final = (burst - 1) * self._interval
+        self._arrival = 0.0
+
+    def reserve(self, now: float) -> float:
+        """Take one request and return 0.0, or take nothing and return the seconds until one will be granted."""
+        arrival = self._arrival
+        if arrival <= now:
+            self._arrival = now + self._interval
+            return 0.0
+        wait = arrival - self._tolerance - now
+        if wait > 0.0:
+            return wait
+        self._arrival = arrival + self._interval
+        return 0.0
+
+    def peek(self, now: float) -> float:
+        """Return the seconds until a request would be granted, 0.0 for at once; takes nothing."""
+        return max(0.0, self._arrival - self._tolerance - now)

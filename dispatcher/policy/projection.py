@@ -1,0 +1,230 @@
+"""Builds the body that endpoints get: the envelope around what the schema allows of the data.
+
+The allow-list is the schema's own `properties`, at every depth. What it does not name is left out
+and counted, even where the schema leaves objects open for receivers, so that a new field of a
+producer cannot leak by accident. What it names passes only in its own shape: an object where the
+schema has a text is left out too. Compiled once into nested filters; the work per event is a walk
+over the data.
+"""
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Final, NamedTuple, Protocol, TypeAlias, cast
+
+import orjson
+
+from dispatcher.model.errors import ConfigurationError
+from dispatcher.policy.schema_files import API_VERSION, EventSchemas, Json, JsonObject
+
+PERSONAL_DATA: Final = "personal_data"
+"""The one name below which personal data may stand in a record. Never stored, at whatever depth."""
+
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+
+
+class Projected(NamedTuple):
+    """What is left of a record's data, and how much is not.
+
+    `dropped_fields` counts unknown or misshapen fields, each once with all it holds;
+    `personal_fields` counts the entries of `personal_data`.
+    """
+
+    data: JsonObject
+    dropped_fields: int
+    personal_fields: int
+
+
+class Envelope(NamedTuple):
+    """The fields of a body, in the order in which they are sent.
+
+    `id` is the public event id, `occurred_at` aware. `data` is sent as it is: project it first.
+    """
+
+    id: str
+    type: str
+    occurred_at: dt.datetime
+    environment: str
+    account_id: str
+    test: bool
+    data: Mapping[str, Json]
+
+
+class Projection:
+    """Keeps of a record's data what the newest version of the bodies may hold.
+
+    Raises ConfigurationError for a schema with an object that allows everything.
+    """
+
+    def __init__(self, schemas: EventSchemas) -> None:
+        self._filter = _compile(_data_schema(schemas.envelope), schemas.envelope, "/data")
+
+    def apply(self, data: JsonObject) -> Projected:
+        """Return the allowed part of `data`, in its order; `data` itself is not changed."""
+        tally = _Tally()
+        kept = self._filter.keep(data, tally) if self._filter else data
+        return Projected(cast("JsonObject", kept), tally.dropped, tally.personal)
+
+
+def build_body(envelope: Envelope) -> bytes:
+    """Return a body as it is stored, signed and sent: compact UTF-8 JSON, equal for equal input."""
+    return orjson.dumps(
+        {
+            "id": envelope.id,
+            "type": envelope.type,
+            "timestamp": show_timestamp(envelope.occurred_at),
+            "api_version": API_VERSION,
+            "environment": envelope.environment,
+            "account_id": envelope.account_id,
+            "test": envelope.test,
+            "data": envelope.data,
+        }
+    )
+
+
+def show_timestamp(at: dt.datetime) -> str:
+    """Return an aware instant as `2026-11-03T09:24:55.312Z`; finer fractions are cut."""
+    if at.tzinfo is not dt.UTC:
+        at = at.astimezone(dt.UTC)
+    return at.isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+class _Tally:
+    __slots__ = ("dropped", "personal")
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self.personal = 0
+
+
+class _Filter(Protocol):
+    """Keeps the allowed part of a value; answers _NOTHING for a value of another shape."""
+
+    def keep(self, value: Json, tally: _Tally) -> Json: ...
+
+
+# None stands for a scalar: it needs no walk, so the object above checks it without a call.
+_Rule: TypeAlias = _Filter | None
+
+
+class _Object:
+    """Keeps the named fields."""
+
+    __slots__ = ("_rules",)
+
+    def __init__(self, rules: Mapping[str, _Rule]) -> None:
+        self._rules = rules
+
+    def keep(self, value: Json, tally: _Tally) -> Json:
+        if value.__class__ is not dict:
+            return _keep_scalar(value, tally)
+        rules = self._rules
+        kept: JsonObject = {}
+        for name, item in value.items():
+            if name not in rules:
+                _count_left_out(name, item, tally)
+            elif (rule := rules[name]) is not None:
+                kept[name] = rule.keep(item, tally)
+            elif item.__class__ in _SCALARS:
+                kept[name] = item
+            else:
+                tally.dropped += 1
+        return kept
+
+
+class _Map:
+    """Keeps every field with a scalar value: an open map, such as the customer's metadata."""
+
+    __slots__ = ()
+
+    def keep(self, value: Json, tally: _Tally) -> Json:
+        if value.__class__ is not dict:
+            return _keep_scalar(value, tally)
+        kept = {name: item for name, item in value.items() if item.__class__ in _SCALARS}
+        tally.dropped += len(value) - len(kept)
+        return kept
+
+
+class _List:
+    """Keeps the items, each by one rule."""
+
+    __slots__ = ("_rule",)
+
+    def __init__(self, rule: _Rule) -> None:
+        self._rule = rule
+
+    def keep(self, value: Json, tally: _Tally) -> Json:
+        if value.__class__ is not list:
+            return _keep_scalar(value, tally)
+        rule = self._rule
+        if rule is not None:
+            return [rule.keep(item, tally) for item in value]
+        kept = [item for item in value if item.__class__ in _SCALARS]
+        tally.dropped += len(value) - len(kept)
+        return kept
+
+
+def _keep_scalar(value: Json, tally: _Tally) -> Json:
+    """Only null stands in for an object or a list; a value of another shape is left out."""
+    if value is not None:
+        tally.dropped += 1
+    return None
+
+
+def _count_left_out(name: str, value: Json, tally: _Tally) -> None:
+    if name != PERSONAL_DATA:
+        tally.dropped += 1
+    elif isinstance(value, dict):
+        tally.personal += len(value)
+    else:
+        tally.personal += 1
+
+
+def _data_schema(envelope: JsonObject) -> JsonObject:
+    return cast("JsonObject", cast("JsonObject", envelope["properties"])["data"])
+
+
+def _compile(schema: JsonObject, root: JsonObject, where: str) -> _Rule:
+    schema = _resolve(schema, root)
+    if "items" in schema:
+        return _List(_compile(cast("JsonObject", schema["items"]), root, f"{where}/*"))
+    if "properties" in schema:
+        fields = cast("dict[str, JsonObject]", schema["properties"])
+        return _Object(
+            {
+                name: _compile(field, root, f"{where}/{name}")
+                for name, field in fields.items()
+                if name != PERSONAL_DATA
+            }
+        )
+    if "additionalProperties" in schema:
+        return _Map()
+    if not _is_scalar(schema):
+        message = f"the schema of {where} allows everything: name its properties"
+        raise ConfigurationError([message])
+    return None
+
+
+def _is_scalar(schema: JsonObject) -> bool:
+    if "enum" in schema or "const" in schema:
+        return True
+    types = schema.get("type", "object")
+    return not {"object", "array"}.intersection(types if isinstance(types, list) else [types])
+
+
+def _resolve(schema: JsonObject, root: JsonObject) -> JsonObject:
+    """Follow references inside the envelope; of a choice between null and another, take that."""
+    while True:
+        if "anyOf" in schema:
+            choices = cast("list[JsonObject]", schema["anyOf"])
+            (schema,) = [choice for choice in choices if choice.get("type") != "null"]
+        elif "$ref" in schema:
+            schema = _follow(cast("str", schema["$ref"]), root)
+        else:
+            return schema
+
+
+def _follow(reference: str, root: JsonObject) -> JsonObject:
+    node = root
+    for name in reference.removeprefix("#/").split("/"):
+        node = cast("JsonObject", node[name])
+    return node

@@ -1,0 +1,110 @@
+"""Turns a published example into a record as a producer would send it, for trials and the demo."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple, cast
+
+import orjson
+
+from dispatcher.policy.schema_files import Json, JsonObject
+
+SOURCE: Final = "/dispatcher/trigger"
+"""`ce_source` of sample events; never that of a real producer, so their ids cannot meet."""
+
+_TIME_FIELDS: Final = ("created_at", "started_at", "completed_at", "expires_at", "redacted_at")
+_OUTCOMES: Final = ("approved", "declined", "inconclusive")
+
+
+class SampleRecord(NamedTuple):
+    """A record ready to be produced: key, value and CloudEvents headers (binary mode)."""
+
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...]
+
+
+def sample_record(
+    example: bytes, *, account: str, environment: str, token: str, now: dt.datetime, changes: Mapping[str, Json] | None = None
+) -> SampleRecord:
+    """Return a fresh event made from the `example` body of its type.
+
+    `token` (letters and digits, at least 10) makes its ids unique. Its times are moved so that it happened at
+    `now` (aware). `changes` sets fields of `data` by dotted path, like `verification.outcome`.
+
+    Raises:
+        ValueError: a path leads through something that is not an object.
+    """
+    body = cast("JsonObject", orjson.loads(example))
+    data = cast("JsonObject", body["data"])
+    verification = cast("JsonObject", data["verification"])
+    verification["id"] = f"ver_{token}"
+    data["links"] = {"self": f"https://api.example.com/v1/verifications/ver_{token}"}
+    _move_times(verification, now - _moment(cast("str", body["timestamp"])))
+    for path, value in (changes or {}).items():
+        _set(data, path.split("."), value)
+    subject = str(verification["id"])
+    stamp = _stamp(now)
+    headers = {
+        "ce_specversion": "1.0",
+        "ce_id": token,
+        "ce_source": SOURCE,
+        "ce_type": str(body["type"]),
+        "ce_time": stamp,
+        "ce_subject": subject,
+        "ce_accountid": account,
+        "ce_environment": environment,
+        "content-type": "application/json",
+    }
+    encoded = tuple((name, value.encode()) for name, value in headers.items())
+    return SampleRecord(subject.encode(), orjson.dumps(data), encoded)
+
+
+def parse_changes(texts: Sequence[str], outcome: str | None) -> dict[str, Json]:
+    """Read `data.path=value` texts; a value is JSON where it parses as such, else a text.
+
+    Raises:
+        ValueError: a text without `=`, or an outcome that does not exist.
+    """
+    changes: dict[str, Json] = {}
+    if outcome is not None:
+        if outcome not in _OUTCOMES:
+            message = f"an outcome is one of {', '.join(_OUTCOMES)}"
+            raise ValueError(message)
+        changes["verification.outcome"] = outcome
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals:
+            message = f"{text!r} does not look like data.verification.revision=8"
+            raise ValueError(message)
+        try:
+            parsed: Json = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            parsed = value
+        changes[path.removeprefix("data.")] = parsed
+    return changes
+
+
+def _move_times(verification: JsonObject, by: dt.timedelta) -> None:
+    for name in _TIME_FIELDS:
+        value = verification.get(name)
+        if isinstance(value, str):
+            verification[name] = _stamp(_moment(value) + by)
+
+
+def _moment(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text)
+
+
+def _stamp(when: dt.datetime) -> str:
+    return when.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _set(data: JsonObject, path: Sequence[str], value: Json) -> None:
+    place = data
+    for name in path[:-1]:
+        inner = place.setdefault(name, {})
+        if not isinstance(inner, dict):
+            message = f"{name} in {'.'.join(path)} is not an object"
+            raise ValueError(message)  # noqa: TRY004 - the person's text is wrong, not a type
+        place = inner
+    place[path[-1]] = value

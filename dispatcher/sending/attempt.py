@@ -1,0 +1,214 @@
+"""One attempt: the door of this room.
+
+    idle connection, or look-up + dial  ->  sign  ->  exchange  ->  outcome
+
+Signing comes last, so that the timestamp is that of the request and not of a wait. When an idle
+connection turns out dead before the first byte of an answer, the request is sent once more on a fresh
+one: the peer closed it while we wrote, which is nobody's fault.
+"""
+
+import asyncio
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import structlog
+
+from dispatcher.kit import clock
+from dispatcher.model.delivery import Delivery
+from dispatcher.model.endpoint import Target
+from dispatcher.model.ids import DeliveryIds, show_event_id
+from dispatcher.model.outcome import NO_PHASES, Outcome, OutcomeKind, Phases
+from dispatcher.policy.addresses import PUBLIC_ONLY, EgressPolicy
+from dispatcher.sending.dial import Dialer, make_tls_context
+from dispatcher.sending.faults import AttemptFailed
+from dispatcher.sending.pool import Pool
+from dispatcher.sending.request import Template
+from dispatcher.sending.resolver import GetAddressInfo, Resolver, ResolverLimits
+from dispatcher.sending.wire import Budgets, Connection
+
+_MOST_TEMPLATES: Final = 20_000
+_SPECIAL: Final = {410: OutcomeKind.HTTP_410, 429: OutcomeKind.HTTP_429}
+_BY_CLASS: Final = {
+    2: OutcomeKind.DELIVERED,
+    3: OutcomeKind.HTTP_3XX,
+    4: OutcomeKind.HTTP_4XX,
+    5: OutcomeKind.HTTP_5XX,
+}
+
+_log = structlog.get_logger("sending")
+
+
+@dataclass(frozen=True, slots=True)
+class SendingOptions:
+    """How this process sends. Everything here holds for all customers alike.
+
+    `allow_http` opens plain http for endpoints of the test environment, never for live ones.
+    `most_idle` bounds the idle connections of the process.
+    """
+
+    user_agent: str
+    egress: EgressPolicy = PUBLIC_ONLY
+    allow_http: bool = False
+    allow_localhost: bool = False
+    ca_file: Path | None = None
+    budgets: Budgets = Budgets()
+    resolver: ResolverLimits = ResolverLimits()
+    most_idle: int = 1_000
+
+
+class _Work(NamedTuple):
+    """One attempt to be made. `pool` is where its connection goes afterwards, also across a reload."""
+
+    template: Template
+    delivery: Delivery
+    attempt_no: int
+    started: float
+    pool: Pool
+
+
+class Sender:
+    """Makes attempts. `ids` shows delivery numbers as public ids. One loop only; close it at the end."""
+
+    def __init__(
+        self,
+        options: SendingOptions,
+        ids: DeliveryIds,
+        *,
+        getaddrinfo: GetAddressInfo = socket.getaddrinfo,
+    ) -> None:
+        self._options = options
+        self._ids = ids
+        self._getaddrinfo = getaddrinfo
+        self._tls = make_tls_context(options.ca_file)
+        # By endpoint, each with the very target that it was made from.
+        self._templates: dict[int, tuple[Target, Template]] = {}
+        self._pool = Pool(options.most_idle)
+        self._dialer = self._make_dialer(options.egress)
+
+    async def send(self, target: Target, delivery: Delivery, attempt_no: int) -> Outcome:
+        """Make one request and return what it met; every fault of the customer's side is an outcome.
+
+        `attempt_no` is 1-based. Takes at most about 15 s with the usual budgets: 3 to connect, 5 for the
+        peer to read, 5 for the head, 2 for the body. On cancel the connection is closed; the request
+        may have been read by then.
+        """
+        started = clock.mono()
+        try:
+            if target.scheme != "https" and not self._may_be_plain(target):
+                reason = "plain http is not allowed here"
+                return Outcome(OutcomeKind.ADDRESS_FORBIDDEN, 0.0, reason=reason)
+            pool = self._pool
+            work = _Work(self._template_of(target), delivery, attempt_no, started, pool)
+            connection = pool.take(work.template.place.key)
+            if connection is not None:
+                outcome = await self._exchange(connection, work, NO_PHASES, reused=True)
+                if outcome is not None:
+                    return outcome
+            return await self._send_on_fresh(work)
+        except Exception as fault:
+            # The edge of the room: a bug of ours is an outcome, too.
+            _log.exception("attempt_broken", endpoint_id=target.public_id)
+            reason = type(fault).__name__
+            return Outcome(OutcomeKind.INTERNAL_ERROR, clock.mono() - started, reason=reason)
+
+    @staticmethod
+    def key_ids(target: Target) -> tuple[int, ...]:
+        """Return the numbers of the keys that sign for a target, newest first."""
+        return tuple(key.key_id for key in target.keys)
+
+    async def vet(self, hostname: str) -> OutcomeKind | None:
+        """Look a host up as an attempt would, without dialling: None, `dns_error` or `address_forbidden`.
+
+        For checks at registration. Awaits at most the look-up's 2 s.
+        """
+        try:
+            await self._dialer.addresses_of(hostname)
+        except AttemptFailed as failure:
+            return failure.kind
+        return None
+
+    def reload(self, egress: EgressPolicy) -> None:
+        """Take a new address policy; idle connections close, those in use close after their exchange."""
+        self._pool.close()
+        self._pool = Pool(self._options.most_idle)
+        self._dialer = self._make_dialer(egress)
+
+    async def aclose(self) -> None:
+        """Close the idle connections; attempts under way are their callers' to cancel."""
+        await self._pool.aclose()
+
+    async def _send_on_fresh(self, work: _Work) -> Outcome:
+        try:
+            connection, phases = await self._dialer.dial(work.template.place)
+        except AttemptFailed as failure:
+            return Outcome(failure.kind, clock.mono() - work.started, reason=failure.reason)
+        outcome = await self._exchange(connection, work, phases, reused=False)
+        if outcome is None:
+            message = "a fresh connection cannot be stale"
+            raise AssertionError(message)
+        return outcome
+
+    async def _exchange(
+        self, connection: Connection, work: _Work, phases: Phases, *, reused: bool
+    ) -> Outcome | None:
+        """Return the outcome on this connection, None when a reused one was already dead."""
+        delivery = work.delivery
+        try:
+            request = work.template.fill(
+                event_id=show_event_id(delivery.event_id),
+                delivery_id=self._ids.show(delivery.delivery_id),
+                event_type=delivery.event_type,
+                attempt_no=work.attempt_no,
+                now=int(clock.now()),
+                body=delivery.body,
+            )
+            answer = await connection.exchange(request)
+        except AttemptFailed as failure:
+            if reused and failure.is_silent:
+                return None
+            duration = clock.mono() - work.started
+            outcome = Outcome(failure.kind, duration, phases=phases, reason=failure.reason)
+            return outcome._replace(peer=connection.peer, reused=reused)
+        except BaseException:
+            connection.abort()
+            raise
+        if connection.is_reusable:
+            work.pool.put(connection)
+        return Outcome(
+            _SPECIAL.get(answer.status) or _BY_CLASS[answer.status // 100],
+            clock.mono() - work.started,
+            answer.status,
+            Phases(phases.dns, phases.connect, phases.tls, answer.wait_seconds),
+            answer.retry_after,
+            "",
+            connection.peer,
+            reused,
+            answer.body,
+            answer.body_cut,
+        )
+
+    def _template_of(self, target: Target) -> Template:
+        made = self._templates.get(target.endpoint_id)
+        if made is not None and made[0] is target:
+            return made[1]
+        template = Template(target, self._options.user_agent)
+        self._templates.pop(target.endpoint_id, None)
+        self._templates[target.endpoint_id] = (target, template)
+        if len(self._templates) > _MOST_TEMPLATES:
+            del self._templates[next(iter(self._templates))]
+        return template
+
+    def _make_dialer(self, egress: EgressPolicy) -> Dialer:
+        options = self._options
+        resolver = Resolver(
+            egress,
+            allow_localhost=options.allow_localhost,
+            limits=options.resolver,
+            getaddrinfo=self._getaddrinfo,
+        )
+        return Dialer(egress, resolver, self._tls, options.budgets)
+
+    def _may_be_plain(self, target: Target) -> bool:
+        return self._options.allow_http and target.environment == "test"

@@ -1,0 +1,172 @@
+"""Drain a preloaded topic: throughput, CPU, round trips, memory."""
+
+import asyncio
+import datetime as dt
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from tests.bench.lab import (
+    Lab,
+    SinkProcess,
+    cpu_seconds,
+    event_data,
+    event_headers,
+    producer,
+    resident_bytes,
+    sink,
+)
+from tests.support.daemon import Api, Daemon, running
+
+N_HOSTS = 20
+
+
+@dataclass
+class Drain:
+    """What one drain took. CPU in seconds per 1,000 deliveries; `round_trips` per 1,000 deliveries."""
+
+    scheme: str
+    n: int
+    seconds: float
+    daemon_cpu: float
+    postgres_cpu: float
+    broker_cpu: float
+    sink_cpu: float
+    round_trips: float
+    memory_early: int
+    memory_peak: int
+
+    @property
+    def per_second(self) -> float:
+        """Return deliveries per second, from the first to the last request."""
+        return self.n / self.seconds
+
+
+async def publish(lab: Lab, topic: str, n: int, environment: str) -> None:
+    """Put `n` events of 1 KiB on the topic, keyed by verification, spread over the hosts by workflow."""
+    when = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    async with producer(lab) as kafka:
+        for first in range(0, n, 2_000):
+            sent = []
+            for number in range(first, min(n, first + 2_000)):
+                data = event_data(number, workflow=f"wf_{number % N_HOSTS}")
+                headers = event_headers(f"{topic}-{number}", number, environment, when)
+                sent.append(await kafka.send(topic, data, key=f"ver_{number:012d}".encode(), headers=headers))
+            for one in sent:
+                await one
+
+
+async def add_endpoints(lab: Lab, settings: dict[str, str], to: SinkProcess, scheme: str) -> list[str]:
+    """Register one endpoint per port with a daemon of its own that reads nothing yet; return their ids."""
+    environment = "live" if scheme == "https" else "test"
+    key = lab.live_key if scheme == "https" else lab.test_key
+    daemon = Daemon(lab.folder, settings, name="registrar")
+    async with running(daemon):
+        api = Api(daemon.ready["api_url"], key)
+        made = [
+            await api.add_endpoint(
+                f"{scheme}://127.0.0.1:{port}/hook", ["verification.*"], filter={"workflows": [f"wf_{number}"]}
+            )
+            for number, port in enumerate(to.ports)
+        ]
+        await daemon.stop()
+    assert environment
+    return [endpoint["id"] for endpoint in made]
+
+
+async def remove_endpoints(lab: Lab, settings: dict[str, str], ids: list[str], scheme: str) -> None:
+    """Delete the endpoints again, so that the next scenario starts clean."""
+    key = lab.live_key if scheme == "https" else lab.test_key
+    daemon = Daemon(lab.folder, settings, name="registrar")
+    async with running(daemon):
+        api = Api(daemon.ready["api_url"], key)
+        for one in ids:
+            await api.call("DELETE", f"/v1/webhook_endpoints/{one}", status=204)
+        await daemon.stop()
+
+
+async def drain(lab: Lab, scheme: str, n: int, *, loop: str = "uvloop") -> Drain:
+    """Preload `n` events, start the daemon, and measure until the sink has them all."""
+    topic = f"drain-{scheme}-{loop}-{n}"
+    await lab.make_topic(topic)
+    idle = f"{topic}-idle"
+    await lab.make_topic(idle)
+    settings = lab.settings(topic)
+    async with sink(lab.folder, n_ports=N_HOSTS, tls=scheme == "https") as to:
+        ids = await add_endpoints(lab, lab.settings(idle), to, scheme)
+        await publish(lab, topic, n, "live" if scheme == "https" else "test")
+        daemon = Daemon(lab.folder, settings, ("--loop", loop), name=f"drain-{scheme}-{loop}")
+        result = await _measure(lab, daemon, to, scheme, n)
+        await remove_endpoints(lab, lab.settings(idle), ids, scheme)
+        return result
+
+
+async def _measure(lab: Lab, daemon: Daemon, to: SinkProcess, scheme: str, n: int) -> Drain:
+    async with running(daemon):
+        pids = {"daemon": daemon.pid, "postgres": lab.postgres.pid, "broker": lab.broker_pid, "sink": to.process.pid}
+        before = {name: cpu_seconds(pid) for name, pid in pids.items()}
+        trips = await _transactions(lab)
+        watch = Watch(daemon.pid)
+        took = await watch.until(to, n)
+        after = {name: cpu_seconds(pid) for name, pid in pids.items()}
+        trips = await _transactions(lab) - trips
+        assert await daemon.stop() == 0
+    per = {name: (after[name] - before[name]) / n * 1_000 for name in pids}
+    return Drain(
+        scheme, n, took, per["daemon"], per["postgres"], per["broker"], per["sink"], trips / n * 1_000, watch.early, watch.peak
+    )
+
+
+class Watch:
+    """Follows a drain: when the first and the last request came, and the daemon's memory on the way."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self.early = 0
+        self.peak = 0
+
+    async def until(self, to: SinkProcess, n: int) -> float:
+        """Return the seconds between the daemon being ready and the sink having counted `n`."""
+        began = time.monotonic()
+        async with asyncio.timeout(30 + n / 500):
+            while (count := await to.ask("count")) < n:
+                if count >= 10_000:
+                    memory = resident_bytes(self._pid)
+                    self.early = self.early or memory
+                    self.peak = max(self.peak, memory)
+                await asyncio.sleep(0.05)
+        return time.monotonic() - began
+
+
+async def _transactions(lab: Lab) -> int:
+    """Count the transactions of the database so far: one per statement of the daemon, less the one that asks."""
+    connection = await asyncpg.connect(lab.postgres.url)
+    try:
+        await connection.execute("SELECT pg_stat_force_next_flush()")
+        await asyncio.sleep(1.1)
+        count: int = await connection.fetchval(
+            "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+        )
+        return count - 2
+    finally:
+        await connection.close()
+
+
+def baseline(lab: Lab, to: SinkProcess, scheme: str, client: str, loop: str, n: int, concurrency: int) -> dict[str, Any]:
+    """Run one ceiling as a process and return its figures, with `per_1000` CPU seconds and `per_second`."""
+    body = lab.folder / "body.json"
+    if not body.exists():
+        body.write_bytes(event_data(1, workflow="wf_1", size=1_250))
+    words = [sys.executable, "-m", "tests.bench.baseline", "--client", client, "--loop", loop, "--n", str(n)]
+    words += ["--concurrency", str(concurrency), "--body", str(body), "--ports", ",".join(map(str, to.ports))]
+    words += ["--ca", str(lab.folder / "ca.pem")] if scheme == "https" else []
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    found["per_1000"] = found["cpu_seconds"] / n * 1_000
+    found["per_second"] = n / found["seconds"]
+    return found

@@ -1,0 +1,1 @@
+"""The whole process from outside: produce, receive, stop, kill, start again."""

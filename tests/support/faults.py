@@ -1,0 +1,227 @@
+"""A TCP proxy that spoils connections, in the vocabulary of Toxiproxy: for links to Postgres and Kafka.
+
+    async with FaultProxy.between("127.0.0.1", server_port) as proxy:
+        ...connect to 127.0.0.1:proxy.port...
+        proxy.downstream.latency_seconds = 0.2        # server -> client
+        proxy.upstream.cut_after(1000)                # close after 1000 more bytes client -> server
+        proxy.downstream.drop()                       # swallow replies: did the commit happen?
+        await proxy.down(); await proxy.up()          # refuse and cut; serve again on the same port
+        proxy.heal()
+
+Upstream is what the client says, downstream what the server answers. A Kafka client leaves for the
+address that its broker advertises: let the broker advertise the proxy's.
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+from dispatcher.kit import clock
+
+_READ_BYTES = 65536
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Direction:
+    """What happens to the bytes of all connections in one direction. Set at any time; `heal` undoes."""
+
+    def __init__(self) -> None:
+        self.latency_seconds = 0.0
+        self.bytes_per_second: float | None = None
+        self.n_bytes = 0
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._is_dropping = False
+        self._left: int | None = None
+        self._is_reset = False
+
+    def stall(self) -> None:
+        """Hold all bytes back, connections open, until `heal`."""
+        self._flowing.clear()
+
+    def drop(self) -> None:
+        """Read and swallow all bytes, connections open: the other side never hears of them."""
+        self._is_dropping = True
+
+    def cut_after(self, n_bytes: int) -> None:
+        """Let `n_bytes` more pass, then close the connection they went over (FIN)."""
+        self._left, self._is_reset = n_bytes, False
+
+    def reset_after(self, n_bytes: int) -> None:
+        """Let `n_bytes` more pass, then abort the connection they went over (RST)."""
+        self._left, self._is_reset = n_bytes, True
+
+    def heal(self) -> None:
+        """Let everything pass again; what was swallowed stays so."""
+        self.latency_seconds, self.bytes_per_second = 0.0, None
+        self._left, self._is_dropping = None, False
+        self._flowing.set()
+
+    async def flowing(self) -> None:
+        """Wait while stalled."""
+        await self._flowing.wait()
+
+    def admit(self, data: bytes) -> tuple[bytes, "Ending | None"]:
+        """Return what passes of `data`, and how the connection ends after it, None when it goes on."""
+        if self._is_dropping:
+            return b"", None
+        if self._left is None or len(data) < self._left:
+            self._left = None if self._left is None else self._left - len(data)
+            return data, None
+        passed, self._left = data[: self._left], None
+        return passed, _abort if self._is_reset else _close
+
+    async def pace(self, n_bytes: int) -> None:
+        """Wait as long as `n_bytes` take at the set rate."""
+        self.n_bytes += n_bytes
+        if self.bytes_per_second:
+            await asyncio.sleep(n_bytes / self.bytes_per_second)
+
+
+Ending = Callable[[asyncio.StreamWriter], None]
+
+
+def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+def _abort(writer: asyncio.StreamWriter) -> None:
+    raw = writer.get_extra_info("socket")
+    with suppress(OSError):
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    writer.transport.abort()
+
+
+class FaultProxy:
+    """A proxy in front of one server; `between` starts one. `n_connections` counts all there were."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.port = 0
+        self.n_connections = 0
+        self.upstream = Direction()
+        self.downstream = Direction()
+        self._server_host = host
+        self._server_port = port
+        self._server: asyncio.Server | None = None
+        self._pipes: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @classmethod
+    @asynccontextmanager
+    async def between(cls, host: str, port: int) -> AsyncIterator["FaultProxy"]:
+        """Serve on a port of 127.0.0.1 for the length of the block, then cut all connections."""
+        proxy = cls(host, port)
+        await proxy.up()
+        try:
+            yield proxy
+        finally:
+            await proxy.down()
+
+    @property
+    def is_up(self) -> bool:
+        """Tell whether connections are taken."""
+        return self._server is not None
+
+    async def up(self) -> None:
+        """Take connections, on the same port as before; nothing happens when that is so already."""
+        if self._server is None:
+            self._server = await asyncio.start_server(self._join, "127.0.0.1", self.port)
+            self.port = self._server.sockets[0].getsockname()[1]
+
+    async def down(self) -> None:
+        """Refuse connections and reset the open ones; returns when they are gone."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self.reset()
+        for pipe in self._pipes:
+            pipe.cancel()
+        if self._pipes:
+            await asyncio.wait(self._pipes)
+
+    def reset(self) -> None:
+        """Reset every open connection, on both sides; new ones are taken."""
+        for writer in list(self._writers):
+            _abort(writer)
+
+    def heal(self) -> None:
+        """Let everything pass again in both directions."""
+        self.upstream.heal()
+        self.downstream.heal()
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._pipes.add(task)
+        self._writers.add(writer)
+        self.n_connections += 1
+        try:
+            await self._pipe_both(reader, writer)
+        except (OSError, asyncio.CancelledError):
+            # The server is away, or the proxy went down: the client sees its connection end.
+            pass
+        finally:
+            self._pipes.discard(task)
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _pipe_both(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(self._server_host, self._server_port)
+        self._writers.add(back)
+        try:
+            async with asyncio.TaskGroup() as pipes:
+                pipes.create_task(_pipe(reader, back, self.upstream, (writer, back)))
+                pipes.create_task(_pipe(there, writer, self.downstream, (writer, back)))
+        finally:
+            self._writers.discard(back)
+            back.close()
+
+
+async def _pipe(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    direction: Direction,
+    ends: tuple[asyncio.StreamWriter, asyncio.StreamWriter],
+) -> None:
+    """Carry bytes until one side ends; each piece leaves `latency_seconds` after it came."""
+    pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=64)
+    async with asyncio.TaskGroup() as tasks:
+        collecting = tasks.create_task(_collect(reader, pieces))
+        await _deliver(pieces, writer, direction, ends)
+        collecting.cancel()
+
+
+async def _collect(
+    reader: asyncio.StreamReader, pieces: asyncio.Queue[tuple[float, bytes]]
+) -> None:
+    with suppress(OSError):
+        while data := await reader.read(_READ_BYTES):
+            await pieces.put((clock.mono(), data))
+    await pieces.put((clock.mono(), b""))
+
+
+async def _deliver(
+    pieces: asyncio.Queue[tuple[float, bytes]],
+    writer: asyncio.StreamWriter,
+    direction: Direction,
+    ends: tuple[asyncio.StreamWriter, asyncio.StreamWriter],
+) -> None:
+    with suppress(OSError):
+        while (piece := await pieces.get())[1]:
+            came_at, data = piece
+            await asyncio.sleep(max(0.0, came_at + direction.latency_seconds - clock.mono()))
+            await direction.flowing()
+            await direction.pace(len(data))
+            passed, ending = direction.admit(data)
+            writer.write(passed)
+            if ending:
+                for end in ends:
+                    ending(end)
+                return
+            await writer.drain()
+    # One side has ended: the half that still talks gets its answer, as TCP would have it.
+    with suppress(OSError):
+        if writer.can_write_eof():
+            writer.write_eof()

@@ -1,0 +1,134 @@
+"""Real servers for tests: PostgreSQL and a Kafka-compatible broker, one of each per test worker.
+
+Take them in by naming this module in `pytest_plugins`. `postgres_server` and `kafka_server` start on
+first use, hold nothing worth keeping, and end with the session. Set to a server of one's own,
+`DISPATCHER_TEST_DATABASE_URL` (a role that may create databases) and `DISPATCHER_TEST_KAFKA`
+(`host:port`) are used instead; tests that stop or freeze a server start one by themselves.
+
+    async def test_something(postgres_server: DatabaseServer) -> None:
+        async with fresh_database(postgres_server) as url:
+            ...
+"""
+
+import os
+import secrets
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from dispatcher.embedded.kafka import EmbeddedKafka
+from dispatcher.embedded.postgres import EmbeddedPostgres
+
+EMBEDDED_PARTITIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseServer:
+    """Where to reach PostgreSQL, with a role that may create databases."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaServer:
+    """Where to reach a broker: `host:port`."""
+
+    bootstrap: str
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseServer]:
+    """Give this worker's PostgreSQL; it promises nothing about crashes."""
+    if url := os.environ.get("DISPATCHER_TEST_DATABASE_URL"):
+        yield DatabaseServer(url)
+        return
+    server = EmbeddedPostgres.start(tmp_path_factory.mktemp("postgres"), durable=False)
+    try:
+        yield DatabaseServer(server.url)
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """Give this worker's broker; use `fresh_topic`, one for each test."""
+    if bootstrap := os.environ.get("DISPATCHER_TEST_KAFKA"):
+        yield KafkaServer(bootstrap)
+        return
+    broker = EmbeddedKafka.start(tmp_path_factory.mktemp("kafka"))
+    try:
+        yield KafkaServer(broker.bootstrap)
+    finally:
+        broker.stop()
+
+
+@asynccontextmanager
+async def fresh_database(server: DatabaseServer, *, template: str = "template1") -> AsyncIterator[str]:
+    """Make a database (10 to 30 ms), give its url, drop it afterwards with every session in it.
+
+    `template` is a database that nobody is connected to.
+    """
+    name = f"test_{secrets.token_hex(8)}"
+    await _administer(server, f'create database {name} template "{template}" strategy file_copy')
+    try:
+        yield database_url(server, name)
+    finally:
+        await _administer(server, f"drop database if exists {name} with (force)")
+
+
+def database_url(server: DatabaseServer, name: str) -> str:
+    """Return the url of another database on the same server."""
+    return urlsplit(server.url)._replace(path=f"/{name}").geturl()
+
+
+async def _administer(server: DatabaseServer, statement: str) -> None:
+    connection = await asyncpg.connect(server.url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def fresh_topic(
+    bootstrap: str, *, partitions: int = EMBEDDED_PARTITIONS, name: str | None = None
+) -> str:
+    """Create a topic and return its name; AssertionError when the broker refuses."""
+    topic = name or f"test-{secrets.token_hex(8)}"
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    try:
+        answer = await admin.create_topics([NewTopic(topic, partitions, 1)])
+    finally:
+        await admin.close()
+    # The broker's answer holds the error; the client does not raise it.
+    assert [error[:2] for error in answer.topic_errors] == [(topic, 0)], answer
+    return topic
+
+
+def processes_below(pid: int) -> list[int]:
+    """Return a process and all its descendants, parents first."""
+    found = [pid]
+    for one in found:
+        for task in Path(f"/proc/{one}/task").glob("*/children"):
+            found += [int(word) for word in task.read_text().split()]
+    return found
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """Stop a server and all its processes in their tracks (SIGSTOP) for the length of the block."""
+    stopped = processes_below(pid)
+    for one in stopped:
+        os.kill(one, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for one in reversed(stopped):
+            os.kill(one, signal.SIGCONT)

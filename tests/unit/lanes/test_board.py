@@ -1,0 +1,237 @@
+"""Who goes next: pacing, caps, fairness and bounds of the lanes, in virtual time."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from dispatcher.lanes.board import Board, BoardLimits
+from dispatcher.model.delivery import Delivery, Settlement
+from dispatcher.model.endpoint import HostLimits
+from tests.support.builders import a_delivery, a_settlement
+
+pytestmark = [pytest.mark.looptime, pytest.mark.asyncio(loop_scope="function")]
+
+WIDE = HostLimits(rate=1e6, burst=1_000_000, in_flight=64)
+
+
+class World:
+    """A board whose attempts last as long as the test says."""
+
+    def __init__(self, *, limits: HostLimits = WIDE, board: BoardLimits | None = None, seconds: float = 0.1) -> None:
+        self.seconds: dict[int, float] = {}
+        self.default_seconds = seconds
+        self.may_start = True
+        self.started: list[tuple[float, Delivery]] = []
+        self.settled: list[Settlement] = []
+        self.running: Counter[int] = Counter()
+        self.most_running: Counter[int] = Counter()
+        self.board = Board(
+            carry=self.carry,
+            settle=self.settled.append,
+            limits_of=lambda _: limits,
+            may_start=lambda _: self.may_start,
+            limits=board or BoardLimits(in_flight=1_000, memory_bytes=1 << 28),
+        )
+
+    async def carry(self, delivery: Delivery) -> Settlement:
+        host = delivery.host_id
+        self.started.append((asyncio.get_running_loop().time(), delivery))
+        self.running[host] += 1
+        self.most_running[host] = max(self.most_running[host], self.running[host])
+        try:
+            await asyncio.sleep(self.seconds.get(host, self.default_seconds))
+        except asyncio.CancelledError:
+            return a_settlement(delivery, attempt_no=99)
+        finally:
+            self.running[host] -= 1
+        return a_settlement(delivery)
+
+    def submit(self, n: int, *, host: int = 1, body: bytes = b"{}") -> list[float | None]:
+        answers = [self.board.submit(a_delivery(host_id=host, body=body)) for _ in range(n)]
+        self.board.start()
+        return answers
+
+    @asynccontextmanager
+    async def looking(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(self.board.run())
+            yield
+            task.cancel()
+
+
+async def test_every_submitted_delivery_is_settled_once() -> None:
+    world = World()
+
+    world.submit(200, host=1)
+    world.submit(200, host=2)
+    await asyncio.sleep(10)
+
+    assert len({s.delivery.delivery_id for s in world.settled}) == 400
+    assert len(world.settled) == 400
+    assert (world.board.queued, world.board.in_flight, world.board.held_bytes) == (0, 0, 0)
+
+
+async def test_a_host_never_has_more_in_flight_than_its_cap() -> None:
+    world = World(limits=HostLimits(rate=1e6, burst=1_000_000, in_flight=3))
+
+    world.submit(30)
+    await asyncio.sleep(5)
+
+    assert world.most_running[1] == 3
+    assert len(world.settled) == 30
+
+
+async def test_all_hosts_together_never_exceed_the_cap_of_the_process() -> None:
+    world = World(board=BoardLimits(in_flight=10, memory_bytes=1 << 28))
+
+    for host in range(50):
+        world.submit(4, host=host)
+        assert world.board.in_flight <= 10
+    await asyncio.sleep(30)
+
+    assert len(world.settled) == 200
+
+
+async def test_a_host_is_paced_at_its_rate_after_its_burst() -> None:
+    world = World(limits=HostLimits(rate=10.0, burst=5, in_flight=64), seconds=0.0)
+
+    world.submit(25)
+    await asyncio.sleep(10)
+
+    times = [when for when, _ in world.started]
+    assert len(times) == 25
+    for first in range(25):
+        for last in range(first, 25):
+            assert last - first + 1 <= 5 + 10.0 * (times[last] - times[first]) + 1e-6
+    assert times[-1] - times[0] == pytest.approx(2.0, abs=0.2)
+
+
+async def test_a_long_queue_does_not_delay_another_hosts_only_delivery() -> None:
+    world = World(board=BoardLimits(in_flight=4, memory_bytes=1 << 28))
+
+    world.submit(500, host=1)
+    world.submit(1, host=2)
+    await asyncio.sleep(0.15)
+
+    assert [d.host_id for _, d in world.started].index(2) <= 8
+
+
+async def test_a_hanging_host_leaves_the_others_their_turns() -> None:
+    world = World(limits=HostLimits(rate=1e6, burst=1_000_000, in_flight=8))
+    world.seconds[1] = 3_600.0
+
+    world.submit(100, host=1)
+    world.submit(100, host=2)
+    await asyncio.sleep(5)
+
+    assert sum(s.delivery.host_id == 2 for s in world.settled) == 100
+
+
+async def test_a_full_lane_refuses_and_says_when_to_come_back() -> None:
+    world = World(limits=HostLimits(rate=10.0, burst=10, in_flight=1))
+    world.seconds[1] = 3_600.0
+
+    answers = world.submit(50)
+
+    # 10 + 2 s of tokens, and the one that started at once only after the last was offered.
+    assert sum(answer is None for answer in answers) == 30
+    assert all(answer >= 1.0 for answer in answers if answer is not None)
+    assert world.board.full_hosts() == []
+    world.submit(1)
+    assert world.board.full_hosts() == [1]
+    assert world.board.unwilling_hosts() == [1]
+
+
+async def test_intake_waits_while_too_much_is_queued_and_goes_on_when_it_has_drained() -> None:
+    world = World(board=BoardLimits(in_flight=10, memory_bytes=1 << 28, queued_high=40, queued_low=10))
+
+    world.submit(60)
+    assert not world.board.has_room()
+    async with asyncio.timeout(5):
+        await world.board.room()
+
+    assert world.board.queued <= 10
+
+
+async def test_intake_waits_while_bytes_are_over_the_mark() -> None:
+    world = World(board=BoardLimits(in_flight=10, memory_bytes=100_000))
+
+    world.submit(10, body=b"x" * 20_000)
+    assert not world.board.has_room()
+    async with asyncio.timeout(5):
+        await world.board.room()
+
+    assert world.board.held_bytes < 100_000
+
+
+async def test_a_dead_hosts_backlog_does_not_keep_intake_waiting() -> None:
+    world = World(board=BoardLimits(in_flight=10, memory_bytes=1 << 28, queued_high=40, queued_low=10))
+    world.seconds[1] = 3_600.0
+
+    async with world.looking():
+        world.submit(100, host=1)
+        assert not world.board.has_room()
+        async with asyncio.timeout(2):
+            await world.board.room()
+
+
+async def test_nothing_starts_while_the_lease_is_in_doubt() -> None:
+    world = World()
+    world.may_start = False
+
+    world.submit(10)
+    await asyncio.sleep(1)
+    assert world.started == []
+    world.may_start = True
+    await asyncio.sleep(1)
+
+    assert len(world.settled) == 10
+
+
+async def test_draining_lets_attempts_finish_and_returns_what_was_queued() -> None:
+    world = World(limits=HostLimits(rate=1e6, burst=1_000_000, in_flight=5), seconds=2.0)
+    world.submit(20)
+    await asyncio.sleep(0.1)
+
+    queued = await world.board.drain(10.0)
+
+    assert len(queued) == 15
+    assert len(world.settled) == 5
+    assert all(s.attempt_no == 1 for s in world.settled)
+    assert world.board.submit(a_delivery()) is not None
+
+
+async def test_attempts_that_outlast_the_drain_are_interrupted_and_still_settled() -> None:
+    world = World(seconds=3_600.0)
+    world.submit(5)
+    await asyncio.sleep(0.1)
+
+    await world.board.drain(1.0)
+
+    assert [s.attempt_no for s in world.settled] == [99] * 5
+
+
+async def test_a_lane_without_work_is_forgotten() -> None:
+    world = World()
+
+    async with world.looking():
+        for host in range(100):
+            world.submit(1, host=host)
+        await asyncio.sleep(60)
+
+        assert world.board.n_lanes == 0
+
+
+async def test_new_limits_hold_from_the_next_start() -> None:
+    world = World(limits=HostLimits(rate=1.0, burst=1, in_flight=1), seconds=0.0)
+    world.submit(3)
+
+    world.board.set_limits(1, HostLimits(rate=1e6, burst=100, in_flight=10))
+    world.submit(0)
+    await asyncio.sleep(1.5)
+
+    assert len(world.settled) == 3
+

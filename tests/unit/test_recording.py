@@ -1,0 +1,168 @@
+"""Batches grow with load, nothing is lost on the way to Postgres, poison harms only itself."""
+
+import asyncio
+from collections.abc import Collection, Sequence
+
+import pytest
+
+from dispatcher.model.delivery import Settlement
+from dispatcher.model.errors import Fenced, PoisonBatch, Unavailable
+from dispatcher.model.outcome import OutcomeKind
+from dispatcher.recording import Recorder
+from tests.support.builders import a_delivery, a_settlement, an_outcome
+
+pytestmark = [pytest.mark.looptime, pytest.mark.asyncio(loop_scope="function")]
+
+
+class Book:
+    """A ledger that keeps what it is told, as slowly and as badly as the test wishes."""
+
+    def __init__(self, *, seconds: float = 0.005, faults: Sequence[Exception] = (), poison: Collection[int] = ()) -> None:
+        self.batches: list[list[Settlement]] = []
+        self.tried: list[list[Settlement]] = []
+        self.first_successes: set[int] = set()
+        self._seconds = seconds
+        self._faults = list(faults)
+        self._poison = set(poison)
+
+    async def settle(self, batch: Sequence[Settlement], *, first_successes: Collection[int] = ()) -> None:
+        self.tried.append(list(batch))
+        await asyncio.sleep(self._seconds)
+        if self._faults:
+            raise self._faults.pop(0)
+        if any(s.delivery.delivery_id in self._poison and s.outcome and s.outcome.reason for s in batch):
+            raise PoisonBatch("22P05")
+        self.batches.append(list(batch))
+        self.first_successes |= set(first_successes)
+
+    @property
+    def written(self) -> list[Settlement]:
+        return [s for batch in self.batches for s in batch]
+
+
+class Meter:
+    """Counts settled batches."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def settled(self, n_settlements: int, seconds: float) -> None:
+        assert seconds >= 0
+        self.n += n_settlements
+
+
+async def write_all(recorder: Recorder) -> None:
+    recorder.close()
+    async with asyncio.timeout(60):
+        await recorder.run()
+
+
+async def test_everything_taken_is_written_once_in_order() -> None:
+    book, meter = Book(), Meter()
+    recorder = Recorder(book, meter)
+    settlements = [a_settlement() for _ in range(1_234)]
+
+    for settlement in settlements:
+        recorder.settle(settlement)
+    await write_all(recorder)
+
+    assert book.written == settlements
+    assert max(len(batch) for batch in book.batches) == 500
+    assert meter.n == 1_234
+
+
+async def test_a_lone_settlement_is_written_within_the_linger_time() -> None:
+    book = Book(seconds=0.0)
+    recorder = Recorder(book, Meter())
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    recorder.settle(a_settlement())
+    task = loop.create_task(recorder.run())
+    while not book.batches:
+        await asyncio.sleep(0.001)
+
+    assert loop.time() - began <= 0.03
+    task.cancel()
+
+
+async def test_settlements_that_come_during_a_flush_share_the_next_one() -> None:
+    book = Book(seconds=1.0)
+    recorder = Recorder(book, Meter())
+    task = asyncio.get_running_loop().create_task(recorder.run())
+
+    for _ in range(90):
+        recorder.settle(a_settlement())
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(5)
+
+    assert len(book.batches) == 2
+    task.cancel()
+
+
+async def test_a_lost_answer_is_followed_by_the_very_same_batch() -> None:
+    book = Book(faults=[Unavailable("gone"), Unavailable("gone")])
+    recorder = Recorder(book, Meter())
+    settlements = [a_settlement() for _ in range(10)]
+
+    for settlement in settlements:
+        recorder.settle(settlement)
+    await write_all(recorder)
+
+    assert book.tried == [settlements] * 3
+    assert book.written == settlements
+
+
+async def test_a_poisoned_settlement_is_written_without_its_details_and_the_rest_as_it_is() -> None:
+    bad = a_delivery()
+    book = Book(poison={bad.delivery_id})
+    recorder = Recorder(book, Meter())
+    guilty = a_settlement(bad, outcome=an_outcome(OutcomeKind.TLS_ERROR, reason="\x00"))
+    others = [a_settlement() for _ in range(20)]
+
+    for settlement in [*others[:7], guilty, *others[7:]]:
+        recorder.settle(settlement)
+    await write_all(recorder)
+
+    assert sorted(s.delivery.delivery_id for s in book.written) == sorted(
+        s.delivery.delivery_id for s in [*others, guilty]
+    )
+    assert [s.outcome.reason for s in book.written if s.delivery.delivery_id == bad.delivery_id and s.outcome] == [""]
+
+
+async def test_being_taken_over_ends_the_recorder() -> None:
+    book = Book(faults=[Fenced("taken over")])
+    recorder = Recorder(book, Meter())
+
+    recorder.settle(a_settlement())
+    recorder.close()
+
+    with pytest.raises(Fenced):
+        await recorder.run()
+
+
+async def test_lanes_are_told_to_wait_from_the_high_mark_until_the_low_one() -> None:
+    recorder = Recorder(Book(seconds=0.1), Meter())
+    for _ in range(5_000):
+        recorder.settle(a_settlement())
+    assert recorder.is_behind
+
+    task = asyncio.get_running_loop().create_task(recorder.run())
+    waiting_when_released = 5_000
+    while recorder.is_behind:
+        waiting_when_released = recorder.n_waiting
+        await asyncio.sleep(0.01)
+
+    assert 2_500 <= waiting_when_released <= 3_500
+    task.cancel()
+
+
+async def test_a_first_success_travels_with_its_settlement() -> None:
+    book = Book()
+    recorder = Recorder(book, Meter())
+
+    recorder.settle(a_settlement(a_delivery(endpoint_id=5)))
+    recorder.first_success(5)
+    await write_all(recorder)
+
+    assert book.first_successes == {5}
