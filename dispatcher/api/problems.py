@@ -16,6 +16,9 @@ from typing import Any, Final, NamedTuple
 from dispatcher.model.errors import DispatcherError
 
 PROBLEM_TYPE: Final = "application/problem+json"
+MOST_FAULTS: Final = 50
+"""Faults told of one request: a body of 256 KiB can hold a hundred thousand."""
+
 NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
@@ -135,7 +138,7 @@ class Problem(DispatcherError):
         shown["request_id"] = request_id
         if self.faults:
             place = "parameter" if self.kind is ProblemCode.INVALID_QUERY else "pointer"
-            shown["errors"] = [fault.show(place) for fault in self.faults]
+            shown["errors"] = [fault.show(place) for fault in self.faults[:MOST_FAULTS]]
         return shown
 
 

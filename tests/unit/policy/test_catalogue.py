@@ -45,7 +45,7 @@ def test_types_groups_and_everything_may_be_subscribed(names: list[str]) -> None
     [
         ("verification.complete", "verification.completed"),
         ("verification.cancelled", "verification.canceled"),
-        ("Verification.Completed", "verification.completed"),
+        ("VERIFICATION.COMPLETED", "verification.completed"),
         ("verifications.*", "verification.*"),
         ("check.complete", "check.completed"),
         ("endpoint.disable", "endpoint.disabled"),

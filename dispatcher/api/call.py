@@ -1,0 +1,138 @@
+"""The nouns of the API: a route, a call on its way through one, its answer, and what handlers work with."""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from pydantic import BaseModel
+
+from dispatcher.api.cursors import Cursors, Seals
+from dispatcher.api.models import NoQuery
+from dispatcher.api.problems import NO_HEADERS, Problem, ProblemCode
+from dispatcher.ledger.accounts import Tenant
+from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.endpoints import EndpointLedger
+from dispatcher.ledger.keys import Bearer, Scope
+from dispatcher.ledger.logs import LogLedger
+from dispatcher.model.endpoint import HostLimits
+from dispatcher.model.ids import DeliveryIds
+from dispatcher.policy.catalogue import Catalogue
+from dispatcher.policy.urls import UrlRules
+
+Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Look up a host name for a port: its addresses in text. None of them, or OSError: it does not resolve (yet);
+PermissionError: egress policy refuses it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiServices:
+    """What the API works with; the caller owns all of it. `pool` outlives the server.
+
+    `url_rules` are the test environment's; in live http is refused whatever they say. `host_defaults` are given
+    to a host seen for the first time. `on_endpoint_changed` is told an endpoint's number after each commit.
+    """
+
+    pool: Pool
+    vault: Seals
+    delivery_ids: DeliveryIds
+    catalogue: Catalogue
+    url_rules: UrlRules
+    host_defaults: HostLimits
+    resolve: Resolve
+    on_endpoint_changed: Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a handler says. `body` is anything orjson writes, None for no content."""
+
+    body: object
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One authorized request. `query` and `body` are valid; `raw_body` is the body as parsed, before validation.
+
+    `path` holds the route's placeholders by name.
+    """
+
+    services: ApiServices
+    endpoints: EndpointLedger
+    logs: LogLedger
+    bearer: Bearer
+    tenant: Tenant
+    path: Mapping[str, str]
+    query: Any
+    body: Any
+    raw_body: object
+    headers: Mapping[str, str]
+
+    def cursors(self, name: str) -> Cursors:
+        """Return the cursors of the caller's list of that name."""
+        return Cursors(self.services.vault, self.tenant, name)
+
+
+Handler: TypeAlias = Callable[[Call], Awaitable[Answer]]
+
+_PLACEHOLDER: Final = re.compile(r"{([a-z_]+)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One row of the table: everything about an operation that a document or a test needs to know.
+
+    `path` may hold placeholders, `{id}`. `answer` is the model of a success with `status`, None for no content.
+    `problems` are the refusals of its own, on top of those that every route has.
+    """
+
+    method: str
+    path: str
+    operation_id: str
+    handler: Handler
+    scope: Scope
+    summary: str
+    answer: type[BaseModel] | None
+    status: int = 200
+    query: type[BaseModel] = NoQuery
+    body: type[BaseModel] | None = None
+    problems: tuple[ProblemCode, ...] = ()
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """Return the names of the path's placeholders, in order."""
+        return tuple(_PLACEHOLDER.findall(self.path))
+
+    def pattern(self) -> re.Pattern[str]:
+        """Return the expression that matches this route's paths, with a group per placeholder."""
+        return re.compile(_PLACEHOLDER.sub(r"(?P<\1>[^/]+)", self.path))
+
+
+class RouteTable:
+    """Finds the route of a request; the order of the table does not matter."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._by_pattern: dict[re.Pattern[str], dict[str, Route]] = {}
+        for route in routes:
+            self._by_pattern.setdefault(route.pattern(), {})[route.method] = route
+
+    def find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
+        """Return the route and its placeholders' values; HEAD is answered as GET.
+
+        Raises:
+            Problem: 404, or 405 with the methods that are allowed.
+        """
+        for pattern, methods in self._by_pattern.items():
+            if found := pattern.fullmatch(path):
+                route = methods.get("GET" if method == "HEAD" else method)
+                if route is None:
+                    raise _not_allowed(methods)
+                return route, found.groupdict()
+        raise Problem(ProblemCode.NOT_FOUND, "there is no such path")
+
+
+def _not_allowed(methods: Mapping[str, Route]) -> Problem:
+    names = sorted({*methods, "HEAD"} if "GET" in methods else methods)
+    return Problem(ProblemCode.METHOD_NOT_ALLOWED, headers={"Allow": ", ".join(names)})

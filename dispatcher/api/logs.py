@@ -1,0 +1,130 @@
+"""Handlers of the logs: deliveries, attempts, events, and the catalogue of event types."""
+
+from collections.abc import Sequence
+
+import orjson
+
+from dispatcher.api.call import Answer, Call
+from dispatcher.api.cursors import Cursors, from_micros, to_micros
+from dispatcher.api.models import DeliveriesQuery, EventsQuery, PageQuery
+from dispatcher.api.problems import not_found
+from dispatcher.api.shapes import show_attempt, show_delivery, show_event_type
+from dispatcher.ledger.logs import AttemptPlace, DeliveryPlace, EventPage, EventPlace, LoggedAttempt
+from dispatcher.model.delivery import DeliveryState
+from dispatcher.model.ids import parse_event_id
+
+
+async def list_deliveries(call: Call) -> Answer:
+    """List the deliveries of an endpoint, newest first."""
+    query: DeliveriesQuery = call.query
+    endpoint = await _endpoint(call)
+    cursors = call.cursors(f"deliveries:{endpoint}")
+    before = None
+    if query.after is not None:
+        micros, number = cursors.read(query.after, 2)
+        before = DeliveryPlace(from_micros(micros), number)
+    found = await call.logs.deliveries(
+        endpoint,
+        states=tuple(DeliveryState) if query.status is None else (query.status,),
+        before=before,
+        limit=query.limit + 1,
+    )
+    page = found[: query.limit]
+    following = None
+    if len(found) > query.limit:
+        created_at, number = page[-1].place
+        following = cursors.show([to_micros(created_at), number])
+    shown = [show_delivery(one, call.services.delivery_ids, call.tenant.environment) for one in page]
+    return Answer({"data": shown, "next": following})
+
+
+async def read_delivery(call: Call) -> Answer:
+    """Show one delivery."""
+    ids = call.services.delivery_ids
+    found = await call.logs.delivery(call.tenant, _delivery_number(call))
+    if found is None:
+        raise not_found()
+    return Answer(show_delivery(found, ids, call.tenant.environment))
+
+
+async def list_endpoint_attempts(call: Call) -> Answer:
+    """List the requests made to an endpoint, newest first."""
+    query: PageQuery = call.query
+    endpoint = await _endpoint(call)
+    cursors = call.cursors(f"attempts:{endpoint}")
+    before = _attempt_place(cursors, query.after)
+    found = await call.logs.attempts_of_endpoint(endpoint, before=before, limit=query.limit + 1)
+    return _attempts(call, cursors, found)
+
+
+async def list_delivery_attempts(call: Call) -> Answer:
+    """List the requests of one delivery, newest first."""
+    query: PageQuery = call.query
+    number = _delivery_number(call)
+    if await call.logs.delivery(call.tenant, number) is None:
+        raise not_found()
+    cursors = call.cursors(f"delivery_attempts:{number}")
+    before = _attempt_place(cursors, query.after)
+    found = await call.logs.attempts_of_delivery(call.tenant, number, before=before, limit=query.limit + 1)
+    return _attempts(call, cursors, found)
+
+
+async def list_events(call: Call) -> Answer:
+    """List events as they are sent, newest first, or as a feed, oldest first."""
+    query: EventsQuery = call.query
+    cursors = call.cursors(f"events:{query.order}")
+    place = None if query.after is None else EventPlace(*cursors.read(query.after, 2))
+    read = call.logs.events_after if query.order == "asc" else call.logs.events_before
+    page = await read(call.tenant, place, event_type=query.type, limit=query.limit)
+    shown: dict[str, object] = {"data": [orjson.Fragment(body) for body in page.bodies]}
+    last = page.last or place or EventPlace(0, 0)
+    shown["next"] = None if page.is_end else cursors.show(last)
+    if query.order == "asc":
+        shown["resume"] = cursors.show(last)
+    return Answer(shown)
+
+
+async def read_event(call: Call) -> Answer:
+    """Show one event as it is sent."""
+    event_id = parse_event_id(call.path["id"])
+    body = None if event_id is None else await call.logs.event(call.tenant, event_id)
+    if body is None:
+        raise not_found()
+    return Answer(orjson.Fragment(body))
+
+
+async def list_event_types(call: Call) -> Answer:
+    """List the event types that exist, in published order."""
+    return Answer({"data": [show_event_type(one) for one in call.services.catalogue.types], "next": None})
+
+
+async def _endpoint(call: Call) -> int:
+    number = await call.logs.endpoint_number(call.tenant, call.path["id"])
+    if number is None:
+        raise not_found()
+    return number
+
+
+def _delivery_number(call: Call) -> int:
+    number = call.services.delivery_ids.parse(call.path["id"])
+    if number is None:
+        raise not_found()
+    return number
+
+
+def _attempt_place(cursors: Cursors, after: str | None) -> AttemptPlace | None:
+    if after is None:
+        return None
+    micros, number, attempt_no = cursors.read(after, 3)
+    return AttemptPlace(from_micros(micros), number, attempt_no)
+
+
+def _attempts(call: Call, cursors: Cursors, found: Sequence[LoggedAttempt]) -> Answer:
+    page = found[: call.query.limit]
+    following = None
+    if len(found) > len(page):
+        started_at, number, attempt_no = page[-1].place
+        following = cursors.show([to_micros(started_at), number, attempt_no])
+    return Answer(
+        {"data": [show_attempt(one, call.services.delivery_ids) for one in page], "next": following}
+    )

@@ -1,0 +1,265 @@
+"""Bodies and queries that come in, objects that go out: the shapes behind the API's document.
+
+Incoming shapes are strict: no coercion, no unknown members. Outgoing ones are not built for each answer (handlers
+write plain dictionaries); tests hold every answer against them. Members marked optional in an outgoing object are
+left out when they are not set.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dispatcher.api.cursors import LONGEST_CURSOR
+from dispatcher.model.delivery import DeliveryState
+from dispatcher.model.endpoint import EndpointStatus
+from dispatcher.model.event import Environment
+from dispatcher.model.outcome import OutcomeKind, VerdictKind
+
+MOST_METADATA = 50
+LONGEST_METADATA_NAME = 64
+LONGEST_METADATA_VALUE = 500
+DEFAULT_PAGE = 25
+LONGEST_PAGE = 100
+
+Instant = Annotated[str, Field(description="RFC 3339, UTC, milliseconds", examples=["2026-11-03T09:00:00.000Z"])]
+MetadataName = Annotated[str, Field(min_length=1, max_length=LONGEST_METADATA_NAME)]
+MetadataValue = Annotated[str, Field(max_length=LONGEST_METADATA_VALUE)]
+Workflow = Annotated[str, Field(min_length=1, max_length=255)]
+CaseOutcome = Literal["approved", "declined", "inconclusive"]
+
+
+class Incoming(BaseModel):
+    """A body or a query."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Outgoing(BaseModel):
+    """An object of an answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class NoQuery(Incoming):
+    """A query without parameters."""
+
+
+class PageQuery(Incoming):
+    """A page of a list: how many at most, and after which place."""
+
+    limit: Annotated[int, Field(ge=1, le=LONGEST_PAGE)] = DEFAULT_PAGE
+    after: Annotated[str, Field(min_length=1, max_length=LONGEST_CURSOR)] | None = None
+
+
+class DeliveriesQuery(PageQuery):
+    """A page of deliveries, of one status or of all."""
+
+    status: DeliveryState | None = None
+
+
+class EventsQuery(PageQuery):
+    """A page of events. `asc` is the feed: oldest first, from `after` on."""
+
+    order: Literal["asc", "desc"] = "desc"
+    type: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+
+
+class FilterBody(Incoming):
+    """Which of the subscribed events to deliver: those with one of the outcomes, of one of the workflows."""
+
+    outcomes: Annotated[list[CaseOutcome], Field(min_length=1, max_length=3)] | None = None
+    workflows: Annotated[list[Workflow], Field(min_length=1, max_length=50)] | None = None
+
+
+class NewEndpointBody(Incoming):
+    """An endpoint to be made. `schedule`: seconds before each attempt, the first usually 0."""
+
+    url: str
+    events: Annotated[list[str], Field(max_length=100)]
+    description: Annotated[str, Field(max_length=255)] | None = None
+    api_version: str | None = None
+    payload_mode: Literal["thin", "full"] = "thin"
+    headers: dict[str, str] | None = None
+    filter: FilterBody | None = None
+    metadata: Annotated[dict[MetadataName, MetadataValue], Field(max_length=MOST_METADATA)] | None = None
+    schedule: list[Annotated[int, Field(ge=0, le=86_400)]] | None = None
+
+
+class FilterShown(Outgoing):
+    """The filter of an endpoint; a member left out lets everything pass."""
+
+    outcomes: list[CaseOutcome] | None = None
+    workflows: list[str] | None = None
+
+
+class NewEndpointShown(Outgoing):
+    """An endpoint just made. `secret` is shown here and never again; null in a repeated answer."""
+
+    id: str
+    object: Literal["webhook_endpoint"]
+    url: str
+    description: str | None
+    events: list[str]
+    api_version: str
+    payload_mode: Literal["thin", "full"]
+    environment: Environment
+    status: EndpointStatus
+    verified: bool
+    secret: str | None
+    created_at: Instant
+    headers: dict[str, str] = Field(default={}, description="names with masked values")
+    filter: FilterShown | None = None
+    metadata: dict[str, str] = {}
+    schedule: list[int] | None = None
+    schedule_preview: list[Instant] | None = Field(
+        default=None, description="when each attempt would be made, were an event to come in now"
+    )
+    warnings: list[Literal["url_unresolvable"]] = []
+
+
+class HealthShown(Outgoing):
+    """What the last request to an endpoint met; all null before the first."""
+
+    last_attempt_at: Instant | None
+    last_status_code: int | None
+    last_outcome: OutcomeKind | None
+
+
+class EndpointShown(Outgoing):
+    """An endpoint. Nothing secret is ever in it: `secret_last4` tells secrets apart."""
+
+    id: str
+    object: Literal["webhook_endpoint"]
+    url: str
+    description: str | None
+    events: list[str]
+    api_version: str
+    payload_mode: Literal["thin", "full"]
+    environment: Environment
+    status: EndpointStatus
+    verified: bool
+    secret_last4: str | None
+    previous_secret_expires_at: Instant | None
+    health: HealthShown
+    created_at: Instant
+    disabled_reason: str | None = None
+    headers: dict[str, str] = Field(default={}, description="names with masked values")
+    filter: FilterShown | None = None
+    metadata: dict[str, str] = {}
+    schedule: list[int] | None = None
+
+
+class DeliveryShown(Outgoing):
+    """One event for one endpoint. Status code, outcome and duration are the last attempt's."""
+
+    id: str
+    object: Literal["delivery"]
+    endpoint_id: str
+    event_id: str
+    event_type: str | None
+    subject: str | None
+    environment: Environment
+    status: DeliveryState
+    attempts: int
+    next_attempt_at: Instant | None
+    last_attempt_at: Instant | None
+    last_status_code: int | None
+    last_outcome: OutcomeKind | None
+    last_duration_ms: int | None
+    created_at: Instant
+    ended_at: Instant | None
+
+
+class PhasesShown(Outgoing):
+    """Milliseconds spent in each phase; a phase that did not happen is null."""
+
+    dns_ms: float | None
+    connect_ms: float | None
+    tls_ms: float | None
+    wait_ms: float | None
+
+
+class AttemptShown(Outgoing):
+    """One HTTP request. `reason` is in our words; `address` is what was dialled, null when it was refused."""
+
+    object: Literal["attempt"]
+    delivery_id: str
+    event_id: str
+    event_type: str
+    subject: str | None
+    attempt: int
+    started_at: Instant
+    duration_ms: int
+    status_code: int | None
+    outcome: OutcomeKind
+    verdict: VerdictKind
+    next_at: Instant | None
+    phases: PhasesShown
+    reused_connection: bool
+    address: str | None
+    reason: str | None
+
+
+class EventTypeShown(Outgoing):
+    """One event type of the catalogue. Operational types are never part of `*`."""
+
+    name: str
+    object: Literal["event_type"]
+    group: str
+    description: str
+    fires: str
+    default: bool
+    operational: bool
+    status: str | None
+    final: bool | None
+
+
+class EndpointList(Outgoing):
+    """A page of endpoints."""
+
+    data: list[EndpointShown]
+    next: str | None
+
+
+class DeliveryList(Outgoing):
+    """A page of deliveries."""
+
+    data: list[DeliveryShown]
+    next: str | None
+
+
+class AttemptList(Outgoing):
+    """A page of attempts."""
+
+    data: list[AttemptShown]
+    next: str | None
+
+
+class EventShown(BaseModel):
+    """An event exactly as it is sent to endpoints: the envelope around its data."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    type: str
+    timestamp: str
+    api_version: str
+    environment: Environment
+    account_id: str
+    test: bool
+    data: dict[str, Any]
+
+
+class EventList(Outgoing):
+    """A page of events. With `order=asc`, `resume` is where to go on once more events came in; never null."""
+
+    data: list[EventShown]
+    next: str | None
+    resume: str | None = None
+
+
+class EventTypeList(Outgoing):
+    """The catalogue, in published order."""
+
+    data: list[EventTypeShown]
+    next: None

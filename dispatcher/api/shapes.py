@@ -1,0 +1,198 @@
+"""From what came in to valid values, from our values to what goes out."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from dispatcher.api.problems import Fault, Problem, ProblemCode, pointer
+from dispatcher.ledger.endpoints import StoredEndpoint
+from dispatcher.ledger.logs import LoggedAttempt, LoggedDelivery
+from dispatcher.model.ids import DeliveryIds, show_event_id
+from dispatcher.model.outcome import OutcomeKind
+from dispatcher.policy.catalogue import EventType
+
+Model = TypeVar("Model", bound=BaseModel)
+
+MASK: Final = "********"
+
+_CODES: Final[Mapping[str, str]] = {
+    "missing": "required",
+    "extra_forbidden": "unknown_field",
+    "string_too_long": "too_long",
+    "string_too_short": "too_short",
+    "too_long": "too_long",
+    "too_short": "too_short",
+    "enum": "not_allowed",
+    "literal_error": "not_allowed",
+    "greater_than_equal": "out_of_range",
+    "less_than_equal": "out_of_range",
+    "int_parsing": "wrong_type",
+    "int_parsing_size": "out_of_range",
+}
+
+
+def check_body(model: type[Model], document: object) -> Model:
+    """Return the body as `model`, or raise Problem 422 with every fault of its shape."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as fault:
+        faults = _faults(fault, in_body=True)
+        raise Problem(ProblemCode.VALIDATION_FAILED, _sum_up(faults), faults=faults) from fault
+
+
+def check_query(model: type[Model], pairs: Sequence[tuple[str, str]]) -> Model:
+    """Return the query as `model`, or raise Problem 400; a parameter given twice is a fault."""
+    values = dict(pairs)
+    names = [name for name, _ in pairs]
+    repeated = [name for name in values if names.count(name) > 1]
+    faults = [Fault(name, "repeated", "this parameter is given twice") for name in repeated]
+    faults += [
+        Fault(name, "forbidden_character", "U+0000 is not allowed")
+        for name, value in pairs
+        if "\0" in name + value
+    ]
+    if not faults:
+        try:
+            return model.model_validate_strings(values)
+        except ValidationError as fault:
+            faults = _faults(fault, in_body=False)
+    raise Problem(ProblemCode.INVALID_QUERY, _sum_up(faults), faults=faults)
+
+
+def show_instant(instant: dt.datetime | None) -> str | None:
+    """Return RFC 3339 in UTC with milliseconds."""
+    if instant is None:
+        return None
+    return instant.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def show_new_endpoint(endpoint: StoredEndpoint, secret: str | None) -> dict[str, Any]:
+    """Return an endpoint as its maker sees it, this once with the secret."""
+    return {
+        **_endpoint_core(endpoint),
+        "secret": secret,
+        "created_at": show_instant(endpoint.created_at),
+        **_endpoint_options(endpoint),
+    }
+
+
+def show_endpoint(endpoint: StoredEndpoint) -> dict[str, Any]:
+    """Return an endpoint as it is read back: nothing secret in it."""
+    return {
+        **_endpoint_core(endpoint),
+        "secret_last4": endpoint.secret_last4,
+        "previous_secret_expires_at": show_instant(endpoint.previous_secret_expires_at),
+        "health": {
+            "last_attempt_at": show_instant(endpoint.last_attempt_at),
+            "last_status_code": endpoint.last_status,
+            "last_outcome": endpoint.last_outcome,
+        },
+        "created_at": show_instant(endpoint.created_at),
+        **_endpoint_options(endpoint),
+    }
+
+
+def show_delivery(delivery: LoggedDelivery, ids: DeliveryIds, environment: str) -> dict[str, Any]:
+    """Return a delivery."""
+    return {
+        "id": ids.show(delivery.delivery_id),
+        "object": "delivery",
+        "endpoint_id": delivery.endpoint,
+        "event_id": show_event_id(delivery.event_id),
+        "event_type": delivery.event_type,
+        "subject": delivery.subject,
+        "environment": environment,
+        "status": delivery.state,
+        "attempts": delivery.attempts,
+        "next_attempt_at": show_instant(delivery.next_at),
+        "last_attempt_at": show_instant(delivery.last_at),
+        "last_status_code": delivery.status,
+        "last_outcome": delivery.outcome,
+        "last_duration_ms": delivery.duration_ms,
+        "created_at": show_instant(delivery.created_at),
+        "ended_at": show_instant(delivery.ended_at),
+    }
+
+
+def show_attempt(attempt: LoggedAttempt, ids: DeliveryIds) -> dict[str, Any]:
+    """Return an attempt. A refused target's address stays with us: it would make us a scanner."""
+    detail = attempt.detail
+    is_refused = attempt.outcome is OutcomeKind.ADDRESS_FORBIDDEN
+    return {
+        "object": "attempt",
+        "delivery_id": ids.show(attempt.delivery_id),
+        "event_id": show_event_id(attempt.event_id),
+        "event_type": attempt.event_type,
+        "subject": attempt.subject,
+        "attempt": attempt.attempt_no,
+        "started_at": show_instant(attempt.started_at),
+        "duration_ms": attempt.duration_ms,
+        "status_code": attempt.status,
+        "outcome": attempt.outcome,
+        "verdict": attempt.verdict,
+        "next_at": show_instant(attempt.next_at),
+        "phases": {name: detail.get(name) for name in ("dns_ms", "connect_ms", "tls_ms", "wait_ms")},
+        "reused_connection": bool(detail.get("reused")),
+        "address": None if is_refused else detail.get("peer"),
+        "reason": detail.get("reason"),
+    }
+
+
+def show_event_type(event_type: EventType) -> dict[str, Any]:
+    """Return a type of the catalogue."""
+    return {
+        "name": event_type.name,
+        "object": "event_type",
+        "group": event_type.group,
+        "description": event_type.description,
+        "fires": event_type.fires,
+        "default": event_type.default,
+        "operational": event_type.operational,
+        "status": event_type.status,
+        "final": event_type.final,
+    }
+
+
+def _endpoint_core(endpoint: StoredEndpoint) -> dict[str, Any]:
+    return {
+        "id": endpoint.public_id,
+        "object": "webhook_endpoint",
+        "url": endpoint.url,
+        "description": endpoint.description,
+        "events": endpoint.events,
+        "api_version": endpoint.api_version,
+        "payload_mode": endpoint.payload_mode,
+        "environment": endpoint.environment,
+        "status": endpoint.status,
+        "verified": endpoint.verified_at is not None,
+    }
+
+
+def _endpoint_options(endpoint: StoredEndpoint) -> dict[str, Any]:
+    """Return the members that are there only when they are set."""
+    filtered = {"outcomes": endpoint.outcomes, "workflows": endpoint.workflows}
+    options: dict[str, Any] = {
+        "disabled_reason": endpoint.disabled_reason,
+        "headers": dict.fromkeys(endpoint.header_names, MASK),
+        "filter": {name: values for name, values in filtered.items() if values is not None},
+        "metadata": endpoint.metadata,
+        "schedule": endpoint.schedule,
+    }
+    return {name: value for name, value in options.items() if value}
+
+
+def _faults(fault: ValidationError, *, in_body: bool) -> list[Fault]:
+    faults = []
+    for error in fault.errors(include_url=False, include_input=False, include_context=False):
+        kind = error["type"]
+        code = _CODES.get(kind) or ("wrong_type" if kind.endswith("_type") else "invalid")
+        path = [part for part in error["loc"] if part != "[key]"]
+        where = pointer(path) if in_body else ".".join(map(str, path))
+        faults.append(Fault(where, code, error["msg"]))
+    return faults
+
+
+def _sum_up(faults: Sequence[Fault]) -> str:
+    return "; ".join(f"{fault.where or 'the body'}: {fault.message}" for fault in faults[:3])

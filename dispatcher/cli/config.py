@@ -1,0 +1,55 @@
+"""`dispatcher config`: look at the settings, make a key ring."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dispatcher.cli.output import Form, FormOption, show_rows
+from dispatcher.model.errors import DispatcherError
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command("check")
+def check(
+    embedded: Annotated[bool, typer.Option("--embedded", help="As `run --embedded` would see it.")] = False,  # noqa: FBT002
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Print the effective settings and where each comes from; every fault at once, exit 1.
+
+    Example: dispatcher config check -o json
+    """
+    from dispatcher.settings import effective, load  # noqa: PLC0415 - slow to import
+    from dispatcher.vault import Vault  # noqa: PLC0415
+
+    settings = load(os.environ, embedded=embedded)
+    if settings.secrets.key_file is not None:
+        Vault.load(settings.secrets.key_file)
+    rows = [{"key": key, "value": value, "source": source} for key, value, source in effective(settings)]
+    show_rows(rows, ("key", "value", "source"), output)
+
+
+@app.command("make-key-ring")
+def make_key_ring(path: Annotated[Path, typer.Argument(help="File to write; must not exist.")]) -> None:
+    """Write a key ring with one new random key, readable by you alone. Keep a copy: without it no secret opens.
+
+    Example: dispatcher config make-key-ring /etc/dispatcher/keys.json
+    """
+    from dispatcher.vault import Vault  # noqa: PLC0415 - slow to import
+
+    try:
+        Vault.create_file(path)
+    except OSError as fault:
+        message = f"{path} cannot be written: {fault.strerror}"
+        raise DispatcherError(message) from fault
+    typer.echo(f"wrote {path}", err=True)
+
+
+@app.command("table", hidden=True)
+def table() -> None:
+    """Print the Markdown table of all settings that the README holds."""
+    from dispatcher.settings import settings_table  # noqa: PLC0415 - slow to import
+
+    typer.echo(settings_table())

@@ -1,0 +1,153 @@
+"""Log set-up: one JSON object per line on standard error, secrets struck out, never in the way of the loop.
+
+Event names are static snake_case, noun and past participle; ids are fields. Lines are written by a thread from a
+bounded queue: a pipe that nobody reads costs log lines, which are counted, and not deliveries.
+"""
+
+import logging
+import queue
+import re
+import sys
+import threading
+from collections.abc import MutableMapping
+from typing import Any, BinaryIO, Final
+
+import orjson
+import structlog
+
+from dispatcher.kit import clock
+
+_QUEUE: Final = 10_000
+_SECRETS: Final = re.compile(
+    r"whsec_[A-Za-z0-9+/=]{8,}|whd_(?:live|test|op)_[A-Za-z0-9_]{12,}|(?<=://)[^/\s@:]*:[^/\s@]*(?=@)|(?i:bearer\s+)\S+"
+)
+_QUERY: Final = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']*")
+_LIMITED: Final = ("aiokafka", "asyncpg", "asyncio")
+_LIMIT_SECONDS: Final = 10.0
+
+
+class LineWriter:
+    """Writes lines from a thread; drops and counts them when the reader is gone or slow."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.dropped = 0
+        self._stream = stream
+        self._lines: queue.Queue[bytes | None] = queue.Queue(_QUEUE)
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def write(self, line: bytes) -> None:
+        """Take one line; never waits."""
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            self.dropped += 1
+
+    def flush(self, seconds: float = 2.0) -> None:
+        """Write what was taken so far and end; waits at most `seconds`."""
+        try:
+            self._lines.put(None, timeout=seconds)
+        except queue.Full:
+            return
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self._stream.write(line)
+                if self._lines.empty():
+                    self._stream.flush()
+            except (OSError, ValueError):
+                self.dropped += 1
+
+
+class _RateLimited(logging.Filter):
+    """Lets a library say the same thing once per ten seconds; some say it fifty times per second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, object], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(_LIMITED):
+            return True
+        key, now = (record.name, record.msg), clock.mono()
+        if now - self._last.get(key, -_LIMIT_SECONDS) < _LIMIT_SECONDS:
+            return False
+        if len(self._last) > 1_000:
+            self._last.clear()
+        self._last[key] = now
+        return True
+
+
+def strike_secrets(text: str) -> str:
+    """Return the text without signing secrets, API keys, passwords in URLs and URL queries."""
+    return _QUERY.sub(r"\1?…", _SECRETS.sub("…", text))
+
+
+def _redact(_: object, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name, value in line.items():
+        if isinstance(value, str) and len(value) > 8:
+            line[name] = strike_secrets(value)
+    return line
+
+
+def set_up_logs(level: str, form: str, *, stream: BinaryIO | None = None) -> LineWriter:
+    """Configure structlog and the standard library's logging; return the writer, to be flushed at the end.
+
+    `form` is json, console or auto (console when standard error is a terminal).
+    """
+    writer = LineWriter(stream or sys.stderr.buffer)
+    is_console = form == "console" or (form == "auto" and stream is None and sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    rendering: list[Any]
+    if is_console:
+        rendering = [_redact, structlog.dev.ConsoleRenderer(colors=True), lambda _, __, text: text.encode() + b"\n"]
+    else:
+        rendering = [structlog.processors.format_exc_info, _redact, structlog.processors.JSONRenderer(_json), lambda _, __, line: line + b"\n"]
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*shared, *rendering],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=lambda *names: _Logger(writer, names),
+        cache_logger_on_first_use=False,
+    )
+    _take_over_standard_logging(number)
+    return writer
+
+
+def _json(line: Any, **_: Any) -> bytes:  # noqa: ANN401 - structlog's own shape
+    return orjson.dumps(line, default=repr)
+
+
+class _Logger:
+    """Hands rendered lines to the writer."""
+
+    def __init__(self, writer: LineWriter, _: tuple[Any, ...]) -> None:
+        self.msg = writer.write
+        self.debug = self.info = self.warning = self.error = self.critical = self.exception = self.msg
+
+
+class _Standard(logging.Handler):
+    """Sends what libraries log through the same pipeline."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = {"logger": record.name, "message": record.getMessage()[:2_000]}
+        if record.exc_info and record.exc_info[0] is not None:
+            # The class alone: messages of drivers and clients can quote values and URLs.
+            line["error_type"] = record.exc_info[0].__name__
+        name = "library_reported"
+        log = structlog.get_logger()
+        (log.error if record.levelno >= logging.ERROR else log.warning if record.levelno >= logging.WARNING else log.info)(name, **line)
+
+
+def _take_over_standard_logging(level: int) -> None:
+    handler = _Standard()
+    handler.addFilter(_RateLimited())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(level, logging.WARNING))
