@@ -14,19 +14,25 @@ not zero, and whoever supervises the process starts a new one.
 import asyncio
 import random
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
+from prometheus_client import CollectorRegistry
 
+from dispatcher.api.call import ApiServices
+from dispatcher.api.server import ApiServer
 from dispatcher.directory import Directory
-from dispatcher.intake.loop import Intake
+from dispatcher.intake.consumer import KafkaSettings
+from dispatcher.intake.decoding import Decoder
+from dispatcher.intake.loop import Doors, Intake
+from dispatcher.intake.producer import Producer
 from dispatcher.journal import Journal
 from dispatcher.kit import clock
 from dispatcher.kit.stopping import StopRequest
-from dispatcher.kit.supervise import finish_within, sleep_until_set, spawn
+from dispatcher.kit.supervise import finish_within, spawn
 from dispatcher.lanes.board import Board, BoardLimits
 from dispatcher.lanes.courier import Courier, parked
 from dispatcher.lanes.due import DueReader
@@ -34,57 +40,96 @@ from dispatcher.ledger.claims import ClaimLedger
 from dispatcher.ledger.connections import Link, Pool
 from dispatcher.ledger.directory import DirectoryLedger
 from dispatcher.ledger.intake import IntakeLedger
-from dispatcher.ledger.replicas import Membership, Replica, register
+from dispatcher.ledger.replicas import MARGIN_SECONDS, Membership, Replica, register
 from dispatcher.ledger.settlement import SettlementLedger
-from dispatcher.model.delivery import Delivery
+from dispatcher.model.batch import DeadRecord
+from dispatcher.model.delivery import Delivery, Settlement
+from dispatcher.model.endpoint import HostLimits
 from dispatcher.model.errors import DispatcherError, Unavailable
+from dispatcher.model.event import Record
+from dispatcher.model.ids import DeliveryIds
+from dispatcher.model.outcome import VerdictKind
+from dispatcher.policy.addresses import EgressPolicy, refusal_of
+from dispatcher.policy.catalogue import Catalogue
+from dispatcher.policy.schema_files import load_catalogue, load_event_schemas, schema_folder
+from dispatcher.policy.urls import PortRules, UrlRules
 from dispatcher.recording import Recorder
-from dispatcher.settings import Settings
+from dispatcher.sending.attempt import Sender, SendingOptions
+from dispatcher.settings import Bind, Settings
+from dispatcher.telemetry.metrics import Metrics
+from dispatcher.telemetry.probes import Probes, ProbeServer
+from dispatcher.vault import Vault
+
+T = TypeVar("T")
 
 _log = structlog.get_logger("app")
+_chance = random.Random()  # noqa: S311 - spreads load, keeps no secret
 
+_START_SECONDS: Final = 30.0
 _FLUSH_SECONDS: Final = 10.0
-"""How long the last results may take to be written; after it they are sent again by another replica."""
-
-_ORPHAN_SECONDS: Final = 30.0
-_PARTITION_SECONDS: Final = 3_600.0
+"""How long the last results may take to be written; what is left is sent again by another replica."""
+_LEAVE_SECONDS: Final = 3.0
+_READY_SECONDS: Final = 60.0
+_ORPHAN_SECONDS: Final = 30
+_BACKLOG_SECONDS: Final = 15.0
+_ROUNDS_PER_HOUR: Final = 240
+_EMBEDDED_SESSION_MS: Final = 2_000
 
 
 class RootTaskEnded(DispatcherError):
-    """A task that should run for ever returned: a bug, or a replica that was taken over."""
+    """A task that should run for ever returned: a bug."""
+
+
+class Links:
+    """The four dedicated connections of one process. `lost` is called when a statement's outcome became unknown."""
+
+    def __init__(self, url: str) -> None:
+        self.lost: Callable[[], None] = lambda: None
+        self.intake = Link(url, "intake", on_lost=lambda: self.lost())
+        self.settlement = Link(url, "settlement")
+        self.claims = Link(url, "claims", on_lost=lambda: self.lost())
+        self.control = Link(url, "control")
+
+    async def aclose(self) -> None:
+        """Terminate all four."""
+        for link in (self.intake, self.settlement, self.claims, self.control):
+            await link.aclose()
 
 
 @dataclass(frozen=True, slots=True)
-class Links:
-    """The four dedicated connections of one process."""
+class Services:
+    """What every room of this process shares."""
 
-    intake: Link
-    settlement: Link
-    claims: Link
-    control: Link
+    vault: Vault
+    catalogue: Catalogue
+    metrics: Metrics
+    registry: CollectorRegistry
+    delivery_ids: DeliveryIds
+    journal: Journal
+    sender: Sender
 
 
 class Deliverer:
     """The middle of the journey: takes deliveries that this process owns into the lanes, and out of them again.
 
-    Owns the board, the directory, the recorder and the due-reader.
+    Owns the directory, the recorder, the board and the due-reader.
     """
 
-    def __init__(self, settings: Settings, links: Links, replica: Replica, services: "Services") -> None:
+    def __init__(self, settings: Settings, links: Links, replica: Replica, services: Services) -> None:
         limits = settings.limits.host_limits()
         self.directory = Directory(
             DirectoryLedger(links.control),
             services.vault,
             schedules={"live": settings.retry.live, "test": settings.retry.test},
             default_limits=limits,
-            on_limits=lambda host_id, own: self.board.set_limits(host_id, own),
+            on_limits=self._adopt_limits,
         )
         self.recorder = Recorder(SettlementLedger(links.settlement, replica), services.journal)
         self.courier = Courier(
             sender=services.sender,
             directory=self.directory,
             meter=services.journal,
-            jitter=lambda: random.uniform(0.9, 1.1),  # noqa: S311 - spreads load, keeps no secret
+            jitter=lambda: _chance.uniform(0.9, 1.1),
         )
         self.board = Board(
             carry=self.courier.carry,
@@ -94,7 +139,9 @@ class Deliverer:
             limits=BoardLimits(settings.limits.in_flight, settings.limits.memory_bytes),
         )
         self.claims = ClaimLedger(links.claims, replica)
-        self.due = DueReader(self.claims, self.board, self.submit, lambda: random.uniform(0.8, 1.2))  # noqa: S311
+        self.due = DueReader(
+            self.claims, self.board, self.submit, on_adopted=services.journal.adopted, jitter=lambda: _chance.uniform(0.8, 1.2)
+        )
 
     async def submit(self, deliveries: Sequence[Delivery]) -> None:
         """Put deliveries into their lanes; what a lane refuses goes back to Postgres. Never loses one."""
@@ -110,21 +157,364 @@ class Deliverer:
                 self.recorder.settle(parked(delivery, refused_for, now))
         self.board.start()
 
-    def _settle(self, settlement: Settlement) -> None:
-        if settlement.verdict.kind is VerdictKind.DELIVERED:
-            target = self.directory.peek(settlement.delivery.endpoint_id)
-            if target is not None and not target.is_verified:
-                self.recorder.first_success(target.endpoint_id)
-        elif settlement.verdict.kind is VerdictKind.GONE:
-            self.directory.forget(settlement.delivery.endpoint_id)
-        self.recorder.settle(settlement)
-
     async def drain(self, seconds: float, stop: StopRequest) -> None:
         """Empty the lanes: queued deliveries back to Postgres, attempts under way to their end or their cut."""
-        pressing = spawn(stop.pressed.wait(), name="pressed")
-        pressing.add_done_callback(lambda _: self.board.interrupt())
-        queued = await self.board.drain(seconds)
-        pressing.cancel()
+        pressing = spawn(_call_when_set(stop.pressed, self.board.interrupt), name="pressed")
+        try:
+            queued = await self.board.drain(seconds)
+        finally:
+            pressing.cancel()
         now = clock.mono()
         for delivery in queued:
             self.recorder.settle(parked(delivery, 0.0, now))
+
+    def _settle(self, settlement: Settlement) -> None:
+        kind, endpoint_id = settlement.verdict.kind, settlement.delivery.endpoint_id
+        if kind is VerdictKind.DELIVERED:
+            target = self.directory.peek(endpoint_id)
+            if target is not None and not target.is_verified:
+                self.recorder.first_success(endpoint_id)
+        elif kind is VerdictKind.GONE:
+            self.directory.close(endpoint_id)
+        self.recorder.settle(settlement)
+
+    def _adopt_limits(self, host_id: int, limits: HostLimits) -> None:
+        self.board.set_limits(host_id, limits)
+
+
+class Daemon:
+    """One replica, from its first statement to its last. `run` is the whole life; make a new one for another."""
+
+    def __init__(self, settings: Settings, *, stop: StopRequest, on_ready: Callable[["Daemon"], Awaitable[None]]) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._on_ready = on_ready
+        self.api_url = ""
+        self.metrics_url = ""
+        self.journal: Journal
+        self.vault: Vault
+
+    async def run(self) -> None:
+        """Start, serve until asked to stop, stop in order.
+
+        Raises:
+            DispatcherError: something needed is missing, or this replica was taken over.
+        """
+        async with AsyncExitStack() as stack:
+            links = self._open_links(stack)
+            replica = await _patiently(lambda: register(links.control, socket.gethostname(), self._settings.lease.seconds))
+            _log.info("replica_registered", replica=replica.replica_id)
+            services = await self._make_services(stack, links)
+            self.journal, self.vault = services.journal, services.vault
+            deliverer = Deliverer(self._settings, links, replica, services)
+            members = Membership(links.control, replica)
+            await members.make_days()
+            intake = self._make_intake(links, replica, services, deliverer, members)
+            links.lost = deliverer.due.answer_was_lost
+            probes = self._make_probes(services, deliverer, replica, intake)
+            await self._serve(stack, services, deliverer, probes)
+            duties = Duties(members, replica, deliverer, services, self._settings.lease.seconds)
+            await self._live(deliverer, intake, duties, probes)
+            await _patiently(members.leave, seconds=_LEAVE_SECONDS)
+            _log.info("replica_left", replica=replica.replica_id)
+
+    def _open_links(self, stack: AsyncExitStack) -> Links:
+        links = Links(self._settings.database_url())
+        stack.push_async_callback(links.aclose)
+        return links
+
+    async def _make_services(self, stack: AsyncExitStack, links: Links) -> Services:
+        settings = self._settings
+        assert settings.secrets.key_file is not None  # noqa: S101 - `load` has seen to it
+        book = DirectoryLedger(links.control)
+        await book.set_default_limits(settings.limits.host_limits())
+        delivery_ids = DeliveryIds(await book.id_key())
+        catalogue = Catalogue.from_document(load_catalogue(schema_folder()))
+        registry = CollectorRegistry()
+        metrics = Metrics(registry, [one.name for one in catalogue.types])
+        public_url = settings.http.public_url or f"http://{settings.http.bind.host}:{settings.http.bind.port}"
+        options = SendingOptions(
+            user_agent=f"{settings.http.product_name}-Webhooks/1 (+{public_url}/docs)",
+            egress=EgressPolicy.parse(settings.egress.allow_cidrs, settings.egress.deny_cidrs),
+            allow_http=settings.egress.allow_http,
+            allow_localhost=_allows_loopback(settings),
+            ca_file=settings.egress.ca_file,
+        )
+        sender = Sender(options, delivery_ids)
+        stack.push_async_callback(sender.aclose)
+        return Services(
+            Vault.load(settings.secrets.key_file),
+            catalogue,
+            metrics,
+            registry,
+            delivery_ids,
+            Journal(metrics, delivery_ids, attempts_logged=settings.log.attempts),
+            sender,
+        )
+
+    def _make_intake(
+        self, links: Links, replica: Replica, services: Services, deliverer: Deliverer, members: Membership
+    ) -> Intake:
+        settings = self._settings
+        ledger = IntakeLedger(
+            links.intake, replica, days=members.days, full_hosts=deliverer.board.full_hosts, delivers=True
+        )
+        kafka = kafka_settings(settings)
+        topic = settings.kafka.dead_letter_topic
+        doors = Doors(
+            submit=deliverer.submit,
+            room=deliverer.board.room,
+            seal=services.vault.seal,
+            unknown_outcome=deliverer.due.answer_was_lost,
+            dead_letters=DeadLetters(kafka, topic).send if topic else None,
+        )
+        decoder = Decoder(load_event_schemas(schema_folder()), services.catalogue)
+        return Intake(
+            kafka,
+            ledger,
+            decoder,
+            doors,
+            services.journal,
+            unknown_account=settings.intake.unknown_account,
+            start=settings.kafka.start,
+        )
+
+    def _make_probes(self, services: Services, deliverer: Deliverer, replica: Replica, intake: Intake) -> Probes:
+        counts = services.metrics.counts
+        lag = counts("loop_lag_seconds")
+        probes = Probes(on_lag=lag.put)
+        probes.conditions = {
+            "not_stopping": lambda: not self._stop.asked.is_set(),
+            "lease": lambda: replica.may_send(clock.mono()),
+            "kafka": lambda: intake.is_joined,
+            "postgres": lambda: clock.mono() - deliverer.due.last_success < _READY_SECONDS,
+        }
+
+        def refresh() -> None:
+            now, board = clock.mono(), deliverer.board
+            counts("in_flight").put(board.in_flight)
+            counts("lanes").put(board.n_lanes)
+            counts("lane_bytes").put(board.held_bytes)
+            counts("unsettled").put(deliverer.recorder.n_waiting)
+            counts("oldest_throttled_age_seconds").put(board.oldest_throttled_seconds(now))
+            counts("replica_lease_seconds").put(replica.lease_left(now))
+
+        services.metrics.before_scrape(refresh)
+        return probes
+
+    async def _serve(self, stack: AsyncExitStack, services: Services, deliverer: Deliverer, probes: Probes) -> None:
+        settings = self._settings
+        pool = await Pool.open(settings.database_url())
+        stack.push_async_callback(pool.aclose)
+        rules = UrlRules(
+            ports=PortRules.parse(settings.egress.ports),
+            egress=EgressPolicy.parse(settings.egress.allow_cidrs, settings.egress.deny_cidrs),
+            allow_http=settings.egress.allow_http,
+            allow_localhost=_allows_loopback(settings),
+        )
+        api = ApiServices(
+            pool=pool,
+            vault=services.vault,
+            delivery_ids=services.delivery_ids,
+            catalogue=services.catalogue,
+            url_rules=rules,
+            host_defaults=settings.limits.host_limits(),
+            resolve=services.sender.look_up,
+            on_endpoint_changed=deliverer.directory.forget,
+        )
+        bind = settings.http.bind
+        try:
+            server = await stack.enter_async_context(ApiServer(_address(bind), api))
+            watch = ProbeServer(probes, services.registry, host=settings.metrics.bind.host, port=settings.metrics.bind.port)
+            await stack.enter_async_context(watch)
+        except OSError as fault:
+            message = (
+                f"cannot listen on {_address(bind)} and {_address(settings.metrics.bind)}: {fault.strerror or fault}; "
+                "set DISPATCHER_HTTP__BIND and DISPATCHER_METRICS__BIND, port 0 takes any free one"
+            )
+            raise DispatcherError(message) from fault
+        self.api_url, self.metrics_url = server.url, f"{watch.url}/metrics"
+
+    async def _live(self, deliverer: Deliverer, intake: Intake, duties: "Duties", probes: Probes) -> None:
+        """Run every root task until asked to stop; then take the rooms down in the order of the journey."""
+        eternal = (
+            ("directory", deliverer.directory.run()),
+            ("board", deliverer.board.run()),
+            ("heartbeat", duties.keep_lease()),
+            ("takeover", duties.take_over()),
+            ("upkeep", duties.keep_up()),
+            ("probes", probes.run()),
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                recording = group.create_task(deliverer.recorder.run(), name="recorder")
+                reading = group.create_task(intake.run(), name="intake")
+                claiming = group.create_task(deliverer.due.run(), name="due-reader")
+                roots = [group.create_task(_for_ever(name, work), name=name) for name, work in eternal]
+                await self._on_ready(self)
+                await self._stop.asked.wait()
+                _log.info("stop_asked")
+                intake.stop()
+                deliverer.due.stop()
+                await asyncio.wait({reading, claiming})
+                await deliverer.drain(self._settings.shutdown.drain_seconds, self._stop)
+                deliverer.recorder.close()
+                if not await finish_within(recording, _FLUSH_SECONDS):
+                    _log.error("results_unwritten", n_settlements=deliverer.recorder.n_waiting)
+                for root in roots:
+                    root.cancel()
+        except BaseExceptionGroup as group_fault:
+            deliverer.board.interrupt()
+            raise _first(group_fault) from group_fault
+
+
+class Duties:
+    """What a replica owes the others and itself, again and again. Unavailable is waited out, Fenced passes."""
+
+    def __init__(
+        self, members: Membership, replica: Replica, deliverer: Deliverer, services: Services, lease_seconds: float
+    ) -> None:
+        self._members = members
+        self._replica = replica
+        self._deliverer = deliverer
+        self._counts = services.metrics.counts
+        self._lease_seconds = lease_seconds
+
+    async def keep_lease(self) -> None:
+        """Renew the lease at least every third of it; settlements renew it, too."""
+        while True:
+            await asyncio.sleep(min(1.0, self._lease_seconds / 10))
+            if self._replica.lease_left(clock.mono()) < self._lease_seconds * 2 / 3 - MARGIN_SECONDS:
+                await self._try("heartbeat", self._heartbeat)
+
+    async def _heartbeat(self) -> None:
+        self._counts("live_replicas").put(await self._members.heartbeat())
+
+    async def take_over(self) -> None:
+        """Look for replicas whose lease ended every second, for orphaned rows every thirty."""
+        seconds = 0
+        while True:
+            await asyncio.sleep(1.0)
+            seconds += 1
+            await self._try("take_over", self._take_over)
+            if seconds % _ORPHAN_SECONDS == 0:
+                await self._try("free_orphans", self._members.free_orphans)
+
+    async def _take_over(self) -> None:
+        n_replicas, n_rows = await self._members.take_over()
+        if n_replicas:
+            self._counts("takeovers").add(by=n_replicas)
+            self._counts("taken_over_rows").add(by=n_rows)
+            _log.warning("replicas_taken_over", n_replicas=n_replicas, n_deliveries=n_rows)
+
+    async def keep_up(self) -> None:
+        """Make tables ahead every hour, read the backlog every fifteen seconds."""
+        rounds = 0
+        while True:
+            if rounds % _ROUNDS_PER_HOUR == 0:
+                await self._try("make_days", self._make_days)
+            await self._try("backlog", self._read_backlog)
+            rounds += 1
+            await asyncio.sleep(_BACKLOG_SECONDS)
+
+    async def _make_days(self) -> None:
+        _, last = await self._members.make_days()
+        self._counts("partitions_ahead_days").put((last - clock.utcnow().date()).days)
+
+    async def _read_backlog(self) -> None:
+        backlog = await self._deliverer.claims.backlog()
+        self._counts("due_deliveries").put(backlog.due)
+        self._counts("held_deliveries").put(backlog.held)
+        self._counts("oldest_due_age_seconds").put(backlog.oldest_due_seconds)
+
+    async def _try(self, name: str, duty: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await duty()
+        except Unavailable as fault:
+            _log.warning("duty_failed", duty=name, reason=str(fault))
+
+
+class DeadLetters:
+    """Copies bad records to a topic of their own; a copy that fails is logged, the table has the record."""
+
+    def __init__(self, kafka: KafkaSettings, topic: str) -> None:
+        self._kafka = kafka
+        self._topic = topic
+
+    async def send(self, dead: Sequence[tuple[Record, DeadRecord]]) -> None:
+        """Send the original key, value and headers, and where and why in `x-dlq-` headers."""
+        try:
+            async with Producer(self._kafka) as producer:
+                for record, one in dead:
+                    why = {
+                        "reason": one.reason.value,
+                        "topic": one.topic,
+                        "partition": str(one.partition),
+                        "offset": str(one.offset),
+                        "at": clock.utcnow().isoformat(),
+                    }
+                    marks = tuple((f"x-dlq-{name}", text.encode()) for name, text in why.items())
+                    await producer.send(self._topic, record.value, key=record.key, headers=(*record.headers, *marks))
+        except Unavailable as fault:
+            _log.warning("dead_letter_copy_failed", n_records=len(dead), reason=str(fault))
+
+
+def kafka_settings(settings: Settings) -> KafkaSettings:
+    """Return how to reach Kafka. The embedded broker answers a join after half a session: it gets a short one."""
+    kafka = settings.kafka
+    password = None if kafka.sasl_password_file is None else kafka.sasl_password_file.read_text().strip()
+    is_embedded = settings.sources.get("KAFKA__BOOTSTRAP_SERVERS") == "embedded"
+    return KafkaSettings(
+        bootstrap_servers=kafka.bootstrap_servers,
+        topics=kafka.topics,
+        group_id=kafka.group_id,
+        security_protocol=kafka.security_protocol,
+        sasl_mechanism=kafka.sasl_mechanism,
+        sasl_username=kafka.sasl_username,
+        sasl_password=password,
+        ca_file=kafka.ca_file,
+        cert_file=kafka.cert_file,
+        key_file=kafka.key_file,
+        fetch_max_wait_ms=kafka.fetch_max_wait_ms,
+        session_timeout_ms=_EMBEDDED_SESSION_MS if is_embedded else kafka.session_timeout_ms,
+        heartbeat_interval_ms=_EMBEDDED_SESSION_MS // 4 if is_embedded else min(3_000, kafka.session_timeout_ms // 3),
+    )
+
+
+def _allows_loopback(settings: Settings) -> bool:
+    policy = EgressPolicy.parse(settings.egress.allow_cidrs, settings.egress.deny_cidrs)
+    return refusal_of("127.0.0.1", policy) is None
+
+
+def _address(bind: Bind) -> str:
+    return f"[{bind.host}]:{bind.port}" if ":" in bind.host else f"{bind.host}:{bind.port}"
+
+
+async def _for_ever(name: str, work: Coroutine[Any, Any, None]) -> None:
+    await work
+    message = f"the task {name} ended by itself"
+    raise RootTaskEnded(message)
+
+
+async def _call_when_set(event: asyncio.Event, act: Callable[[], None]) -> None:
+    await event.wait()
+    act()
+
+
+async def _patiently(work: Callable[[], Awaitable[T]], *, seconds: float = _START_SECONDS) -> T:
+    """Do something that needs Postgres, again and again for `seconds`; then Unavailable passes."""
+    give_up = clock.mono() + seconds
+    while True:
+        try:
+            return await work()
+        except Unavailable:
+            if clock.mono() > give_up:
+                raise
+            await asyncio.sleep(0.2)
+
+
+def _first(fault: BaseException) -> BaseException:
+    """Return the first exception of a group, however deep: the rest are consequences."""
+    while isinstance(fault, BaseExceptionGroup):
+        fault = fault.exceptions[0]
+    return fault

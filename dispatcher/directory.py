@@ -7,6 +7,7 @@ quarantined: its own deliveries wait, nobody else's do.
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
@@ -132,6 +133,13 @@ class Directory:
         self._targets.pop(endpoint_id, None)
         self._rows.pop(endpoint_id, None)
 
+    def close(self, endpoint_id: int) -> None:
+        """Hold an endpoint at once in this process: it said that it is gone. Postgres learns it by the settlement."""
+        target = self._targets.get(endpoint_id)
+        if isinstance(target, Target):
+            self._targets[endpoint_id] = replace(target, status=EndpointStatus.DISABLED)
+            self._rows.pop(endpoint_id, None)
+
     async def run(self) -> None:
         """Keep what is in memory fresh until canceled; a stale answer lives at most about a second."""
         looks = 0
@@ -171,7 +179,7 @@ class Directory:
             if row.sealed_headers is not None:
                 headers = orjson.loads(self._seals.open(row.sealed_headers, f"endpoint_headers:{row.public_id}"))
         except SealBroken as fault:
-            _log.error("endpoint_quarantined", endpoint_id=row.public_id, reason=str(fault))  # noqa: TRY400 - the trace could quote a key
+            _log.error("endpoint_quarantined", endpoint_id=row.public_id, reason=str(fault))
             return fault
         url = urlsplit(row.url)
         return Target(

@@ -124,6 +124,12 @@ class Kafka(Group):
     dead_letter_topic: str | None = _doc(
         None, description="Also copy bad records there; empty: off. The `dead_event` table always has them."
     )
+    session_timeout_ms: int = _doc(
+        45_000,
+        ge=2_000,
+        le=300_000,
+        description="After this long a silent member's partitions go to others. 2000 in embedded mode.",
+    )
     fetch_max_wait_ms: int = _doc(
         500, ge=1, le=10_000, description="How long a broker may hold an empty fetch. 10 in embedded mode."
     )
@@ -158,7 +164,9 @@ class Http(Group):
 class Metrics(Group):
     """The operator's port."""
 
-    bind: BindField = _doc(Bind("127.0.0.1", 9464), description="`/metrics`, `/healthz`, `/readyz`. Port 0: any free one.")
+    bind: BindField = _doc(
+        Bind("127.0.0.1", 9464), description="`/metrics`, `/healthz`, `/readyz`. Port 0: any free one."
+    )
 
 
 class Secrets(Group):
@@ -173,13 +181,18 @@ class Secrets(Group):
 class Egress(Group):
     """Where requests may go."""
 
-    allow_cidrs: ListField = _doc((), description="Private targets to allow; never re-opens metadata addresses. Embedded: loopback.")
+    allow_cidrs: ListField = _doc(
+        (), description="Private targets to allow; never re-opens metadata addresses. Embedded: loopback."
+    )
     deny_cidrs: ListField = _doc((), description="Own public ranges to refuse.")
     allow_http: bool = _doc(False, description="http:// endpoints, in the test environment only. Embedded: true.")
     ports: Annotated[str, AfterValidator(_checked_ports)] = _doc(
-        "443,8443,1024-65535", description="Ports to allow; those of data stores and control planes only when listed one by one."
+        "443,8443,1024-65535",
+        description="Ports to allow; those of data stores and control planes only when listed one by one.",
     )
-    ca_file: FileField = _doc(None, description="Private CA bundle for endpoints; empty: the system's. Verification is never off.")
+    ca_file: FileField = _doc(
+        None, description="Private CA bundle for endpoints; empty: the system's. Verification is never off."
+    )
 
 
 class Limits(Group):
@@ -222,14 +235,18 @@ class Lease(Group):
 class Shutdown(Group):
     """How to stop."""
 
-    drain_seconds: float = _doc(20.0, ge=0, le=600, description="Attempts under way may take this long before they are cut.")
+    drain_seconds: float = _doc(
+        20.0, ge=0, le=600, description="Attempts under way may take this long before they are cut."
+    )
 
 
 class Log(Group):
     """What is told."""
 
     level: Literal["debug", "info", "warning", "error"] = _doc("info", description="debug, info, warning or error.")
-    format: Literal["json", "console", "auto"] = _doc("auto", description="json, console, or auto: console on a terminal.")
+    format: Literal["json", "console", "auto"] = _doc(
+        "auto", description="json, console, or auto: console on a terminal."
+    )
     attempts: Literal["all", "failures", "none"] = _doc(
         "failures", description="One wide line per attempt: all, failures or none. `--demo` shows all."
     )
@@ -301,7 +318,11 @@ def load(environ: Mapping[str, str], *, embedded: bool = False, required: bool =
     faults: list[str] = []
     values: dict[str, object] = {}
     sources: dict[str, str] = {}
-    layers = [("embedded", _EMBEDDED if embedded else {}), ("file", _from_file(environ, faults)), ("env", _from_environ(environ))]
+    layers = [
+        ("embedded", _EMBEDDED if embedded else {}),
+        ("file", _from_file(environ, faults)),
+        ("env", _from_environ(environ)),
+    ]
     for source, layer in layers:
         values.update(layer)
         sources.update(dict.fromkeys(layer, source))
@@ -312,7 +333,9 @@ def load(environ: Mapping[str, str], *, embedded: bool = False, required: bool =
         faults.append(f"{PREFIX}{key} is no setting{hint}")
         del values[key]
     if required and not embedded:
-        faults += [f"{PREFIX}{key} is required: {what}" for key, what in _REQUIRED.items() if values.get(key) in (None, "")]
+        faults += [
+            f"{PREFIX}{key} is required: {what}" for key, what in _REQUIRED.items() if values.get(key) in (None, "")
+        ]
     settings = _build(values, sources, faults)
     faults += _contradictions(settings)
     if faults:
@@ -352,7 +375,10 @@ def _build(values: Mapping[str, object], sources: dict[str, str], faults: list[s
         prefix = f"{name.upper()}__"
         raw = {key.removeprefix(prefix).lower(): value for key, value in values.items() if key.startswith(prefix)}
         # An empty text means "not set" wherever nothing is a meaning of its own.
-        raw = {key: None if value == "" and group.model_fields[key].default is None else value for key, value in raw.items()}
+        raw = {
+            key: None if value == "" and group.model_fields[key].default is None else value
+            for key, value in raw.items()
+        }
         try:
             built[name] = group(**raw)
         except ValidationError as fault:
@@ -362,7 +388,7 @@ def _build(values: Mapping[str, object], sources: dict[str, str], faults: list[s
     return Settings(**built, sources=sources)
 
 
-def _explained(prefix: str, error: Any) -> str:  # noqa: ANN401 - pydantic's own shape
+def _explained(prefix: str, error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     given = "" if "PASSWORD" in str(error["loc"]).upper() else f" (given: {error['input']!r})"
     return f"{PREFIX}{prefix}{str(error['loc'][0]).upper()}: {message}{given}"
@@ -372,7 +398,9 @@ def _contradictions(settings: Settings) -> list[str]:
     faults = []
     kafka = settings.kafka
     if kafka.security_protocol.startswith("SASL") and not (kafka.sasl_username and kafka.sasl_password_file):
-        faults.append(f"{PREFIX}KAFKA__SECURITY_PROTOCOL is {kafka.security_protocol}: KAFKA__SASL_USERNAME and KAFKA__SASL_PASSWORD_FILE are needed")
+        faults.append(
+            f"{PREFIX}KAFKA__SECURITY_PROTOCOL is {kafka.security_protocol}: KAFKA__SASL_USERNAME and KAFKA__SASL_PASSWORD_FILE are needed"
+        )
     if (kafka.cert_file is None) != (kafka.key_file is None):
         faults.append(f"{PREFIX}KAFKA__CERT_FILE and {PREFIX}KAFKA__KEY_FILE go together")
     if settings.database.url and not settings.database.url.startswith(("postgresql://", "postgres://")):

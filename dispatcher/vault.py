@@ -113,7 +113,11 @@ def _read(path: Path) -> tuple[str, dict[str, AESGCM]]:
     except (OSError, orjson.JSONDecodeError, binascii.Error, KeyError, TypeError, AttributeError, ValueError) as fault:
         raise ConfigurationError([f"the key ring {path} cannot be used: {type(fault).__name__}: {fault}"]) from fault
     faults = [f"the key ring {path}: {name!r} is no key id" for name in keys if not _KEY_ID.fullmatch(name)]
-    faults += [f"the key ring {path}: the key {name} has {len(key)} bytes, not 32" for name, key in keys.items() if len(key) != _KEY_BYTES]
+    faults += [
+        f"the key ring {path}: the key {name} has {len(key)} bytes, not 32"
+        for name, key in keys.items()
+        if len(key) != _KEY_BYTES
+    ]
     if primary not in keys:
         faults.append(f"the key ring {path}: the primary key {primary!r} is not in it")
     if faults:

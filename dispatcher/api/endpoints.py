@@ -15,7 +15,6 @@ from dispatcher.api.call import Answer, ApiServices, Call
 from dispatcher.api.models import FilterBody, NewEndpointBody
 from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found, pointer, refused
 from dispatcher.api.shapes import show_endpoint, show_instant, show_new_endpoint
-from dispatcher.kit import clock
 from dispatcher.ledger.endpoints import Idempotency, KeptAnswer, NewEndpoint, StoredEndpoint, TooMany
 from dispatcher.model.event import Environment
 from dispatcher.model.ids import new_endpoint_id
@@ -50,14 +49,13 @@ async def create_endpoint(call: Call) -> Answer:
     signing_key = secrets.token_bytes(NEW_KEY_BYTES)
 
     def show(endpoint: StoredEndpoint, secret: str | None = None) -> dict[str, object]:
-        return _with_extras(show_new_endpoint(endpoint, secret), body, warnings)
+        return _with_extras(show_new_endpoint(endpoint, secret), endpoint, warnings)
 
-    made = await call.endpoints.create(
-        call.tenant,
-        _new_endpoint(body, url, signing_key, call.services),
-        most=MOST_ENDPOINTS,
-        idempotency=key and Idempotency(key, digest, _CREATED, lambda made: orjson.dumps(show(made))) or None,
-    )
+    idempotency = None
+    if key is not None:
+        idempotency = Idempotency(key, digest, _CREATED, lambda made: orjson.dumps(show(made)))
+    new = _new_endpoint(body, url, signing_key, call.services)
+    made = await call.endpoints.create(call.tenant, new, most=MOST_ENDPOINTS, idempotency=idempotency)
     match made:
         case KeptAnswer():
             return _repeat(made, digest)
@@ -204,11 +202,11 @@ def _new_endpoint(
 
 
 def _with_extras(
-    shown: dict[str, object], body: NewEndpointBody, warnings: Sequence[str]
+    shown: dict[str, object], made: StoredEndpoint, warnings: Sequence[str]
 ) -> dict[str, object]:
-    if body.schedule is not None:
-        now = clock.utcnow()
-        times = [now + dt.timedelta(seconds=wait) for wait in preview(body.schedule)]
+    if made.schedule is not None:
+        # From the moment of making, so that a repeated answer shows the same.
+        times = [made.created_at + dt.timedelta(seconds=wait) for wait in preview(made.schedule)]
         shown["schedule_preview"] = [show_instant(instant) for instant in times]
     if warnings:
         shown["warnings"] = warnings

@@ -112,7 +112,7 @@ class NewEndpointShown(Outgoing):
     metadata: dict[str, str] = {}
     schedule: list[int] | None = None
     schedule_preview: list[Instant] | None = Field(
-        default=None, description="when each attempt would be made, were an event to come in now"
+        default=None, description="when each attempt would be made, had an event come in with `created_at`"
     )
     warnings: list[Literal["url_unresolvable"]] = []
 

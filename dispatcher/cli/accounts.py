@@ -16,7 +16,9 @@ _COLUMNS = ("id", "name", "created_at")
 
 @app.command("create")
 def create(
-    account: Annotated[str | None, typer.Option("--id", help="acct_… as producers name it; random when absent.")] = None,
+    account: Annotated[
+        str | None, typer.Option("--id", help="acct_… as producers name it; random when absent.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Your own word for it.")] = None,
     output: FormOption = Form.TABLE,
 ) -> None:
@@ -24,10 +26,10 @@ def create(
 
     Example: dispatcher accounts create --id acct_5hQ2vN8rTb --name 'Example Bank'
     """
-    import asyncpg  # noqa: PLC0415 - slow to import
+    import asyncpg
 
-    from dispatcher.ledger.accounts import Account, AccountLedger  # noqa: PLC0415
-    from dispatcher.ledger.connections import Pool  # noqa: PLC0415
+    from dispatcher.ledger.accounts import Account, AccountLedger
+    from dispatcher.ledger.connections import Pool
 
     if account is not None and not ACCOUNT_ID.fullmatch(account):
         message = "an account looks like acct_ and 10 to 40 letters and digits"
@@ -53,8 +55,8 @@ def list_(
 
     Example: dispatcher accounts list -o json
     """
-    from dispatcher.ledger.accounts import Account, AccountLedger  # noqa: PLC0415 - imports asyncpg
-    from dispatcher.ledger.connections import Pool  # noqa: PLC0415
+    from dispatcher.ledger.accounts import Account, AccountLedger
+    from dispatcher.ledger.connections import Pool
 
     async def work(pool: Pool) -> list[Account]:
         return await AccountLedger(pool).page(limit=limit)
@@ -62,5 +64,5 @@ def list_(
     show_rows([_shown(found) for found in with_pool(work)], _COLUMNS, output)
 
 
-def _shown(account: Any) -> dict[str, Any]:  # noqa: ANN401 - a lazily imported class
+def _shown(account: Any) -> dict[str, Any]:
     return {"id": account.public_id, "name": account.name, "created_at": account.created_at}

@@ -83,7 +83,7 @@ def profile(api_url: str | None, api_key: str | None, environment: Environment) 
     return Profile(url.rstrip("/"), key)
 
 
-def call(who: Profile, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - JSON
+def call(who: Profile, method: str, path: str, body: object = None) -> Any:
     """Make one call and return the decoded answer, None when it is empty.
 
     Raises:
@@ -106,10 +106,8 @@ async def _collect(who: Profile, path: str, query: Mapping[str, Any], limit: int
     return items[:limit]
 
 
-async def _pages(
-    who: Profile, path: str, query: Mapping[str, Any], limit: int
-) -> AsyncIterator[list[dict[str, Any]]]:
-    from urllib.parse import urlencode  # noqa: PLC0415
+async def _pages(who: Profile, path: str, query: Mapping[str, Any], limit: int) -> AsyncIterator[list[dict[str, Any]]]:
+    from urllib.parse import urlencode
 
     asked = {name: value for name, value in query.items() if value is not None}
     asked["limit"] = min(limit, _PAGE)
@@ -121,8 +119,8 @@ async def _pages(
         asked["after"] = answer["next"]
 
 
-async def _call(who: Profile, method: str, path: str, body: object) -> Any:  # noqa: ANN401 - JSON
-    import aiohttp  # noqa: PLC0415 - slow to import
+async def _call(who: Profile, method: str, path: str, body: object) -> Any:
+    import aiohttp
 
     timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
     headers = {"authorization": f"Bearer {who.api_key}"}

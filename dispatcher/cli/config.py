@@ -14,15 +14,15 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command("check")
 def check(
-    embedded: Annotated[bool, typer.Option("--embedded", help="As `run --embedded` would see it.")] = False,  # noqa: FBT002
+    embedded: Annotated[bool, typer.Option("--embedded", help="As `run --embedded` would see it.")] = False,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Print the effective settings and where each comes from; every fault at once, exit 1.
 
     Example: dispatcher config check -o json
     """
-    from dispatcher.settings import effective, load  # noqa: PLC0415 - slow to import
-    from dispatcher.vault import Vault  # noqa: PLC0415
+    from dispatcher.settings import effective, load
+    from dispatcher.vault import Vault
 
     settings = load(os.environ, embedded=embedded)
     if settings.secrets.key_file is not None:
@@ -37,7 +37,7 @@ def make_key_ring(path: Annotated[Path, typer.Argument(help="File to write; must
 
     Example: dispatcher config make-key-ring /etc/dispatcher/keys.json
     """
-    from dispatcher.vault import Vault  # noqa: PLC0415 - slow to import
+    from dispatcher.vault import Vault
 
     try:
         Vault.create_file(path)
@@ -50,6 +50,6 @@ def make_key_ring(path: Annotated[Path, typer.Argument(help="File to write; must
 @app.command("table", hidden=True)
 def table() -> None:
     """Print the Markdown table of all settings that the README holds."""
-    from dispatcher.settings import settings_table  # noqa: PLC0415 - slow to import
+    from dispatcher.settings import settings_table
 
     typer.echo(settings_table())

@@ -19,7 +19,7 @@ def database_url() -> str:
     Raises:
         ConfigurationError: neither is there.
     """
-    from dispatcher.settings import load  # noqa: PLC0415 - slow to import
+    from dispatcher.settings import load
 
     if "DISPATCHER_DATABASE__URL" not in os.environ and "DISPATCHER_CONFIG" not in os.environ:
         ready = read_ready_file()
@@ -31,7 +31,7 @@ def database_url() -> str:
 
 def with_pool(work: "Callable[[Pool], Awaitable[T]]") -> T:
     """Run `work` with a small pool of connections and return what it returns."""
-    from dispatcher.ledger.connections import Pool  # noqa: PLC0415 - imports asyncpg
+    from dispatcher.ledger.connections import Pool
 
     async def run() -> T:
         pool = await Pool.open(database_url(), size=2)

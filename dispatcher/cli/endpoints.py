@@ -74,7 +74,7 @@ def show(
 @app.command("delete")
 def delete(
     endpoint: Annotated[str, typer.Argument(help="Id, we_…")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,  # noqa: FBT002 - a flag
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     env: EnvironmentOption = Environment.TEST,
     api_url: ApiUrlOption = None,
     api_key: ApiKeyOption = None,

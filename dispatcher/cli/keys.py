@@ -16,14 +16,16 @@ app = typer.Typer(no_args_is_help=True)
 
 _COLUMNS = ("id", "environment", "name", "scopes", "created_at", "last_used_at", "revoked_at")
 
-AccountOption = Annotated[str | None, typer.Option("--account", help="acct_… of the account; none for operators' keys.")]
+AccountOption = Annotated[
+    str | None, typer.Option("--account", help="acct_… of the account; none for operators' keys.")
+]
 
 
 @app.command("create")
 def create(
     account: AccountOption = None,
     env: Annotated[Environment, typer.Option("--env", help="Environment the key works in.")] = Environment.TEST,
-    operator: Annotated[bool, typer.Option("--operator", help="A key without an account.")] = False,  # noqa: FBT002
+    operator: Annotated[bool, typer.Option("--operator", help="A key without an account.")] = False,
     scope: Annotated[list[str] | None, typer.Option("--scope", help="Limit what it may do. Repeat it.")] = None,
     name: Annotated[str | None, typer.Option(help="Your own word for it.")] = None,
     output: FormOption = Form.TABLE,
@@ -32,8 +34,8 @@ def create(
 
     Example: dispatcher keys create --account acct_5hQ2vN8rTb --env live
     """
-    from dispatcher.ledger.accounts import Tenant  # noqa: PLC0415 - imports asyncpg
-    from dispatcher.ledger.keys import KeyLedger, NewKey, Scope  # noqa: PLC0415
+    from dispatcher.ledger.accounts import Tenant
+    from dispatcher.ledger.keys import KeyLedger, NewKey, Scope
 
     if operator == (account is not None):
         message = "give either --account or --operator"
@@ -45,7 +47,9 @@ def create(
 
     async def work(pool: "Pool") -> NewKey:
         tenant = None if account is None else Tenant(await _number(pool, account), env.value)
-        return await KeyLedger(pool).create(tenant, scopes=[known[text] for text in scope] if scope else None, name=name)
+        return await KeyLedger(pool).create(
+            tenant, scopes=[known[text] for text in scope] if scope else None, name=name
+        )
 
     try:
         made = with_pool(work)
@@ -62,7 +66,7 @@ def list_(account: AccountOption = None, output: FormOption = Form.TABLE) -> Non
 
     Example: dispatcher keys list --account acct_5hQ2vN8rTb
     """
-    from dispatcher.ledger.keys import KeyFacts, KeyLedger  # noqa: PLC0415 - imports asyncpg
+    from dispatcher.ledger.keys import KeyFacts, KeyLedger
 
     async def work(pool: "Pool") -> list[KeyFacts]:
         return await KeyLedger(pool).page(None if account is None else await _number(pool, account))
@@ -80,7 +84,7 @@ def revoke(key: Annotated[str, typer.Argument(help="Id of the key, as `keys list
 
     Example: dispatcher keys revoke 3JqPz7LmA0Qx
     """
-    from dispatcher.ledger.keys import KeyLedger  # noqa: PLC0415 - imports asyncpg
+    from dispatcher.ledger.keys import KeyLedger
 
     async def work(pool: "Pool") -> bool:
         return await KeyLedger(pool).revoke(key)
@@ -92,7 +96,7 @@ def revoke(key: Annotated[str, typer.Argument(help="Id of the key, as `keys list
 
 
 async def _number(pool: "Pool", account: str) -> int:
-    from dispatcher.ledger.accounts import AccountLedger  # noqa: PLC0415 - imports asyncpg
+    from dispatcher.ledger.accounts import AccountLedger
 
     found = await AccountLedger(pool).find(account)
     if found is None:

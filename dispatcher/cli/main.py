@@ -48,7 +48,7 @@ app.add_typer(dead_events.app, name="dead-events", help="Records that could not 
 
 @app.command("version")
 def version(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,  # noqa: FBT002 - a flag
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Print the version of the program.
 

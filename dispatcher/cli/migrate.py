@@ -8,17 +8,17 @@ import typer
 
 
 def migrate(
-    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 3 when migrations are missing.")] = False,  # noqa: FBT002 - a flag
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 3 when migrations are missing.")] = False,
 ) -> None:
     """Apply the migrations that the database lacks; several processes may call this at once.
 
     Example: dispatcher migrate --check
     """
-    from dispatcher.ledger.migrate import migrate as apply  # noqa: PLC0415 - imports asyncpg
-    from dispatcher.ledger.migrate import pending  # noqa: PLC0415
-    from dispatcher.settings import load  # noqa: PLC0415 - slow to import
+    from dispatcher.ledger.migrate import migrate as apply
+    from dispatcher.ledger.migrate import pending
+    from dispatcher.settings import load
 
-    url = load(os.environ).database.dsn()
+    url = load(os.environ, required=False).database_url()
     missing = asyncio.run(pending(url) if check else apply(url))
     word = "missing" if check else "applied"
     for migration in missing:

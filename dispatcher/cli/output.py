@@ -60,8 +60,8 @@ def _cell(value: object) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - slow to import, only tables want it
-    from rich.table import Table  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
 
     if not rows:
         typer.echo("nothing found", err=True)

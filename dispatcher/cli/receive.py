@@ -14,17 +14,19 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s)?")
 
 def receive(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes any free one.")] = 9000,
-    secret: Annotated[list[str] | None, typer.Option(help="Check signatures with this whsec_… secret. Repeat it.")] = None,
+    secret: Annotated[
+        list[str] | None, typer.Option(help="Check signatures with this whsec_… secret. Repeat it.")
+    ] = None,
     status: Annotated[str, typer.Option(help="Statuses to answer in turn, round and round.")] = "204",
     fail_rate: Annotated[float, typer.Option(min=0.0, max=1.0, help="Answer 500 this often.")] = 0.0,
     delay: Annotated[str, typer.Option(help="Wait before answering, like 250ms or 6s.")] = "0s",
-    show_body: Annotated[bool, typer.Option("--body", help="Print bodies too.")] = False,  # noqa: FBT002 - a flag
+    show_body: Annotated[bool, typer.Option("--body", help="Print bodies too.")] = False,
 ) -> None:
     """Receive webhooks on this machine and print them, failing as asked.
 
     Example: dispatcher receive --port 9000 --secret whsec_… --status 500,500,204
     """
-    from dispatcher.embedded.trial_receiver import Behaviour  # noqa: PLC0415 - imports aiohttp
+    from dispatcher.embedded.trial_receiver import Behaviour
 
     found = _DURATION.fullmatch(delay)
     if found is None:
@@ -53,9 +55,9 @@ def _statuses(text: str) -> tuple[int, ...]:
 
 
 async def _serve(behaviour: object, port: int, *, show_body: bool) -> None:
-    from dispatcher.embedded.trial_receiver import Behaviour, TrialReceiver  # noqa: PLC0415 - imports aiohttp
+    from dispatcher.embedded.trial_receiver import Behaviour, TrialReceiver
 
-    assert isinstance(behaviour, Behaviour)  # noqa: S101 - narrows the lazy type
+    assert isinstance(behaviour, Behaviour)
     receiver = TrialReceiver(behaviour, port=port, on_received=lambda got: _print(got, show_body=show_body))
     async with receiver:
         typer.echo(f"receiving on {receiver.url}/ (Ctrl-C ends)", err=True)
@@ -63,7 +65,7 @@ async def _serve(behaviour: object, port: int, *, show_body: bool) -> None:
 
 
 def _print(got: "Received", *, show_body: bool) -> None:
-    import datetime as dt  # noqa: PLC0415
+    import datetime as dt
 
     when = dt.datetime.fromtimestamp(got.at, dt.UTC).strftime("%H:%M:%S.%f")[:-3]
     signature = "signature ok" if got.is_verified else got.fault or "signature not checked"

@@ -25,7 +25,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 _PR_SET_PDEATHSIG: Final = 1
 _PARENT_IS_GONE: Final = 75
@@ -64,6 +64,13 @@ class Command:
     kept_files: tuple[int, ...] = ()
 
 
+class _Leash(NamedTuple):
+    parent: int
+    death_signal: int
+    uid: int
+    gid: int
+
+
 def spawn(command: Command) -> subprocess.Popen[bytes]:
     """Start a child with its output in `log`; the caller waits for it. Main thread only.
 
@@ -73,8 +80,8 @@ def spawn(command: Command) -> subprocess.Popen[bytes]:
         message = "a child server must be started from the main thread: it would die with this one"
         raise RuntimeError(message)
     user = command.user
-    leash = [str(os.getpid()), str(int(command.death_signal))]
-    leash += [str(user.uid), str(user.gid)] if user else ["-1", "-1"]
+    owner = (user.uid, user.gid) if user else (-1, -1)
+    leash = map(str, _Leash(os.getpid(), int(command.death_signal), *owner))
     return subprocess.Popen(  # noqa: S603 - no shell, and the words are ours
         [sys.executable, "-I", "-S", __file__, *leash, *command.argv],
         cwd=command.folder,
@@ -149,30 +156,34 @@ def open_log(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
-def last_words(log: int) -> str:
-    """Return the end of an open log, for an error message."""
-    start = max(0, os.fstat(log).st_size - _LAST_WORDS_BYTES)
-    return os.pread(log, _LAST_WORDS_BYTES, start).decode(errors="replace").strip()
+def log_end(log: int) -> int:
+    """Return where an open log ends now."""
+    return os.fstat(log).st_size
 
 
-def _become(parent: int, death_signal: int, uid: int, gid: int, argv: list[str]) -> None:
-    # Opened while still allowed to: a binary in a folder closed to `uid` runs through its descriptor.
+def last_words(log: int, start: int = 0) -> str:
+    """Return what a log holds from `start` on, at most its last 2,000 bytes, for a message."""
+    begin = max(start, log_end(log) - _LAST_WORDS_BYTES)
+    return os.pread(log, _LAST_WORDS_BYTES, begin).decode(errors="replace").strip()
+
+
+def _become(leash: _Leash, argv: list[str]) -> None:
+    # Opened while still allowed to: a binary that `uid` cannot reach runs through its descriptor.
     binary = os.open(argv[0], os.O_RDONLY)
-    if uid >= 0:
+    if leash.uid >= 0:
         os.setgroups([])
-        os.setgid(gid)
-        os.setuid(uid)
+        os.setgid(leash.gid)
+        os.setuid(leash.uid)
     # After the change of user, which clears it.
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
-    if os.getppid() != parent:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, leash.death_signal, 0, 0, 0)
+    if os.getppid() != leash.parent:
         os._exit(_PARENT_IS_GONE)
     try:
         os.execv(argv[0], argv)  # noqa: S606
     except PermissionError:
-        os.set_inheritable(binary, True)
-        os.execve(binary, argv, os.environ)
+        os.execve(binary, argv, os.environ)  # noqa: S606
 
 
 if __name__ == "__main__":
-    _become(*(int(word) for word in sys.argv[1:5]), sys.argv[5:])  # type: ignore[misc]
+    _become(_Leash(*map(int, sys.argv[1:5])), sys.argv[5:])

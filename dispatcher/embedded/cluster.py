@@ -1,9 +1,9 @@
 """The data folder of an embedded PostgreSQL: who may use it, and how it comes to be.
 
-    lock        held by us and by every process of the server: nobody else may use the folder
-    password    of the role `dispatcher`, mode 0600
-    server.log  what the server said; the one before as server.log.1
-    cluster/    PostgreSQL's own; moved into place only when complete
+lock        held by us and by every process of the server: nobody else may use the folder
+password    of the role `dispatcher`, mode 0600
+server.log  what the server said; the one before as server.log.1
+cluster/    PostgreSQL's own; moved into place only when complete
 """
 
 import fcntl
@@ -22,6 +22,7 @@ from dispatcher.embedded.children import (
     Command,
     ServerUser,
     last_words,
+    log_end,
     open_log,
     spawn,
     unprivileged_user,
@@ -49,8 +50,8 @@ _INIT_WORDS: Final = (
 class Folder:
     """A data folder that is ours alone from the making of this object until `close`.
 
-    Raises DispatcherError when another program uses it. The servers of a program that was killed are
-    waited for, at most 15 s.
+    Raises DispatcherError when another program uses it. The servers of a program that was killed
+    are waited for, at most 15 s.
     """
 
     def __init__(self, path: Path) -> None:
@@ -158,10 +159,10 @@ def _server_user(cluster: Path) -> ServerUser | None:
 
 def _other_version(cluster: Path, found: str) -> str:
     return (
-        f"{cluster} was written by PostgreSQL {found}, and this is {wheels.postgres_major()}. Dump it "
-        "while the release that wrote it runs (pg_dump --dbname=DATABASE_URL --file=dispatcher.sql), "
-        f"move {cluster.parent} away, start again and load the dump with psql; or choose another "
-        "DATA_DIR"
+        f"{cluster} was written by PostgreSQL {found}, and this is {wheels.postgres_major()}. Dump "
+        "it while the release that wrote it runs (pg_dump --dbname=DATABASE_URL "
+        f"--file=dispatcher.sql), move {cluster.parent} away, start again and load the dump with "
+        "psql; or choose another DATA_DIR"
     )
 
 
@@ -191,6 +192,7 @@ def _finish(folder: Folder, fresh: Path, *words: str, text: str) -> None:
         os.fchown(read, folder.user.uid, folder.user.gid)
     os.write(write, text.encode())
     os.close(write)
+    start = log_end(folder.log)
     try:
         child = folder.run(*words, cluster=fresh, stdin=read)
     finally:
@@ -202,7 +204,7 @@ def _finish(folder: Folder, fresh: Path, *words: str, text: str) -> None:
         child.wait()
         raise
     if status != 0:
-        message = f"{words[0]} failed with status {status}: {last_words(folder.log)}"
+        message = f"{words[0]} failed with status {status}: {last_words(folder.log, start)}"
         raise DispatcherError(message)
 
 

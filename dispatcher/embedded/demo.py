@@ -64,7 +64,7 @@ async def _remove_old(api: aiohttp.ClientSession) -> None:
             await _call(api, "DELETE", f"/v1/webhook_endpoints/{endpoint['id']}")
 
 
-async def _call(api: aiohttp.ClientSession, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - JSON
+async def _call(api: aiohttp.ClientSession, method: str, path: str, body: object = None) -> Any:
     async with api.request(method, path, json=body) as answer:
         answer.raise_for_status()
         return await answer.json() if answer.status != 204 else None

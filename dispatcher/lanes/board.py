@@ -242,7 +242,9 @@ class Board:
         if not self._tasks:
             self._quiet.set()
         if not task.cancelled() and (fault := task.exception()) is not None:
-            asyncio.get_running_loop().call_exception_handler({"message": "an attempt fell", "exception": fault, "task": task})
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "an attempt fell", "exception": fault, "task": task}
+            )
         self._pump()
         if not self._room.is_set():
             self._watch_room()

@@ -62,11 +62,14 @@ class DueReader:
         claims: Claims,
         lanes: Lanes,
         submit: Callable[[Sequence[Delivery]], Awaitable[None]],
+        *,
+        on_adopted: Callable[[int], None],
         jitter: Callable[[], float],
     ) -> None:
         self._claims = claims
         self._lanes = lanes
         self._submit = submit
+        self._on_adopted = on_adopted
         self._jitter = jitter
         self._stop = asyncio.Event()
         self._backlog: list[int] = []
@@ -99,7 +102,7 @@ class DueReader:
             found = await self._claims.adopt()
             self._adopt_at = self._adopt_at[1:]
             if found:
-                _log.warning("deliveries_adopted", n_deliveries=len(found))
+                self._on_adopted(len(found))
                 await self._submit(found)
 
     async def _claim(self) -> None:

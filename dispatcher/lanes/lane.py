@@ -29,7 +29,18 @@ class Place(Enum):
 class Lane:
     """Deliveries of one host in order of arrival, with its pacer and its cap on requests in flight."""
 
-    __slots__ = ("done", "host_id", "in_flight", "limits", "most_in_flight", "most_queued", "pacer", "place", "queue", "wait_until")
+    __slots__ = (
+        "done",
+        "host_id",
+        "in_flight",
+        "limits",
+        "most_in_flight",
+        "most_queued",
+        "pacer",
+        "place",
+        "queue",
+        "wait_until",
+    )
 
     def __init__(self, host_id: int, limits: HostLimits) -> None:
         self.host_id = host_id

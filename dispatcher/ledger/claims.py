@@ -83,7 +83,7 @@ class ClaimLedger:
 
 
 def _delivery(row: asyncpg.Record) -> Delivery:
-    def value(name: str) -> Any:  # noqa: ANN401 - a driver's row is untyped
+    def value(name: str) -> Any:
         return row[name]
 
     return Delivery(

@@ -147,7 +147,7 @@ class Link:
 class Session:
     """Named statements over one borrowed connection."""
 
-    def __init__(self, connection: Any) -> None:  # noqa: ANN401 - a pool's proxy or a connection
+    def __init__(self, connection: Any) -> None:
         self._connection = connection
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:

@@ -59,9 +59,7 @@ class DeadEventLedger:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def page(
-        self, *, before: tuple[dt.datetime, DeadPlace] | None = None, limit: int
-    ) -> list[StoredDeadEvent]:
+    async def page(self, *, before: tuple[dt.datetime, DeadPlace] | None = None, limit: int) -> list[StoredDeadEvent]:
         """Return up to `limit` dead events, latest first."""
         seen_at, place = before or (None, (None, None, None, None))
         return [_facts(row) for row in await self._pool.fetch("list_dead_events", seen_at, *place, limit)]

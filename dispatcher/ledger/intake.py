@@ -143,7 +143,16 @@ class IntakeLedger:
         )
         dead = _columns(
             [
-                (d.topic, d.partition, d.offset, d.reason, d.detail.encode(errors="replace"), d.key, d.headers, d.sealed_value)
+                (
+                    d.topic,
+                    d.partition,
+                    d.offset,
+                    d.reason,
+                    d.detail.encode(errors="replace"),
+                    d.key,
+                    d.headers,
+                    d.sealed_value,
+                )
                 for d in batch.dead
             ],
             _DEAD_COLUMNS,

@@ -106,7 +106,9 @@ async def _missing(connection: asyncpg.Connection) -> list[Migration]:
             message = f"the database has migration {row['version']} ({row['name']}), which this program does not know: it is older than the database"
             raise SchemaMismatch(message)
         if known.sha256 != row["sha256"]:
-            message = f"migration {known.version} ({known.name}) was edited after it ran; restore the file and add a new one"
+            message = (
+                f"migration {known.version} ({known.name}) was edited after it ran; restore the file and add a new one"
+            )
             raise SchemaMismatch(message)
     return sorted(shipped.values())
 

@@ -38,7 +38,9 @@ class SettlementLedger:
         """
         number = self._flush_seq + 1
         sent = clock.mono()
-        columns = [list(column) for column in zip(*(_row(s, sent) for s in batch), strict=True)] or [[] for _ in range(17)]
+        columns = [list(column) for column in zip(*(_row(s, sent) for s in batch), strict=True)] or [
+            [] for _ in range(17)
+        ]
         async with self._replica.gate.shared():
             row = await self._link.fetchrow(
                 "settle",

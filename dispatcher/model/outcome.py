@@ -77,9 +77,7 @@ class VerdictKind(StrEnum):
     HELD = "held"
 
 
-FINAL_VERDICTS: Final = frozenset(
-    {VerdictKind.DELIVERED, VerdictKind.EXHAUSTED, VerdictKind.CANCELED}
-)
+FINAL_VERDICTS: Final = frozenset({VerdictKind.DELIVERED, VerdictKind.EXHAUSTED, VerdictKind.CANCELED})
 """Verdicts that end a delivery: its row leaves the hot table."""
 
 

@@ -154,7 +154,7 @@ def refusal_of(address: str, policy: EgressPolicy) -> AddressFault | None:
 def _is_public(version: int, number: int) -> bool:
     if _is_in(_NOT_PUBLIC, version, number):
         return False
-    return version != 6 or _GLOBAL_UNICAST.holds(version, number)  # noqa: PLR2004 - the protocol's name
+    return version != 6 or _GLOBAL_UNICAST.holds(version, number)
 
 
 def _is_metadata(version: int, number: int) -> bool:
@@ -165,11 +165,13 @@ def _is_metadata(version: int, number: int) -> bool:
 
 def _carried(version: int, number: int) -> list[int]:
     """Return the IPv4 addresses that an IPv6 address may carry."""
-    found = [number >> shift & _LOW_32 for block, shift in _CARRIERS if block.holds(version, number)]
+    found = [
+        number >> shift & _LOW_32 for block, shift in _CARRIERS if block.holds(version, number)
+    ]
     if _TEREDO.holds(version, number):
         found.append(~number & _LOW_32)
     # The second bit of that word only says whether the IPv4 address is unique.
-    if version == 6 and (number >> 32 & 0xFDFFFFFF) == _ISATAP:  # noqa: PLR2004 - the protocol's name
+    if version == 6 and (number >> 32 & 0xFDFFFFFF) == _ISATAP:
         found.append(number & _LOW_32)
     return found
 

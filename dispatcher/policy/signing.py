@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Final
 
-SECRET_PREFIX: Final = "whsec_"
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what secrets begin with, no secret
 
 NEW_KEY_BYTES: Final = 36
 """Length of a new key: 48 characters of base64 without `=`, safe in env files and double clicks."""

@@ -22,7 +22,7 @@ DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 _HIGHEST_PORT: Final = 65535
 
 _PLAIN: Final = re.compile(r"[\x21-\x7e]+")
-_FORBIDDEN: Final = frozenset("\\<>{}|^\"`")
+_FORBIDDEN: Final = frozenset('\\<>{}|^"`')
 _SHAPE: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://([^/?#]*)(/[^#]*|\?[^#]*)?(#.*)?")
 _AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::([0-9]{1,5}))?")
 _LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9\-]{0,61}[a-z0-9])?")
@@ -30,13 +30,32 @@ _NUMERIC: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _LONGEST_NAME: Final = 253
 
 _SPECIAL_USE: Final = frozenset(
-    "localhost local localdomain internal intranet lan home corp private arpa onion alt test invalid svc".split()
+    {
+        "alt",
+        "arpa",
+        "corp",
+        "home",
+        "internal",
+        "intranet",
+        "invalid",
+        "lan",
+        "local",
+        "localdomain",
+        "localhost",
+        "onion",
+        "private",
+        "svc",
+        "test",
+    }
 )
 
 _REFUSED_PORTS: Final = frozenset(
-    [1433, 1521, 2049, 2181, 2375, 2376, 2379, 2380, 3306, 3389, 5432, 5672]
-    + [*range(5900, 6000), 6379, 6443, 8086, 8500, 9042, 9092, 9200, 9300, 10250, 10255]
-    + [11211, 15672, 27017, 27018, 27019, 50051]
+    {
+        *(1433, 1521, 2049, 2181, 2375, 2376, 2379, 2380, 3306, 3389, 5432, 5672),
+        *range(5900, 6000),
+        *(6379, 6443, 8086, 8500, 9042, 9092, 9200, 9300, 10250, 10255),
+        *(11211, 15672, 27017, 27018, 27019, 50051),
+    }
 )
 """Data stores and control planes: inside an allowed range they stay shut, listed one by one they open."""
 
@@ -140,7 +159,9 @@ def read_url(text: str, rules: UrlRules) -> EndpointUrl | UrlRefusal:
     if split is None:
         return _malformed("the host or port cannot be read")
     host, port_text = split.groups()
-    refusal = _refusal_of_host(host.lower(), rules) or _refusal_of_port(port_text, scheme.lower(), rules)
+    refusal = _refusal_of_host(host.lower(), rules) or _refusal_of_port(
+        port_text, scheme.lower(), rules
+    )
     return refusal or _normalised(text)
 
 
@@ -171,7 +192,9 @@ def _refusal_of_host(host: str, rules: UrlRules) -> UrlRefusal | None:
         # Browsers read any such host as an IPv4 address, in octal and hexadecimal too.
         return _refusal_of_address(host, rules)
     if len(host) > _LONGEST_NAME or not all(_LABEL.fullmatch(label) for label in labels):
-        return _malformed("the host name may hold letters, digits and inner hyphens between full stops")
+        return _malformed(
+            "the host name may hold letters, digits and inner hyphens between full stops"
+        )
     if labels[-1] == "localhost" and rules.allow_localhost:
         return None
     if len(labels) == 1 or labels[-1] in _SPECIAL_USE:

@@ -17,7 +17,7 @@ TOLERANCE_SECONDS: Final = 300
 _MOST_SIGNATURES: Final = 10
 
 
-class InvalidWebhook(Exception):  # noqa: N818 - read as a verdict: `except InvalidWebhook`
+class InvalidWebhook(Exception):
     """The request must be answered with 400 and otherwise ignored; the message says which rule it breaks."""
 
 

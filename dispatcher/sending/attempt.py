@@ -7,7 +7,6 @@ connection turns out dead before the first byte of an answer, the request is sen
 one: the peer closed it while we wrote, which is nobody's fault.
 """
 
-import asyncio
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,8 @@ from dispatcher.sending.dial import Dialer, make_tls_context
 from dispatcher.sending.faults import AttemptFailed
 from dispatcher.sending.pool import Pool
 from dispatcher.sending.request import Template
-from dispatcher.sending.resolver import GetAddressInfo, Resolver, ResolverLimits
-from dispatcher.sending.wire import Budgets, Connection
+from dispatcher.sending.resolver import DEFAULT_LIMITS, GetAddressInfo, Resolver, ResolverLimits
+from dispatcher.sending.wire import DEFAULT_BUDGETS, Budgets, Connection
 
 _MOST_TEMPLATES: Final = 20_000
 _SPECIAL: Final = {410: OutcomeKind.HTTP_410, 429: OutcomeKind.HTTP_429}
@@ -53,8 +52,8 @@ class SendingOptions:
     allow_http: bool = False
     allow_localhost: bool = False
     ca_file: Path | None = None
-    budgets: Budgets = Budgets()
-    resolver: ResolverLimits = ResolverLimits()
+    budgets: Budgets = DEFAULT_BUDGETS
+    resolver: ResolverLimits = DEFAULT_LIMITS
     most_idle: int = 1_000
 
 
@@ -107,8 +106,7 @@ class Sender:
                 if outcome is not None:
                     return outcome
             return await self._send_on_fresh(work)
-        except Exception as fault:
-            # The edge of the room: a bug of ours is an outcome, too.
+        except Exception as fault:  # noqa: BLE001 - the edge of the room: a bug of ours is an outcome
             _log.exception("attempt_broken", endpoint_id=target.public_id)
             reason = type(fault).__name__
             return Outcome(OutcomeKind.INTERNAL_ERROR, clock.mono() - started, reason=reason)
@@ -128,6 +126,20 @@ class Sender:
         except AttemptFailed as failure:
             return failure.kind
         return None
+
+    async def look_up(self, hostname: str, _: int) -> tuple[str, ...]:
+        """Return the allowed addresses of a host as an attempt would use them, in text; for checks at registration.
+
+        Raises:
+            PermissionError: an address of it is forbidden.
+            OSError: it does not resolve (yet).
+        """
+        try:
+            return tuple(address.text for address in await self._dialer.addresses_of(hostname))
+        except AttemptFailed as failure:
+            if failure.kind is OutcomeKind.ADDRESS_FORBIDDEN:
+                raise PermissionError from failure
+            raise OSError from failure
 
     def reload(self, egress: EgressPolicy) -> None:
         """Take a new address policy; idle connections close, those in use close after their exchange."""

@@ -29,7 +29,9 @@ _USER_TIMEOUT_MS: Final = 10_000
 """The kernel gives up on unacknowledged bytes after this; idle connections to a dead peer end too."""
 
 _NEXT_ADDRESS_SECONDS: Final = 0.25
-_OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+_OURS: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+)
 
 
 class Place(NamedTuple):
@@ -109,7 +111,13 @@ class Dialer:
 
     async def _connect(self, addresses: tuple[Address, ...], port: int) -> socket.socket:
         infos: list[Any] = [
-            (family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", _socket_address(family, text, port))
+            (
+                family,
+                socket.SOCK_STREAM,
+                socket.IPPROTO_TCP,
+                "",
+                _socket_address(family, text, port),
+            )
             for family, text in addresses
         ]
         connected = await aiohappyeyeballs.start_connection(
@@ -128,7 +136,7 @@ class Dialer:
         family, kind, protocol, _, address = info
         self._require_allowed(address[0])
         made = socket.socket(family, kind, protocol)
-        made.setblocking(False)
+        made.setblocking(False)  # noqa: FBT003 - the socket's own signature
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -160,7 +168,7 @@ def _literal(hostname: str) -> tuple[Address, ...]:
         version = ipaddress.ip_address(hostname).version
     except ValueError:
         return ()
-    family = socket.AF_INET if version == 4 else socket.AF_INET6  # noqa: PLR2004 - the protocol's name
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
     return (Address(family, hostname),)
 
 
@@ -172,7 +180,9 @@ def _failure_of(fault: OSError) -> AttemptFailed:
     if fault.errno in _OURS:
         return AttemptFailed(OutcomeKind.INTERNAL_ERROR, errno.errorcode[fault.errno or 0])
     if isinstance(fault, ConnectionResetError | BrokenPipeError):
-        return AttemptFailed(OutcomeKind.CONNECTION_RESET, "the connection was reset while it opened")
+        return AttemptFailed(
+            OutcomeKind.CONNECTION_RESET, "the connection was reset while it opened"
+        )
     if fault.errno == errno.ETIMEDOUT:
         return AttemptFailed(OutcomeKind.TIMEOUT_CONNECT, "the TCP connect took too long")
     if fault.errno == errno.ECONNREFUSED:

@@ -1,7 +1,7 @@
 """The bytes of a request, from a template that is made once per endpoint.
 
 Only what differs between two attempts is filled in: event, timestamp, signature, type, delivery and
-attempt number. The customer's own headers come last and can replace none of ours.
+attempt number. The customer's own headers come after ours and can replace none of them.
 """
 
 from functools import lru_cache
@@ -19,7 +19,6 @@ _HEAD: Final = (
     b"user-agent: %b\r\n"
     b"accept-encoding: identity\r\n"
     b"x-webhook-environment: %b\r\n"
-    b"%b"
 )
 _VARYING: Final = (
     b"webhook-id: %b\r\n"
@@ -28,9 +27,8 @@ _VARYING: Final = (
     b"x-webhook-event: %b\r\n"
     b"x-webhook-delivery: %b\r\n"
     b"x-webhook-attempt: %d/%d\r\n"
-    b"content-length: %d\r\n"
-    b"\r\n"
 )
+_LENGTH: Final = b"content-length: %d\r\n\r\n"
 
 
 class Template:
@@ -43,23 +41,30 @@ class Template:
     __slots__ = ("_format", "_n_attempts", "_signer", "place")
 
     def __init__(self, target: Target, user_agent: str) -> None:
-        self.place = Place(
-            target.authority, target.scheme == "https", target.hostname, target.port
-        )
+        self.place = Place(target.authority, target.scheme == "https", target.hostname, target.port)
         self._signer = Signer([key.key for key in target.keys])
         self._n_attempts = len(target.schedule)
-        own = [_encode(name) + b": " + _encode(value) + b"\r\n" for name, value in target.headers]
+        own_lines = [
+            _encode(name) + b": " + _encode(value) + b"\r\n" for name, value in target.headers
+        ]
         fixed = _HEAD % (
             _encode(target.path),
             _encode(_host_of(target)),
             _encode(user_agent),
             _encode(target.environment),
-            b"".join(own),
         )
-        self._format = fixed.replace(b"%", b"%%") + _VARYING
+        own = b"".join(own_lines).replace(b"%", b"%%")
+        self._format = fixed.replace(b"%", b"%%") + _VARYING + own + _LENGTH
 
     def fill(
-        self, *, event_id: str, delivery_id: str, event_type: str, attempt_no: int, now: int, body: bytes
+        self,
+        *,
+        event_id: str,
+        delivery_id: str,
+        event_type: str,
+        attempt_no: int,
+        now: int,
+        body: bytes,
     ) -> bytes:
         """Return head and body of one attempt, signed. `now` is Unix seconds of this attempt."""
         message_id, timestamp = event_id.encode(), b"%d" % now

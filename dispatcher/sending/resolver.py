@@ -49,6 +49,9 @@ class ResolverLimits:
     names: int = 10_000
 
 
+DEFAULT_LIMITS: Final = ResolverLimits()
+
+
 class _Lookup:
     """One look-up that any number of attempts wait for."""
 
@@ -81,12 +84,12 @@ class Resolver:
         policy: EgressPolicy,
         *,
         allow_localhost: bool = False,
-        limits: ResolverLimits | None = None,
+        limits: ResolverLimits = DEFAULT_LIMITS,
         getaddrinfo: GetAddressInfo = socket.getaddrinfo,
     ) -> None:
         self._policy = policy
         self._allow_localhost = allow_localhost
-        self._limits = limits or ResolverLimits()
+        self._limits = limits
         self._getaddrinfo = getaddrinfo
         # Touched in the loop's thread only; look-up threads report through the loop.
         self._kept: dict[str, _Kept] = {}

@@ -36,10 +36,10 @@ class ResponseReader:
     """
 
     __slots__ = (
+        "_n_body",
         "_n_informational",
         "_n_lines",
         "_n_raw",
-        "_n_body",
         "_parser",
         "_pieces",
         "fault",

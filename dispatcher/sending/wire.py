@@ -47,6 +47,9 @@ class Budgets:
     idle: float = 15.0
 
 
+DEFAULT_BUDGETS: Final = Budgets()
+
+
 class Answer(NamedTuple):
     """A response as far as it was kept. `wait_seconds` runs from our last byte to the complete head."""
 

@@ -108,7 +108,12 @@ def set_up_logs(level: str, form: str, *, stream: BinaryIO | None = None) -> Lin
     if is_console:
         rendering = [_redact, structlog.dev.ConsoleRenderer(colors=True), lambda _, __, text: text.encode() + b"\n"]
     else:
-        rendering = [structlog.processors.format_exc_info, _redact, structlog.processors.JSONRenderer(_json), lambda _, __, line: line + b"\n"]
+        rendering = [
+            structlog.processors.format_exc_info,
+            _redact,
+            structlog.processors.JSONRenderer(_json),
+            lambda _, __, line: line + b"\n",
+        ]
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, *rendering],
@@ -120,7 +125,7 @@ def set_up_logs(level: str, form: str, *, stream: BinaryIO | None = None) -> Lin
     return writer
 
 
-def _json(line: Any, **_: Any) -> bytes:  # noqa: ANN401 - structlog's own shape
+def _json(line: Any, **_: Any) -> bytes:
     return orjson.dumps(line, default=repr)
 
 
@@ -142,7 +147,13 @@ class _Standard(logging.Handler):
             line["error_type"] = record.exc_info[0].__name__
         name = "library_reported"
         log = structlog.get_logger()
-        (log.error if record.levelno >= logging.ERROR else log.warning if record.levelno >= logging.WARNING else log.info)(name, **line)
+        (
+            log.error
+            if record.levelno >= logging.ERROR
+            else log.warning
+            if record.levelno >= logging.WARNING
+            else log.info
+        )(name, **line)
 
 
 def _take_over_standard_logging(level: int) -> None:

@@ -83,24 +83,45 @@ def catalogue(event_types: Sequence[str]) -> list[Description]:
     counter, gauge, histogram = "counter", "gauge", "histogram"
     verdicts = [kind.value for kind in VerdictKind]
     return [
-        Description("dispatcher_records", counter, "Kafka records read, by what became of them", {"result": RECORD_RESULTS}),
+        Description(
+            "dispatcher_records", counter, "Kafka records read, by what became of them", {"result": RECORD_RESULTS}
+        ),
         Description("dispatcher_events", counter, "Events accepted", {"type": (*event_types, OTHER_TYPE)}),
-        Description("dispatcher_dropped_fields", counter, "Fields of records that are not part of the published schema", {}),
+        Description(
+            "dispatcher_dropped_fields", counter, "Fields of records that are not part of the published schema", {}
+        ),
         Description("dispatcher_event_conflicts", counter, "Duplicates whose body differs from the stored one", {}),
         Description("dispatcher_deliveries", counter, "Settled deliveries, by verdict", {"verdict": verdicts}),
-        Description("dispatcher_attempts", counter, "Attempts, by outcome", {"outcome": [kind.value for kind in OutcomeKind]}),
-        Description("dispatcher_attempt_duration_seconds", histogram, "Time of an attempt, by phase", {"phase": PHASES}, SECONDS),
-        Description("dispatcher_end_to_end_seconds", histogram, "From the event's own time to its delivery", {}, LONG_SECONDS),
         Description(
-            "dispatcher_ingest_to_first_attempt_seconds", histogram, "From acceptance to the start of the first attempt", {}, SECONDS
+            "dispatcher_attempts", counter, "Attempts, by outcome", {"outcome": [kind.value for kind in OutcomeKind]}
+        ),
+        Description(
+            "dispatcher_attempt_duration_seconds", histogram, "Time of an attempt, by phase", {"phase": PHASES}, SECONDS
+        ),
+        Description(
+            "dispatcher_end_to_end_seconds", histogram, "From the event's own time to its delivery", {}, LONG_SECONDS
+        ),
+        Description(
+            "dispatcher_ingest_to_first_attempt_seconds",
+            histogram,
+            "From acceptance to the start of the first attempt",
+            {},
+            SECONDS,
         ),
         Description("dispatcher_accept_seconds", histogram, "Time of statement S1", {}, SECONDS),
         Description("dispatcher_settle_seconds", histogram, "Time of statement S2, with retries", {}, SECONDS),
         Description("dispatcher_settle_batch_size", histogram, "Settlements per statement S2", {}, SIZES),
         Description("dispatcher_kafka_lag_records", gauge, "Records not yet accepted", {"topic": (), "partition": ()}),
         Description("dispatcher_kafka_partitions", gauge, "Partitions assigned to this process", {}),
-        Description("dispatcher_oldest_due_age_seconds", gauge, "Age of the oldest delivery that is due in Postgres", {}),
-        Description("dispatcher_oldest_throttled_age_seconds", gauge, "Age of the oldest delivery that waits for its host's rate", {}),
+        Description(
+            "dispatcher_oldest_due_age_seconds", gauge, "Age of the oldest delivery that is due in Postgres", {}
+        ),
+        Description(
+            "dispatcher_oldest_throttled_age_seconds",
+            gauge,
+            "Age of the oldest delivery that waits for its host's rate",
+            {},
+        ),
         Description("dispatcher_due_deliveries", gauge, "Deliveries due in Postgres", {}),
         Description("dispatcher_held_deliveries", gauge, "Deliveries held for paused or disabled endpoints", {}),
         Description("dispatcher_in_flight", gauge, "Attempts under way", {}),
@@ -115,13 +136,20 @@ def catalogue(event_types: Sequence[str]) -> list[Description]:
         Description("dispatcher_fenced", counter, "Statements refused because this process was taken over", {}),
         Description("dispatcher_progress_refused", counter, "Batches refused because a position stood elsewhere", {}),
         Description("dispatcher_lost_records", counter, "Records deleted from Kafka before they were read", {}),
-        Description("dispatcher_dead_events", counter, "Dead events, by reason", {"reason": [reason.value for reason in DeadReason]}),
+        Description(
+            "dispatcher_dead_events",
+            counter,
+            "Dead events, by reason",
+            {"reason": [reason.value for reason in DeadReason]},
+        ),
         Description("dispatcher_loop_lag_seconds", gauge, "How late the event loop runs", {}),
         Description("dispatcher_log_lines_dropped", counter, "Log lines dropped because nobody read them", {}),
         Description("dispatcher_replica_lease_seconds", gauge, "Seconds left of the own lease", {}),
         Description("dispatcher_live_replicas", gauge, "Replicas whose lease holds", {}),
         Description("dispatcher_partitions_ahead_days", gauge, "Days for which tables are made ahead", {}),
-        Description("dispatcher_endpoints", gauge, "Endpoints, by status", {"status": [s.value for s in EndpointStatus]}),
+        Description(
+            "dispatcher_endpoints", gauge, "Endpoints, by status", {"status": [s.value for s in EndpointStatus]}
+        ),
     ]
 
 
@@ -166,7 +194,9 @@ class Metrics(Collector):
                 yield histogram
                 continue
             family: CounterMetricFamily | GaugeMetricFamily
-            family = (CounterMetricFamily if one.kind == "counter" else GaugeMetricFamily)(one.name, one.help, labels=names)
+            family = (CounterMetricFamily if one.kind == "counter" else GaugeMetricFamily)(
+                one.name, one.help, labels=names
+            )
             for key, value in self._counts[one.name].values.items():
                 family.add_metric(key, value)
             yield family

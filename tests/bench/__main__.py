@@ -22,7 +22,9 @@ def say(text: str = "") -> None:
 async def throughput(lab: Lab, n: int) -> None:
     """Drain over https and http on both loops; compare with clients that only post."""
     say(f"Drain of {n:,} events of 1 KiB, fan-out 1, {N_HOSTS} hosts on loopback, nothing else running")
-    say("  settings: LIMITS__HOST_RATE=100000 LIMITS__HOST_BURST=10000 LIMITS__HOST_IN_FLIGHT=8, PostgreSQL with fsync on")
+    say(
+        "  settings: LIMITS__HOST_RATE=100000 LIMITS__HOST_BURST=10000 LIMITS__HOST_IN_FLIGHT=8, PostgreSQL with fsync on"
+    )
     say(f"  {'':<34}{'per second':>12}{'CPU-s/1,000':>13}{'vs aiohttp':>12}")
     for scheme in ("https", "http"):
         async with sink(lab.folder, n_ports=N_HOSTS, tls=scheme == "https") as to:
@@ -34,11 +36,15 @@ async def throughput(lab: Lab, n: int) -> None:
         ceiling = clients["aiohttp", "asyncio"]["per_1000"]
         for (client, loop), found in clients.items():
             label = f"{scheme} bare {client} client, {loop}"
-            say(f"  {label:<34}{found['per_second']:>12,.0f}{found['per_1000']:>13.3f}{found['per_1000'] / ceiling:>11.2f}x")
+            say(
+                f"  {label:<34}{found['per_second']:>12,.0f}{found['per_1000']:>13.3f}{found['per_1000'] / ceiling:>11.2f}x"
+            )
         for loop in ("asyncio", "uvloop"):
             result = await drain(lab, scheme, n, loop=loop)
             label = f"{scheme} whole daemon, {loop}"
-            say(f"  {label:<34}{result.per_second:>12,.0f}{result.daemon_cpu:>13.3f}{result.daemon_cpu / ceiling:>11.2f}x")
+            say(
+                f"  {label:<34}{result.per_second:>12,.0f}{result.daemon_cpu:>13.3f}{result.daemon_cpu / ceiling:>11.2f}x"
+            )
             say_costs(result)
 
 

@@ -43,13 +43,15 @@ async def post_with_aiohttp(arguments: argparse.Namespace, body: bytes) -> None:
     """Post everything with one `ClientSession`, `concurrency` at a time."""
     context = ssl.create_default_context(cafile=arguments.ca) if arguments.ca else None
     scheme = "https" if context else "http"
-    connector = aiohttp.TCPConnector(limit=0, ssl=context if context else True)
+    connector = aiohttp.TCPConnector(limit=0, ssl=context or True)
     numbers = iter(range(arguments.n))
 
     async def work(session: aiohttp.ClientSession) -> None:
         for number in numbers:
             url = f"{scheme}://127.0.0.1:{arguments.ports[number % len(arguments.ports)]}/hook"
-            async with session.post(url, data=body, headers=signed_headers(number, body), allow_redirects=False) as answer:
+            async with session.post(
+                url, data=body, headers=signed_headers(number, body), allow_redirects=False
+            ) as answer:
                 await answer.read()
                 assert answer.status == 204
 
@@ -95,7 +97,7 @@ def main() -> None:
         runner.run(post(arguments, body))
     after, took = resource.getrusage(resource.RUSAGE_SELF), time.monotonic() - began
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(json.dumps({"n": arguments.n, "seconds": took, "cpu_seconds": cpu}))  # noqa: T201 - its result
+    print(json.dumps({"n": arguments.n, "seconds": took, "cpu_seconds": cpu}))
 
 
 if __name__ == "__main__":

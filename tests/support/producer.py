@@ -1,19 +1,20 @@
-"""A producer of verification events as an outside program writes one: plain aiokafka, no code of ours.
+"""A producer of verification events as an outside program has it: aiokafka, no code of ours.
 
-    async with publishing(bootstrap, topic) as producer:
-        await producer.publish(an_event(1, account="acct_5hQ2vN8rTb"))
-        await producer.publish(an_event(2, account="acct_5hQ2vN8rTb"), mode="structured")
-        await producer.publish_bad(3)
-    producer.ledger     # what was sent, where it lies, and whether the broker acknowledged it
+async with publishing(bootstrap, topic) as producer:
+    await producer.publish(an_event(1, account="acct_5hQ2vN8rTb"))
+    await producer.publish(an_event(2, account="acct_5hQ2vN8rTb"), mode="structured")
+    await producer.publish_bad(3)
+producer.ledger     # what was sent, where it lies, and whether the broker acknowledged it
 """
 
+import asyncio
 import base64
 import copy
 import hashlib
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, Literal
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
+from aiokafka.structs import RecordMetadata
 
 from dispatcher.kit import clock
 
@@ -29,6 +31,7 @@ _EXAMPLES = Path(__file__).parents[2] / "schemas" / "examples" / "good"
 
 Mode = Literal["binary", "structured"]
 Headers = list[tuple[str, bytes]]
+_Answer = asyncio.Future[RecordMetadata]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class CloudEvent:
 
     @property
     def public_id(self) -> str:
-        """Return the id that endpoints get, from the published rule: SHA-256 of source, newline, id."""
+        """Return the id that endpoints get: of the SHA-256 of source, newline and id."""
         digest = hashlib.sha256(f"{self.source}\n{self.id}".encode()).digest()[:20]
         return "evt_" + base64.b32encode(digest).decode("ascii").lower()
 
@@ -103,14 +106,14 @@ def an_event(
     number: int,
     *,
     account: str,
-    type: str = "verification.completed",  # noqa: A002 - the attribute's name
+    type: str = "verification.completed",
     environment: str = "live",
     subject: str | None = None,
     n_checks: int = 2,
 ) -> CloudEvent:
     """Return a sound event; equal numbers give equal events, as a redelivery would.
 
-    `subject` is the verification, one of 64 by `number` unless given: the key, and so the partition.
+    `subject` is the verification, one of 64 by `number` unless given: the key, so the partition.
     With 6 checks the value has about 1 KiB.
     """
     verification = subject or f"ver_{number % 64:012d}"
@@ -163,54 +166,63 @@ class Publisher:
         return (await self.publish_all([event], mode=mode))[0]
 
     async def publish_all(self, events: Iterable[CloudEvent], *, mode: Mode = "binary") -> list[Sent]:
-        """Send events in order, then wait for all of them; the first refusal is raised at the end."""
+        """Send events in order, then wait for all of them; the first refusal is raised.
+
+        Whatever was handed to the client is in the ledger, after a refusal or a cancel too.
+        """
         waiting = []
         for event in events:
             value, headers = event.binary() if mode == "binary" else event.structured()
-            waiting.append((event, clock.mono(), await self._send(event.subject, value, headers)))
-        return [await self._note(event, at, answer) for event, at, answer in waiting]
+            waiting.append(await self._send(event, value, headers, event.public_id))
+        return await self._settle(waiting)
 
     async def publish_bad(self, number: int, *, account: str = "acct_5hQ2vN8rTb") -> Sent:
         """Send a record that can never be an event, one of `BAD_VALUES` by `number`."""
         event = an_event(number, account=account)
         value = BAD_VALUES[number % len(BAD_VALUES)]
-        at_mono = clock.mono()
-        answer = await self._send(event.subject, value, event.binary()[1])
-        return await self._note(event, at_mono, answer, is_event=False)
+        return (await self._settle([await self._send(event, value, event.binary()[1], None)]))[0]
 
     def acknowledged_ids(self) -> set[str]:
         """Return the ids of all events that the broker has for certain."""
         return {one.event_id for one in self.ledger if one.event_id and one.is_acknowledged}
 
-    async def _send(self, key: str, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> Any:
-        return await self._producer.send(
-            self.topic, value=value, key=key.encode(), headers=list(headers)
+    async def _send(
+        self, event: CloudEvent, value: bytes | None, headers: Headers, event_id: str | None
+    ) -> tuple[int, _Answer]:
+        line = len(self.ledger)
+        self.ledger.append(
+            Sent(
+                number=int(event.id.rpartition("-")[2]),
+                event_id=event_id,
+                type=event.type,
+                account=event.account,
+                subject=event.subject,
+                sent_mono=clock.mono(),
+                partition=None,
+                offset=None,
+            )
         )
-
-    async def _note(
-        self, event: CloudEvent, at_mono: float, answer: Any, *, is_event: bool = True
-    ) -> Sent:
-        place = None
+        key = event.subject.encode()
         try:
-            place = await answer
-        except KafkaError:
-            self._enter(event, at_mono, place, is_event=is_event)
-            raise
-        return self._enter(event, at_mono, place, is_event=is_event)
+            return line, await self._producer.send(self.topic, value, key, headers=headers)
+        except KafkaError as fault:
+            # Refused before it left: as if the broker had done it.
+            refused = _Answer()
+            refused.set_exception(fault)
+            return line, refused
 
-    def _enter(self, event: CloudEvent, at_mono: float, place: Any, *, is_event: bool) -> Sent:
-        sent = Sent(
-            number=int(event.id.rpartition("-")[2]),
-            event_id=event.public_id if is_event else None,
-            type=event.type,
-            account=event.account,
-            subject=event.subject,
-            sent_mono=at_mono,
-            partition=place.partition if place else None,
-            offset=place.offset if place else None,
-        )
-        self.ledger.append(sent)
-        return sent
+    async def _settle(self, waiting: Sequence[tuple[int, _Answer]]) -> list[Sent]:
+        faults = []
+        for line, answer in waiting:
+            try:
+                place = await answer
+            except KafkaError as fault:
+                faults.append(fault)
+                continue
+            self.ledger[line] = replace(self.ledger[line], partition=place.partition, offset=place.offset)
+        if faults:
+            raise faults[0]
+        return [self.ledger[line] for line, _ in waiting]
 
 
 @asynccontextmanager
@@ -221,26 +233,22 @@ async def publishing(bootstrap: str, topic: str, **options: Any) -> AsyncIterato
     """
     chosen: dict[str, Any] = {"acks": "all", **options}
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, **chosen)
-    await producer.start()
     try:
+        await producer.start()
         yield Publisher(producer, topic)
     finally:
         await producer.stop()
 
 
 @asynccontextmanager
-async def transaction(
-    bootstrap: str, topic: str, transactional_id: str, **options: Any
-) -> AsyncIterator[Publisher]:
+async def transaction(bootstrap: str, topic: str, transactional_id: str, **options: Any) -> AsyncIterator[Publisher]:
     """Publish inside one transaction: committed at the end of the block, aborted when it raises.
 
     Apache Kafka only. The ledger of an aborted block names records that nobody may ever deliver.
     """
-    producer = AIOKafkaProducer(
-        bootstrap_servers=bootstrap, transactional_id=transactional_id, **options
-    )
-    await producer.start()
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, transactional_id=transactional_id, **options)
     try:
+        await producer.start()
         async with producer.transaction():
             yield Publisher(producer, topic)
     finally:

@@ -1,7 +1,7 @@
 """Real servers for tests: PostgreSQL and a Kafka-compatible broker, one of each per test worker.
 
-Take them in by naming this module in `pytest_plugins`. `postgres_server` and `kafka_server` start on
-first use, hold nothing worth keeping, and end with the session. Set to a server of one's own,
+Take them in by naming this module in `pytest_plugins`. `postgres_server` and `kafka_server` start
+on first use, hold nothing worth keeping, and end with the session. Set to a server of one's own,
 `DISPATCHER_TEST_DATABASE_URL` (a role that may create databases) and `DISPATCHER_TEST_KAFKA`
 (`host:port`) are used instead; tests that stop or freeze a server start one by themselves.
 
@@ -25,6 +25,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from dispatcher.embedded.kafka import EmbeddedKafka
 from dispatcher.embedded.postgres import EmbeddedPostgres
+from tests.support.certificates import Certificates
+from tests.support.sink import Sink
 
 EMBEDDED_PARTITIONS = 8
 
@@ -69,6 +71,26 @@ def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServ
         broker.stop()
 
 
+@pytest.fixture(scope="session")
+def certificates() -> Certificates:
+    """Give an authority of our own and a certificate for the loopback names."""
+    return Certificates()
+
+
+@pytest.fixture
+async def sink() -> AsyncIterator[Sink]:
+    """Give a scripted endpoint over http, this test's alone."""
+    async with Sink.serving() as serving:
+        yield serving
+
+
+@pytest.fixture
+async def tls_sink(certificates: Certificates) -> AsyncIterator[Sink]:
+    """Give a scripted endpoint over https, vouched for by `certificates`, this test's alone."""
+    async with Sink.serving(tls=certificates.server_context()) as serving:
+        yield serving
+
+
 @asynccontextmanager
 async def fresh_database(server: DatabaseServer, *, template: str = "template1") -> AsyncIterator[str]:
     """Make a database (10 to 30 ms), give its url, drop it afterwards with every session in it.
@@ -96,9 +118,7 @@ async def _administer(server: DatabaseServer, statement: str) -> None:
         await connection.close()
 
 
-async def fresh_topic(
-    bootstrap: str, *, partitions: int = EMBEDDED_PARTITIONS, name: str | None = None
-) -> str:
+async def fresh_topic(bootstrap: str, *, partitions: int = EMBEDDED_PARTITIONS, name: str | None = None) -> str:
     """Create a topic and return its name; AssertionError when the broker refuses."""
     topic = name or f"test-{secrets.token_hex(8)}"
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)

@@ -17,7 +17,9 @@ pytestmark = [pytest.mark.looptime, pytest.mark.asyncio(loop_scope="function")]
 class Book:
     """A ledger that keeps what it is told, as slowly and as badly as the test wishes."""
 
-    def __init__(self, *, seconds: float = 0.005, faults: Sequence[Exception] = (), poison: Collection[int] = ()) -> None:
+    def __init__(
+        self, *, seconds: float = 0.005, faults: Sequence[Exception] = (), poison: Collection[int] = ()
+    ) -> None:
         self.batches: list[list[Settlement]] = []
         self.tried: list[list[Settlement]] = []
         self.first_successes: set[int] = set()

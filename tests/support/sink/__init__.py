@@ -1,8 +1,8 @@
-"""An endpoint that does what it is told and remembers what it got: for rooms, journeys and benchmarks.
+"""An endpoint that does what it is told and remembers what it got.
 
-Every request is recorded the moment its last byte is read, before it is answered; h11 parses it, so a
-request that is not HTTP/1.1 to the letter is recorded as a fault. Each path follows a script, a row
-of steps; a path without one answers 200.
+Every request is recorded the moment its last byte is read, before it is answered; h11 parses it, so
+a request that is not HTTP/1.1 to the letter is recorded as a fault. Each path follows a script, a
+row of steps; a path without one answers 200.
 
     async with Sink.serving() as sink:
         sink.script("/hook", [Step(status=503), Step(delay_seconds=2), Step()])
@@ -13,7 +13,7 @@ of steps; a path without one answers 200.
 
 As a process, `python -m tests.support.sink --ready-file FILE` (see `--help`) or `sink_process`:
 
-    POST /_control  {"path": "/hook", "steps": [{"status": 503}], "cycle": true, "secrets": ["whsec_"]}
+    POST /_control  {"path": "/hook", "steps": [{"status": 503}], "cycle": true, "secrets": [...]}
     GET  /_control  {"requests": 17, "connections": 3, "faults": 0, "invalid_signatures": 0}
 """
 

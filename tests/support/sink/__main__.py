@@ -50,9 +50,7 @@ async def _run(chosen: argparse.Namespace) -> None:
 
 @asynccontextmanager
 async def _scripted(chosen: argparse.Namespace, tls: ssl.SSLContext | None) -> AsyncIterator[int]:
-    async with Sink.serving(
-        hosts=chosen.host, port=chosen.port, tls=tls, log=chosen.log
-    ) as sink:
+    async with Sink.serving(hosts=chosen.host, port=chosen.port, tls=tls, log=chosen.log) as sink:
         yield sink.port
 
 
@@ -61,10 +59,7 @@ async def _fast(chosen: argparse.Namespace, tls: ssl.SSLContext | None) -> Async
     tally = Tally(status=chosen.status, is_timing=chosen.times)
     sockets = listening_sockets(chosen.host, chosen.port)
     loop = asyncio.get_running_loop()
-    servers = [
-        await loop.create_server(lambda: FastSink(tally), sock=one, ssl=tls, backlog=4096)
-        for one in sockets
-    ]
+    servers = [await loop.create_server(lambda: FastSink(tally), sock=one, ssl=tls, backlog=4096) for one in sockets]
     try:
         yield sockets[0].getsockname()[1]
     finally:

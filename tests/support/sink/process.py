@@ -26,7 +26,11 @@ class SinkProcess:
     """A running sink; `sink_process` starts one. `authority` is its CA file, None over http."""
 
     def __init__(
-        self, child: subprocess.Popen[bytes], facts: dict[str, Any], authority: Path | None, log: Path
+        self,
+        child: subprocess.Popen[bytes],
+        facts: dict[str, Any],
+        authority: Path | None,
+        log: Path,
     ) -> None:
         self.pid = child.pid
         self.port: int = facts["port"]
@@ -55,7 +59,7 @@ class SinkProcess:
         return counts
 
     def times(self) -> list[tuple[float, str]]:
-        """Return monotonic seconds and `webhook-id` of each request since the last call (`--times`)."""
+        """Return monotonic seconds and `webhook-id` of the requests since the last call."""
         lines = self._ask("/_times").decode().splitlines()
         return [(float(at), identity) for at, _, identity in (one.partition(" ") for one in lines)]
 
@@ -68,8 +72,8 @@ class SinkProcess:
         return [json.loads(line) for line in whole.splitlines()]
 
     def _ask(self, path: str, message: bytes | None = None) -> bytes:
-        question = urllib.request.Request(self.url(path), data=message)  # noqa: S310
-        with urllib.request.urlopen(question, context=self._context, timeout=10) as answer:  # noqa: S310
+        question = urllib.request.Request(self.url(path), data=message)
+        with urllib.request.urlopen(question, context=self._context, timeout=10) as answer:
             content: bytes = answer.read()
             return content
 
@@ -78,7 +82,7 @@ class SinkProcess:
 def sink_process(
     folder: Path, *words: str, tls: bool = False, hosts: Sequence[str] = ("127.0.0.1",)
 ) -> Iterator[SinkProcess]:
-    """Run a sink for the length of the block; it dies with us. Main thread only; blocks until ready.
+    """Run a sink for the length of the block; it dies with us. Main thread only; blocks.
 
     `words` are further options (`--fast`, `--times`). `folder` takes its log and its files.
     """
@@ -87,7 +91,15 @@ def sink_process(
     options = [word for host in hosts for word in ("--host", host)]
     options += ["--tls-ca-out", str(authority)] if tls else []
     options += [] if "--fast" in words else ["--log", str(log)]
-    argv = (sys.executable, "-m", "tests.support.sink", "--ready-file", str(ready), *options, *words)
+    argv = (
+        sys.executable,
+        "-m",
+        "tests.support.sink",
+        "--ready-file",
+        str(ready),
+        *options,
+        *words,
+    )
     output = open_log(folder / "sink.out")
     child = spawn(Command(argv, _REPOSITORY, output, SIGKILL, environment=os.environ))
     os.close(output)

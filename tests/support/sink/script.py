@@ -57,10 +57,10 @@ def throttled(retry_after: str) -> Step:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request as it came. `at_mono` is the system's monotonic clock, comparable across processes.
+    """One request as it came. `at_mono` is the system's monotonic clock, equal in all processes.
 
-    `connection` numbers the connections from 1. `status` is what the script is about to answer, None
-    when it does not. `fault` names a breach of HTTP, and then the rest is as far as it was read.
+    `connection` numbers the connections from 1. `status` is what the script is about to answer,
+    None when it does not. `fault` names a breach of HTTP; then the rest is what was read of it.
     """
 
     number: int

@@ -65,9 +65,7 @@ class Sink:
         scheme = "https" if tls else "http"
         with log.open("ab", buffering=0) if log else nullcontext() as file:
             sink = cls(hosts=hosts, port=sockets[0].getsockname()[1], scheme=scheme, log=file)
-            servers = [
-                await asyncio.start_server(sink._visit, sock=one, ssl=tls) for one in sockets
-            ]
+            servers = [await asyncio.start_server(sink._visit, sock=one, ssl=tls) for one in sockets]
             try:
                 yield sink
             finally:
@@ -80,7 +78,7 @@ class Sink:
         return url_of(self.scheme, host or self.hosts[0], self.port, path)
 
     def script(self, path: str, steps: Iterable[Step], *, cycle: bool = False) -> None:
-        """Answer the next requests to `path` by `steps`; then the last one stays, or all come again."""
+        """Answer the next requests to `path` by `steps`; then the last one stays, or all cycle."""
         plan = self._plan(path)
         plan.steps, plan.is_cycle, plan.at = tuple(steps) or (OK,), cycle, 0
 

@@ -145,9 +145,7 @@ class Visit:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self._writer.transport.abort()
 
-    def _take(
-        self, head: h11.Request, body: bytes, *, status: int | None, secrets: Sequence[str]
-    ) -> None:
+    def _take(self, head: h11.Request, body: bytes, *, status: int | None, secrets: Sequence[str]) -> None:
         headers = _text_headers(head)
         self._plan.take(
             Request(
@@ -183,9 +181,7 @@ class Visit:
 
 
 def _text_headers(head: h11.Request) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        (name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers.raw_items()
-    )
+    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers.raw_items())
 
 
 def _judge(headers: Sequence[tuple[str, str]], body: bytes, secrets: Sequence[str]) -> Signature:

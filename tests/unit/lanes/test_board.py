@@ -234,4 +234,3 @@ async def test_new_limits_hold_from_the_next_start() -> None:
     await asyncio.sleep(1.5)
 
     assert len(world.settled) == 3
-

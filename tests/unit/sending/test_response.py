@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.sending.response import BODY_BYTES, FRAMING_BYTES, HEAD_BYTES, ResponseReader
+from dispatcher.sending.response import BODY_BYTES, HEAD_BYTES, ResponseReader
 
 
 class Reading(NamedTuple):
@@ -37,11 +37,14 @@ def ours(*pieces: bytes) -> Reading:
 
 def theirs(response: bytes) -> Reading:
     oracle = h11.Connection(h11.CLIENT)
-    oracle.send(h11.Request(method="POST", target="/", headers=[("host", "a"), ("content-length", "0")]))
+    oracle.send(
+        h11.Request(method="POST", target="/", headers=[("host", "a"), ("content-length", "0")])
+    )
     oracle.send(h11.EndOfMessage())
     oracle.receive_data(response)
     oracle.receive_data(b"")
-    status, headers, body = 0, [], b""
+    status, body = 0, b""
+    headers: list[tuple[bytes, bytes]] = []
     while True:
         try:
             event = oracle.next_event()
@@ -63,8 +66,12 @@ bodies = st.binary(max_size=60)
 @st.composite
 def responses(draw: st.DrawFn) -> bytes:
     """Return the bytes of a well-formed response, informational heads before it, perhaps cut short."""
-    informational = draw(st.lists(st.sampled_from([b"100 Continue", b"103 Early Hints"]), max_size=4))
-    status = draw(st.sampled_from([200, 201, 202, 204, 301, 304, 400, 404, 410, 429, 500, 503, 599]))
+    informational = draw(
+        st.lists(st.sampled_from([b"100 Continue", b"103 Early Hints"]), max_size=4)
+    )
+    status = draw(
+        st.sampled_from([200, 201, 202, 204, 301, 304, 400, 404, 410, 429, 500, 503, 599])
+    )
     headers = draw(st.lists(st.tuples(names, values), max_size=5))
     body = draw(bodies)
     framing = draw(st.sampled_from(["length", "chunked", "end"]))
@@ -87,14 +94,14 @@ def responses(draw: st.DrawFn) -> bytes:
     else:
         parts.append(b"\r\n" + body)
     whole = b"".join(parts)
-    head_end = len(b"".join(parts[: len(informational)])) + whole[
-        len(b"".join(parts[: len(informational)])) :
-    ].index(b"\r\n\r\n") + 4
+    head_end = whole.index(b"\r\n\r\n", whole.index(b"Some Reason")) + 4
     return whole[: draw(st.sampled_from([len(whole), max(head_end, len(whole) - 3)]))]
 
 
 @given(responses())
-def test_every_split_of_a_response_reads_as_the_independent_parser_reads_it(response: bytes) -> None:
+def test_every_split_of_a_response_reads_as_the_independent_parser_reads_it(
+    response: bytes,
+) -> None:
     expected = theirs(response)
 
     assert ours(response) == expected
@@ -129,15 +136,23 @@ def every_way(response: bytes) -> list[ResponseReader]:
         (b"HTTP/1.1 099 X\r\n\r\n", "a status outside 100 to 599"),
         (b"HTTP/2.0 200 X\r\n\r\n", "an HTTP version other than 1.0 and 1.1"),
         (b"HTTP/0.9 200 X\r\n\r\n", "an HTTP version other than 1.0 and 1.1"),
-        (b"HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", "the response switches protocols"),
+        (
+            b"HTTP/1.1 101 X\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+            "the response switches protocols",
+        ),
         (b"HTTP/1.1 101 X\r\n\r\n" + OK, "the response switches protocols"),
         (b"\0\0\x12\x04\0\0\0\0\0", "not a valid HTTP/1.1 response"),
         (b"<html>hello</html>", "not a valid HTTP/1.1 response"),
         (CHUNKED[:-2] + b"Content-Length: 3\r\n\r\nabc", "not a valid HTTP/1.1 response"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", "not a valid HTTP/1.1 response"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+            "not a valid HTTP/1.1 response",
+        ),
     ],
 )
-def test_what_is_no_bounded_response_is_a_fault_however_it_is_split(response: bytes, fault: str) -> None:
+def test_what_is_no_bounded_response_is_a_fault_however_it_is_split(
+    response: bytes, fault: str
+) -> None:
     for reader in every_way(response):
         assert (reader.status, reader.fault) == (0, fault)
         assert not reader.can_continue
@@ -158,7 +173,9 @@ def test_a_response_on_the_bound_passes_however_it_is_split(response: bytes) -> 
 
 
 @pytest.mark.parametrize(("size", "is_cut"), [(BODY_BYTES, False), (BODY_BYTES + 1, True)])
-def test_a_body_is_cut_after_its_bound_and_the_connection_with_it(size: int, *, is_cut: bool) -> None:
+def test_a_body_is_cut_after_its_bound_and_the_connection_with_it(
+    size: int, *, is_cut: bool
+) -> None:
     for reader in every_way(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size):
         assert reader.status == 200
         assert reader.body == b"x" * BODY_BYTES
@@ -174,13 +191,13 @@ def test_a_body_is_cut_after_its_bound_and_the_connection_with_it(size: int, *, 
     ],
 )
 def test_chunk_framing_is_counted_too(flood: bytes) -> None:
-    kept = {reader.body for reader in every_way(CHUNKED + flood)}
+    readers = every_way(CHUNKED + flood)
 
-    assert len(kept) == 1
-    for reader in every_way(CHUNKED + flood):
+    assert len({reader.body for reader in readers}) == 1
+    for reader in readers:
         assert reader.status == 200
         assert reader.is_cut
-        assert len(reader.body) <= BODY_BYTES + FRAMING_BYTES
+        assert len(reader.body) < BODY_BYTES
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,71 @@
+"""Running one daemon from the command line: signals, loop, ready file."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from dispatcher.app import Daemon
+from dispatcher.kit.stopping import StopRequest
+from dispatcher.ledger.migrate import pending
+from dispatcher.model.errors import DispatcherError
+from dispatcher.settings import Settings
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+def loop_factory(name: str) -> LoopFactory:
+    """Return what makes the event loop; uvloop falls back to asyncio's own where it is not installed."""
+    if name == "uvloop":
+        try:
+            import uvloop  # noqa: PLC0415 - optional
+        except ImportError:
+            return asyncio.new_event_loop
+        return uvloop.new_event_loop
+    return asyncio.new_event_loop
+
+
+async def serve(
+    settings: Settings, *, on_ready: Callable[[Daemon], Awaitable[None]], check_schema: bool = True
+) -> None:
+    """Run a daemon until SIGTERM or Ctrl-C. Raises DispatcherError when it cannot start or has to end."""
+    stop = StopRequest()
+    stop.listen(signal.SIGTERM, signal.SIGINT)
+    if check_schema and (missing := await pending(settings.database_url())):
+        message = f"the database lacks {len(missing)} migrations; run `dispatcher migrate` first"
+        raise DispatcherError(message)
+    await Daemon(settings, stop=stop, on_ready=on_ready).run()
+
+
+def describe(settings: Settings, daemon: Daemon, **more: Any) -> dict[str, Any]:
+    """Return what the ready file says: where everything is. Unknown things are null."""
+    return {
+        "api_url": daemon.api_url,
+        "dashboard_url": None,
+        "login_url": None,
+        "metrics_url": daemon.metrics_url,
+        "kafka_bootstrap": settings.kafka.bootstrap_servers,
+        "topics": list(settings.kafka.topics),
+        "database_url": settings.database.url if settings.database.password_file is None else None,
+        "account_id": None,
+        "api_keys": None,
+        "pid": os.getpid(),
+        **more,
+    }
+
+
+async def write_ready_file(path: Path | None, facts: dict[str, Any]) -> None:
+    """Write the ready file whole or not at all, readable by us alone: it holds keys. None: nothing to do."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    partial.replace(path)

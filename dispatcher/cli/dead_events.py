@@ -1,0 +1,166 @@
+"""`dispatcher dead-events`: records that could not become events, straight in the database."""
+
+import asyncio
+import base64
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import typer
+
+from dispatcher.cli.database import with_pool
+from dispatcher.cli.output import Form, FormOption, show_one, show_rows
+from dispatcher.model.errors import DispatcherError
+
+if TYPE_CHECKING:
+    from dispatcher.ledger.connections import Pool
+    from dispatcher.ledger.dead_events import DeadPlace, DeadRecordCopy, StoredDeadEvent
+
+app = typer.Typer(no_args_is_help=True)
+
+_COLUMNS = ("id", "reason", "detail", "seen_at", "redriven_at")
+
+IdArgument = Annotated[str, typer.Argument(metavar="TOPIC/PARTITION/OFFSET", help="As `dead-events list` shows it.")]
+
+
+@app.command("list")
+def list_(
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many at most.")] = 50,
+    output: FormOption = Form.TABLE,
+) -> None:
+    """List dead events, latest first. Their values stay sealed.
+
+    Example: dispatcher dead-events list -o jsonl
+    """
+    from dispatcher.ledger.dead_events import DeadEventLedger  # noqa: PLC0415 - imports asyncpg
+
+    async def work(pool: "Pool") -> "list[StoredDeadEvent]":
+        return await DeadEventLedger(pool).page(limit=limit)
+
+    show_rows([_shown(found) for found in with_pool(work)], _COLUMNS, output)
+
+
+@app.command("show")
+def show(
+    event: IdArgument,
+    value: Annotated[bool, typer.Option("--value", help="Open the sealed value too; it may hold personal data.")] = False,  # noqa: FBT002
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Show one dead event with its headers.
+
+    Example: dispatcher dead-events show verification.events.v1/3/1042 --value
+    """
+    from dispatcher.ledger.dead_events import DeadEventLedger  # noqa: PLC0415 - imports asyncpg
+
+    async def work(pool: "Pool") -> "DeadRecordCopy | None":
+        return await DeadEventLedger(pool).find(await _place(pool, event))
+
+    found = with_pool(work)
+    if found is None:
+        raise _not_there(event)
+    row = _shown(found.facts)
+    row["headers"] = {name: None if text is None else text.decode("utf-8", "replace") for name, text in _headers(found)}
+    if value:
+        opened = _open(found)
+        row["value"] = None if opened is None else opened.decode("utf-8", "replace")
+    show_one(row, output)
+
+
+@app.command("redrive")
+def redrive(event: IdArgument) -> None:
+    """Publish a dead event's record to its topic again, once its cause is mended.
+
+    Example: dispatcher dead-events redrive verification.events.v1/3/1042
+    """
+    from dispatcher.ledger.dead_events import DeadEventLedger  # noqa: PLC0415 - imports asyncpg
+
+    async def work(pool: "Pool") -> tuple[int, int]:
+        ledger = DeadEventLedger(pool)
+        place = await _place(pool, event)
+        found = await ledger.take(place)
+        if found is None:
+            message = f"{event} was redriven before; `dead-events show` tells when"
+            raise DispatcherError(message)
+        try:
+            return await _publish(found)
+        except BaseException:
+            await asyncio.shield(ledger.put_back(place))
+            raise
+
+    partition, offset = with_pool(work)
+    typer.echo(f"published {event} again, as partition {partition} offset {offset}", err=True)
+
+
+@app.command("discard")
+def discard(
+    event: IdArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,  # noqa: FBT002
+) -> None:
+    """Delete a dead event for good.
+
+    Example: dispatcher dead-events discard verification.events.v1/3/1042
+    """
+    from dispatcher.ledger.dead_events import DeadEventLedger  # noqa: PLC0415 - imports asyncpg
+
+    if not yes:
+        typer.confirm(f"Delete {event} for good?", abort=True, err=True)
+
+    async def work(pool: "Pool") -> bool:
+        return await DeadEventLedger(pool).discard(await _place(pool, event))
+
+    if not with_pool(work):
+        raise _not_there(event)
+    typer.echo(f"discarded {event}", err=True)
+
+
+async def _place(pool: "Pool", text: str) -> "DeadPlace":
+    from dispatcher.ledger.dead_events import DeadEventLedger  # noqa: PLC0415 - imports asyncpg
+
+    topic, partition, offset = ([*text.rsplit("/", 2), "", ""])[:3]
+    if not (topic and partition.isdigit() and offset.isdigit()):
+        message = "a dead event is named like verification.events.v1/3/1042"
+        raise DispatcherError(message)
+    places = await DeadEventLedger(pool).places(topic, int(partition), int(offset))
+    if not places:
+        raise _not_there(text)
+    return places[0]
+
+
+def _not_there(event: str) -> DispatcherError:
+    return DispatcherError(f"there is no dead event {event}; `dead-events list` shows them")
+
+
+def _shown(found: "StoredDeadEvent") -> dict[str, Any]:
+    place = found.place
+    return {
+        "id": f"{place.topic}/{place.partition}/{place.offset}",
+        "reason": found.reason.value,
+        "detail": found.detail,
+        "key": None if found.key is None else found.key.decode("utf-8", "replace"),
+        "seen_at": found.seen_at,
+        "redriven_at": found.redriven_at,
+    }
+
+
+def _headers(found: "DeadRecordCopy") -> list[tuple[str, bytes | None]]:
+    return [(name, None if text is None else base64.b64decode(text)) for name, text in orjson.loads(found.headers)]
+
+
+def _open(found: "DeadRecordCopy") -> bytes | None:
+    from dispatcher.cli.client import ready_file  # noqa: PLC0415
+    from dispatcher.settings import load  # noqa: PLC0415 - slow to import
+    from dispatcher.vault import Vault  # noqa: PLC0415
+
+    if found.sealed_value is None:
+        return None
+    key_file = load(os.environ, required=False).secrets.key_file or ready_file().with_name("key-ring.json")
+    return Vault.load(key_file).open(found.sealed_value, found.facts.place.seal)
+
+
+async def _publish(found: "DeadRecordCopy") -> tuple[int, int]:
+    from dispatcher.cli.trigger import _kafka  # noqa: PLC0415
+    from dispatcher.intake.producer import Producer  # noqa: PLC0415 - imports aiokafka
+
+    kafka, _, _ = _kafka()
+    async with Producer(kafka) as producer:
+        return await producer.send(found.facts.place.topic, _open(found), key=found.facts.key, headers=_headers(found))

@@ -1,0 +1,192 @@
+"""`run --embedded`: the daemon with PostgreSQL and a broker as child processes, a first account, and the demo."""
+
+import asyncio
+import datetime as dt
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from dispatcher import __version__
+from dispatcher.app import Daemon, kafka_settings
+from dispatcher.cli.client import ready_file as own_ready_file
+from dispatcher.cli.daemon import describe, loop_factory, serve, write_ready_file
+from dispatcher.embedded.demo import run_demo
+from dispatcher.embedded.kafka import EmbeddedKafka
+from dispatcher.embedded.postgres import EmbeddedPostgres
+from dispatcher.intake.admin import make_topics
+from dispatcher.intake.producer import Producer
+from dispatcher.journal import short_line
+from dispatcher.kit.supervise import spawn
+from dispatcher.ledger.accounts import AccountLedger, Tenant
+from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.keys import KeyLedger
+from dispatcher.ledger.migrate import migrate
+from dispatcher.policy.samples import sample_record
+from dispatcher.policy.schema_files import load_example, schema_folder
+from dispatcher.settings import Settings
+from dispatcher.vault import Vault
+
+_PARTITIONS: Final = 8
+
+
+def run_standalone(settings: Settings, *, demo: bool, ready_file: Path | None, loop: str) -> None:
+    """Start the child servers, run the daemon on them until told to stop, stop the children. Main thread only.
+
+    The children are bound to the thread that starts them: when it dies, however it dies, they end.
+    """
+    data = settings.data_dir
+    data.mkdir(parents=True, exist_ok=True)
+    _say(f"dispatcher {__version__}: starting PostgreSQL and a broker in {data} …", demo)
+    with ExitStack() as stack:
+        postgres = EmbeddedPostgres.start(data / "postgres", durable=True)
+        stack.callback(postgres.stop)
+        broker = EmbeddedKafka.start(data / "kafka")
+        stack.callback(broker.stop)
+        own = own_ready_file()
+        stack.callback(own.unlink, missing_ok=True)
+        ready = _placed(settings, postgres.url, broker.bootstrap)
+        with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
+            runner.run(_serve(ready, demo=demo, ready_files=[own, ready_file]))
+        _say("stopped", demo)
+
+
+def _placed(settings: Settings, database_url: str, bootstrap: str) -> Settings:
+    """Return the settings with the child servers' addresses and the data directory's key ring."""
+    key_file = settings.secrets.key_file or settings.data_dir / "key-ring.json"
+    if not key_file.exists():
+        Vault.create_file(key_file)
+    sources = {**settings.sources, "KAFKA__BOOTSTRAP_SERVERS": "embedded", "DATABASE__URL": "embedded"}
+    return settings.model_copy(
+        update={
+            "kafka": settings.kafka.model_copy(update={"bootstrap_servers": bootstrap}),
+            "database": settings.database.model_copy(update={"url": database_url, "password_file": None}),
+            "secrets": settings.secrets.model_copy(update={"key_file": key_file}),
+            "sources": sources,
+        }
+    )
+
+
+async def _serve(settings: Settings, *, demo: bool, ready_files: list[Path | None]) -> None:
+    await migrate(settings.database_url())
+    await make_topics(kafka_settings(settings), dict.fromkeys(settings.kafka.topics, _PARTITIONS))
+    account, keys = await _first_account(settings)
+    playing: list[asyncio.Task[None]] = []
+
+    async def on_ready(daemon: Daemon) -> None:
+        facts = describe(settings, daemon, account_id=account, api_keys=keys)
+        for path in ready_files:
+            await write_ready_file(path, facts)
+        if demo:
+            sys.stdout.write(_block(facts))
+            sys.stdout.flush()
+            daemon.journal.watchers.append(_print_attempt)
+            playing.append(spawn(_play(settings, facts), name="demo"))
+        else:
+            sys.stderr.write(f"ready: API {facts['api_url']}, metrics {facts['metrics_url']}, Kafka {facts['kafka_bootstrap']}\n")
+
+    try:
+        await serve(settings, on_ready=on_ready, check_schema=False)
+    finally:
+        for task in playing:
+            task.cancel()
+
+
+async def _first_account(settings: Settings) -> tuple[str, dict[str, str]]:
+    """Return the account and its keys, made at the first start; the clear keys stay in the data directory.
+
+    A death between making and writing leaves an account without its file: the next start makes another one.
+    """
+    kept = settings.data_dir / "keys.json"
+    pool = await Pool.open(settings.database_url(), size=1)
+    try:
+        if kept.exists():
+            facts = orjson.loads(kept.read_bytes())
+            if await AccountLedger(pool).find(facts["account_id"]) is not None:
+                return facts["account_id"], facts["api_keys"]
+        account = await AccountLedger(pool).create(name="First account")
+        keys = {
+            environment: (await KeyLedger(pool).create(Tenant(account.account_id, environment), name="first key")).text
+            for environment in ("live", "test")
+        }
+    finally:
+        await pool.aclose()
+    await write_ready_file(kept, {"account_id": account.public_id, "api_keys": keys})
+    return account.public_id, keys
+
+
+async def _play(settings: Settings, facts: dict[str, Any]) -> None:
+    folder = schema_folder()
+    async with Producer(kafka_settings(settings)) as producer:
+
+        async def publish(event_type: str) -> None:
+            record = sample_record(
+                load_example(folder, event_type),
+                account=facts["account_id"],
+                environment="test",
+                token=secrets.token_hex(8),
+                now=dt.datetime.now(dt.UTC),
+            )
+            await producer.send(settings.kafka.topics[0], record.value, key=record.key, headers=record.headers)
+
+        await run_demo(facts["api_url"], facts["api_keys"]["test"], publish)
+
+
+def _print_attempt(delivery: Any, target: Any, settlement: Any) -> None:  # noqa: ANN401 - the journal's own values
+    when = dt.datetime.now(dt.UTC).strftime("%H:%M:%S.%f")[:-3]
+    sys.stdout.write(short_line(delivery, target, settlement, when) + "\n")
+    sys.stdout.flush()
+
+
+def _say(text: str, demo: bool) -> None:  # noqa: FBT001 - one short line
+    if demo:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
+def _block(facts: dict[str, Any]) -> str:
+    command = _command()
+    body = '{"url": "http://127.0.0.1:9000/webhooks", "events": ["verification.*"]}'
+    key = facts["api_keys"]["test"]
+    return f"""
+Ready.
+
+  API         {facts["api_url"]}
+  metrics     {facts["metrics_url"]}
+  Kafka       {facts["kafka_bootstrap"]}, topic {facts["topics"][0]}
+  PostgreSQL  {facts["database_url"]}
+  account     {facts["account_id"]} (keys for live and test: {own_ready_file().with_name("keys.json")})
+
+Receive webhooks in a second terminal:
+  {command} receive --port 9000
+
+Register it as an endpoint in a third one (the answer shows its signing secret, once):
+  curl -sS {facts["api_url"]}/v1/webhook_endpoints \\
+    -H 'Authorization: Bearer {key}' \\
+    -H 'Content-Type: application/json' \\
+    -d '{body}'
+
+Publish an event:
+  {command} trigger verification.completed
+
+or with any Kafka producer, as a CloudEvent with the headers ce_specversion, ce_id, ce_source, ce_type, ce_time,
+ce_subject, ce_accountid and ce_environment (the README has a sample).
+
+Attempts as they are made: time, type, endpoint, attempt, status, milliseconds. Ctrl-C stops everything.
+
+"""
+
+
+def _command() -> str:
+    """Return how the person can call this program again from where they are."""
+    path = Path(sys.argv[0])
+    here = Path(os.path.relpath(path))
+    return str(here) if path.name == "dispatcher" and len(str(here)) < len(str(path)) else "dispatcher"
+
+
+Printer = Callable[[str], None]

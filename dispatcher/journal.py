@@ -1,0 +1,169 @@
+"""What the rooms tell the metrics and the log, in one place.
+
+Each room states the few facts it reports as a protocol beside its use; this class fulfils them all, so that no room
+knows a metric's name.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+
+from dispatcher.kit import clock
+from dispatcher.model.batch import Accepted, Batch
+from dispatcher.model.delivery import Delivery, Settlement
+from dispatcher.model.endpoint import Target
+from dispatcher.model.ids import DeliveryIds, show_event_id
+from dispatcher.model.outcome import OutcomeKind, VerdictKind
+from dispatcher.telemetry.metrics import OTHER_TYPE, PHASES, Metrics
+
+_log = structlog.get_logger("journal")
+
+Watcher = Callable[[Delivery, Target, Settlement], None]
+
+
+class Journal:
+    """Counts and logs. `attempts_logged` is all, failures or none; `watchers` see every attempt (the demo does)."""
+
+    def __init__(self, metrics: Metrics, delivery_ids: DeliveryIds, *, attempts_logged: str) -> None:
+        self.watchers: list[Watcher] = []
+        self._metrics: Final = metrics
+        self._ids = delivery_ids
+        self._logged = attempts_logged
+        self._attempts = metrics.counts("attempts").values
+        self._deliveries = metrics.counts("deliveries").values
+        self._events = metrics.counts("events").values
+        self._records = metrics.counts("records")
+        self._lag = metrics.counts("kafka_lag_records").values
+        self._phases = [metrics.spread("attempt_duration_seconds", phase) for phase in PHASES[:-1]]
+        self._total = metrics.spread("attempt_duration_seconds", "total")
+        self._end_to_end = metrics.spread("end_to_end_seconds")
+        self._first_attempt = metrics.spread("ingest_to_first_attempt_seconds")
+        self._settle_seconds = metrics.spread("settle_seconds")
+        self._settle_batch = metrics.spread("settle_batch_size")
+
+    # lanes
+
+    def attempted(self, delivery: Delivery, target: Target | None, settlement: Settlement) -> None:
+        """Note one attempt with its verdict, or a verdict without an attempt."""
+        outcome, verdict = settlement.outcome, settlement.verdict
+        self._deliveries[(verdict.kind,)] += 1
+        if outcome is None:
+            return
+        self._attempts[(outcome.kind,)] += 1
+        self._total.observe(outcome.duration_seconds)
+        for spread, seconds in zip(self._phases, outcome.phases, strict=True):
+            if seconds is not None:
+                spread.observe(seconds)
+        if delivery.attempts == 0:
+            self._first_attempt.observe(settlement.started_mono - delivery.accepted_mono)
+        if verdict.kind is VerdictKind.DELIVERED:
+            self._end_to_end.observe(max(0.0, clock.now() - delivery.occurred_at.timestamp()))
+        if target is not None:
+            if self._logged == "all" or (self._logged == "failures" and outcome.kind is not OutcomeKind.DELIVERED):
+                self._log_attempt(delivery, target, settlement)
+            for watch in self.watchers:
+                watch(delivery, target, settlement)
+
+    def _log_attempt(self, delivery: Delivery, target: Target, settlement: Settlement) -> None:
+        outcome, verdict = settlement.outcome, settlement.verdict
+        assert outcome is not None
+        line = _log.info if outcome.kind is OutcomeKind.DELIVERED else _log.warning
+        line(
+            "attempt_settled",
+            event_id=show_event_id(delivery.event_id),
+            event_type=delivery.event_type,
+            account_id=target.account,
+            endpoint_id=target.public_id,
+            delivery_id=self._ids.show(delivery.delivery_id),
+            host=target.authority,
+            attempt=settlement.attempt_no,
+            attempt_max=len(target.schedule),
+            status=outcome.status,
+            outcome=outcome.kind,
+            reason=outcome.reason or None,
+            verdict=verdict.kind,
+            duration_seconds=round(outcome.duration_seconds, 4),
+            queued_seconds=round(settlement.started_mono - delivery.accepted_mono, 4),
+            retry_in_seconds=None if verdict.retry_in_seconds is None else round(verdict.retry_in_seconds, 1),
+        )
+
+    # recording
+
+    def settled(self, n_settlements: int, seconds: float) -> None:
+        """Note one written batch of settlements."""
+        self._settle_seconds.observe(seconds)
+        self._settle_batch.observe(n_settlements)
+
+    # intake
+
+    def accepted(self, batch: Batch, accepted: Accepted, seconds: float) -> None:
+        """Note one accepted batch: events by type, duplicates, conflicts, dead records, refused partitions."""
+        self._metrics.spread("accept_seconds").observe(seconds)
+        self._records.add("accepted", by=accepted.n_events)
+        self._records.add("duplicate", by=accepted.n_duplicates)
+        for placed in batch.events:
+            if (placed.topic, placed.partition) not in accepted.refused:
+                key = (placed.event.type,)
+                self._events[key if key in self._events else (OTHER_TYPE,)] += 1
+                if placed.event.dropped_fields:
+                    self._metrics.counts("dropped_fields").add(by=placed.event.dropped_fields)
+        for dead in batch.dead:
+            if (dead.topic, dead.partition) in accepted.refused:
+                continue
+            self._records.add("dead")
+            self._metrics.counts("dead_events").add(dead.reason)
+            _log.warning(
+                "record_died",
+                topic=dead.topic,
+                partition=dead.partition,
+                offset=dead.offset,
+                reason=dead.reason,
+                detail=dead.detail,
+            )
+        if accepted.n_conflicts:
+            self._metrics.counts("event_conflicts").add(by=accepted.n_conflicts)
+            _log.error("event_conflicted", n_events=accepted.n_conflicts)
+        if accepted.refused:
+            self._metrics.counts("progress_refused").add(by=len(accepted.refused))
+            _log.warning("positions_refused", partitions=sorted(f"{topic}/{part}" for topic, part in accepted.refused))
+
+    def skipped(self, n_records: int, reason: str) -> None:
+        """Note records that are sound but not for us."""
+        self._records.add("skipped", by=n_records)
+        _log.debug("records_skipped", n_records=n_records, reason=reason)
+
+    def lost(self, topic: str, partition: int, from_offset: int, to_offset: int) -> None:
+        """Note records that were deleted from Kafka before they were read. Loud: a person must look."""
+        self._metrics.counts("lost_records").add(by=to_offset - from_offset)
+        _log.error("records_lost", topic=topic, partition=partition, from_offset=from_offset, to_offset=to_offset)
+
+    def lagged(self, lags: dict[tuple[str, int], int]) -> None:
+        """Note how many records of each assigned partition are not accepted yet; others are forgotten."""
+        self._lag.clear()
+        for (topic, partition), lag in lags.items():
+            self._lag[topic, str(partition)] = lag
+        self._metrics.counts("kafka_partitions").put(len(lags))
+
+    # due-reader
+
+    def adopted(self, n_deliveries: int) -> None:
+        """Note deliveries that were ours without our knowing."""
+        self._metrics.counts("adopted_rows").add(by=n_deliveries)
+        _log.warning("deliveries_adopted", n_deliveries=n_deliveries)
+
+
+def short_line(delivery: Delivery, target: Target, settlement: Settlement, when: str) -> str:
+    """Return one readable line about an attempt: time, type, endpoint, status, milliseconds, what follows."""
+    outcome: Any = settlement.outcome
+    answer = outcome.status if outcome.status is not None else outcome.kind
+    follow = ""
+    if settlement.verdict.retry_in_seconds is not None:
+        follow = f"  again in {settlement.verdict.retry_in_seconds:.0f} s"
+    elif settlement.verdict.kind is not VerdictKind.DELIVERED:
+        follow = f"  {settlement.verdict.kind}"
+    milliseconds = outcome.duration_seconds * 1_000
+    attempt = f"{settlement.attempt_no}/{len(target.schedule)}"
+    return (
+        f"{when}  {delivery.event_type:<32} {target.public_id}  {attempt:>5}  {answer}  {milliseconds:6.1f} ms{follow}"
+    )

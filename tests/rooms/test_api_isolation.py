@@ -1,0 +1,137 @@
+"""No tenant sees another: every route of the table, with every kind of wrong key."""
+# ruff: noqa: F401, F811 - fixtures are taken in by name
+
+from typing import NamedTuple
+
+import pytest
+
+from dispatcher.api.call import Route
+from dispatcher.api.routes import ROUTES
+from dispatcher.ledger.accounts import Tenant
+from dispatcher.ledger.keys import TENANT_SCOPES
+from dispatcher.model.ids import show_event_id
+from tests.rooms.test_api_harness import Api, Seeds, api, ledger_template, ledger_url, pool, vault
+
+GOOD = {"url": "https://example.com/", "events": ["*"]}
+UNKNOWN = {
+    "webhook_endpoints": "we_0000000000000000",
+    "deliveries": "dlv_aaaaaaaaaaaaa",
+    "events": "evt_" + "a" * 32,
+}
+
+
+class Things(NamedTuple):
+    """Ids that belong to one tenant, by the collection they are found in."""
+
+    webhook_endpoints: str
+    deliveries: str
+    events: str
+
+
+async def make_things(api: Api, tenant: Tenant) -> Things:
+    async with api.sql() as sql:
+        seeds = Seeds(sql, tenant)
+        endpoint = await seeds.endpoint("we_" + f"{tenant.account_id:08}" + tenant.environment.rjust(8, "0"))
+        event_id = await seeds.event()
+        delivery = await seeds.delivery(endpoint, event_id=event_id, attempts=1)
+        await seeds.attempt(endpoint, delivery, "retry")
+        await seeds.ended(endpoint)
+        public_id = await sql.fetchval("SELECT public_id FROM endpoint WHERE endpoint_id = $1", endpoint)
+    return Things(public_id, api.services.delivery_ids.show(delivery), show_event_id(event_id))
+
+
+def path_of(route: Route, ids: dict[str, str]) -> str:
+    collection = route.path.split("/")[2]
+    return route.path.replace("{id}", ids[collection]) if route.placeholders else route.path
+
+
+def body_of(route: Route) -> dict[str, object] | None:
+    return None if route.body is None else dict(GOOD)
+
+
+each_route = pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.operation_id)
+each_route_with_id = pytest.mark.parametrize(
+    "route", [route for route in ROUTES if route.placeholders], ids=lambda route: route.operation_id
+)
+each_list = pytest.mark.parametrize(
+    "route",
+    [route for route in ROUTES if route.operation_id in {"listWebhookEndpoints", "listEvents"}],
+    ids=lambda route: route.operation_id,
+)
+
+
+@each_route
+async def test_without_a_key_the_answer_is_401(api: Api, route: Route) -> None:
+    things = await make_things(api, api.tenant)
+
+    reply = await api.call(route.method, path_of(route, things._asdict()), body_of(route), key=None)
+
+    assert (reply.status, reply.code) == (401, "unauthorized")
+
+
+@each_route
+async def test_without_the_scope_the_answer_is_403(api: Api, route: Route) -> None:
+    things = await make_things(api, api.tenant)
+    key = await api.new_key(api.tenant, sorted(TENANT_SCOPES - {route.scope}))
+
+    reply = await api.call(route.method, path_of(route, things._asdict()), body_of(route), key=key)
+
+    assert (reply.status, reply.code) == (403, "missing_scope")
+
+
+@each_route
+async def test_the_scope_alone_is_enough(api: Api, route: Route) -> None:
+    things = await make_things(api, api.tenant)
+    key = await api.new_key(api.tenant, [route.scope])
+
+    reply = await api.call(route.method, path_of(route, things._asdict()), body_of(route), key=key)
+
+    assert reply.status == route.status
+
+
+@each_route_with_id
+async def test_somebody_elses_thing_looks_like_none_at_all(api: Api, route: Route) -> None:
+    others = [await api.other_tenant(), Tenant(api.tenant.account_id, "live")]
+    unknown = await api.call(route.method, path_of(route, UNKNOWN))
+
+    for tenant in others:
+        things = await make_things(api, tenant)
+        foreign = await api.call(route.method, path_of(route, things._asdict()))
+        own = await api.call(
+            route.method, path_of(route, things._asdict()), key=await api.new_key(tenant)
+        )
+
+        assert foreign.status == unknown.status == 404
+        assert {**foreign.body, "request_id": ""} == {**unknown.body, "request_id": ""}
+        assert own.status == route.status
+
+
+@each_list
+async def test_a_list_holds_nothing_of_anybody_else(api: Api, route: Route) -> None:
+    mine = await make_things(api, api.tenant)
+    for tenant in (await api.other_tenant(), Tenant(api.tenant.account_id, "live")):
+        await make_things(api, tenant)
+
+    reply = await api.get(route.path)
+
+    shown = {one["id"] for one in reply.body["data"]}
+    assert shown & set(mine)
+    assert all(one["environment"] == "test" for one in reply.body["data"])
+    assert len(reply.body["data"]) == 1
+
+
+@pytest.mark.parametrize("route", [r for r in ROUTES if "after" in r.query.model_fields], ids=lambda r: r.operation_id)
+async def test_a_cursor_opens_its_own_list_only(api: Api, route: Route) -> None:
+    things = (await make_things(api, api.tenant))._asdict()
+    stranger = await api.other_tenant()
+    theirs = (await make_things(api, stranger))._asdict()
+    key = await api.new_key(stranger)
+    feed = await api.get("/v1/events?order=asc&limit=1")
+    cursors = {"garbage": "AAAA", "not base64": "%21%21", "too long": "A" * 600, "a feed's": feed.body["resume"]}
+
+    for cursor in cursors.values():
+        reply = await api.get(f"{path_of(route, things)}?after={cursor}")
+        assert reply.status == 400
+        assert reply.code in {"invalid_cursor", "invalid_query"}
+    foreign = await api.get(f"{path_of(route, theirs)}?after={feed.body['resume']}&limit=1", key=key)
+    assert (foreign.status, foreign.code) == (400, "invalid_cursor")

@@ -1,0 +1,355 @@
+"""Reading back: what a delivery is called, in which order, from which index."""
+# ruff: noqa: F401, F811 - fixtures are taken in by name
+
+import asyncio
+import datetime as dt
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import asyncpg
+import pytest
+
+from dispatcher.ledger import logs
+from dispatcher.ledger.accounts import AccountLedger, Tenant
+from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.logs import LogLedger
+from dispatcher.ledger.statements import STATEMENTS
+from dispatcher.model.delivery import DeliveryState
+from dispatcher.model.ids import show_event_id
+from dispatcher.model.outcome import OutcomeKind, VerdictKind
+from tests.rooms.test_api_harness import Seeds, ledger_template, ledger_url, pool
+
+
+@dataclass
+class Room:
+    """The ledger, a connection beside it, and seeds for one tenant with one endpoint."""
+
+    ledger: LogLedger
+    sql: asyncpg.Connection
+    seeds: Seeds
+    tenant: Tenant
+    endpoint: int
+
+
+@pytest.fixture
+async def room(ledger_url: str, pool: Pool) -> AsyncIterator[Room]:
+    account = await AccountLedger(pool).create()
+    tenant = Tenant(account.account_id, "test")
+    sql = await asyncpg.connect(ledger_url)
+    seeds = Seeds(sql, tenant)
+    yield Room(LogLedger(pool), sql, seeds, tenant, await seeds.endpoint())
+    await sql.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({}, DeliveryState.PENDING),
+        ({"owner": 1}, DeliveryState.PENDING),
+        ({"attempts": 2}, DeliveryState.RETRYING),
+        ({"held": True}, DeliveryState.HELD),
+        ({"held": True, "attempts": 1}, DeliveryState.HELD),
+    ],
+)
+async def test_an_open_delivery_is_called_by_what_its_row_says(
+    room: Room, changes: dict[str, object], state: DeliveryState
+) -> None:
+    number = await room.seeds.delivery(room.endpoint, **changes)  # type: ignore[arg-type]
+
+    (listed,) = await room.ledger.deliveries(room.endpoint, states=[state], limit=5)
+    read = await room.ledger.delivery(room.tenant, number)
+    others = await room.ledger.deliveries(room.endpoint, states=set(DeliveryState) - {state}, limit=5)
+
+    assert listed == read
+    assert (listed.state, listed.delivery_id) == (state, number)
+    assert (listed.event_type, listed.ended_at) == ("verification.completed", None)
+    assert (listed.next_at is None) == (state is DeliveryState.HELD)
+    assert others == []
+
+
+@pytest.mark.parametrize("verdict", ["delivered", "exhausted", "canceled"])
+async def test_a_finished_delivery_is_called_by_its_last_verdict(room: Room, verdict: str) -> None:
+    number = await room.seeds.ended(room.endpoint, verdict, number=3, age=50, ago=10)
+    await room.seeds.attempt(room.endpoint, number, "retry", number=2, age=50, ago=20)
+
+    (listed,) = await room.ledger.deliveries(room.endpoint, states=[DeliveryState(verdict)], limit=5)
+    read = await room.ledger.delivery(room.tenant, number)
+
+    assert listed.state == verdict
+    assert (listed.attempts, listed.status, listed.outcome) == (3, 500, OutcomeKind.HTTP_5XX)
+    assert listed.next_at is None
+    assert listed.ended_at is not None
+    assert read is not None
+    assert read._replace(created_at=listed.created_at) == listed
+
+
+async def test_a_cancel_without_a_request_counts_no_attempt_and_is_none(room: Room) -> None:
+    number = await room.seeds.ended(room.endpoint, "canceled", number=3, outcome=None)
+
+    found = await room.ledger.delivery(room.tenant, number)
+
+    assert found is not None
+    assert (found.attempts, found.outcome, found.last_at) == (2, None, None)
+    assert await room.ledger.attempts_of_endpoint(room.endpoint, limit=5) == []
+    assert await room.ledger.attempts_of_delivery(room.tenant, number, limit=5) == []
+
+
+async def test_an_open_delivery_tells_of_its_last_attempt(room: Room) -> None:
+    number = await room.seeds.delivery(room.endpoint, attempts=2)
+    await room.seeds.attempt(room.endpoint, number, "retry", number=1, ago=30, status=500)
+    await room.seeds.attempt(room.endpoint, number, "retry", number=2, ago=20, status=503)
+
+    (listed,) = await room.ledger.deliveries(room.endpoint, limit=5)
+
+    assert (listed.state, listed.attempts, listed.status, listed.duration_ms) == ("retrying", 2, 503, 20)
+
+
+async def test_a_gone_endpoints_delivery_stays_open_as_held(room: Room) -> None:
+    number = await room.seeds.delivery(room.endpoint, attempts=1, held=True)
+    await room.seeds.attempt(room.endpoint, number, "gone", outcome="http_410", status=410)
+
+    (listed,) = await room.ledger.deliveries(room.endpoint, limit=5)
+
+    assert (listed.state, listed.outcome) == (DeliveryState.HELD, OutcomeKind.HTTP_410)
+
+
+async def test_pages_hold_every_delivery_once_in_the_order_of_creation(room: Room) -> None:
+    for age in range(1, 40):
+        if age % 3:
+            await room.seeds.ended(room.endpoint, ("delivered", "exhausted")[age % 2], age=age * 10)
+        else:
+            await room.seeds.delivery(room.endpoint, age=age * 10, attempts=age % 2, held=age % 4 == 0)
+    whole = await room.ledger.deliveries(room.endpoint, limit=100)
+
+    paged = []
+    place = None
+    while page := await room.ledger.deliveries(room.endpoint, before=place, limit=7):
+        paged += page
+        place = page[-1].place
+        await room.seeds.delivery(room.endpoint, age=0)
+
+    assert len(whole) == 39
+    assert paged == whole
+    assert [one.created_at for one in whole] == sorted((one.created_at for one in whole), reverse=True)
+
+
+async def test_deliveries_created_in_one_instant_are_paged_by_number(room: Room) -> None:
+    event_id = await room.seeds.event()
+    async with room.sql.transaction():
+        for n in range(6):
+            await room.seeds.delivery(room.endpoint, held=n % 2 == 0, event_id=event_id)
+
+    whole = await room.ledger.deliveries(room.endpoint, limit=10)
+    first = await room.ledger.deliveries(room.endpoint, limit=3)
+    second = await room.ledger.deliveries(room.endpoint, before=first[-1].place, limit=10)
+
+    assert len({one.created_at for one in whole}) == 1
+    assert [one.delivery_id for one in first + second] == sorted((one.delivery_id for one in whole), reverse=True)
+
+
+async def test_attempts_are_paged_newest_first_even_within_one_instant(room: Room) -> None:
+    numbers = [await room.seeds.delivery(room.endpoint) for _ in range(3)]
+    async with room.sql.transaction():
+        for number in numbers:
+            for attempt_no in (1, 2, 3):
+                await room.seeds.attempt(room.endpoint, number, "retry", number=attempt_no, ago=10)
+    await room.seeds.attempt(room.endpoint, numbers[0], "retry", number=4, ago=5, detail=b'{"dns_ms":1.5}')
+
+    whole = await room.ledger.attempts_of_endpoint(room.endpoint, limit=50)
+    paged = []
+    place = None
+    while page := await room.ledger.attempts_of_endpoint(room.endpoint, before=place, limit=4):
+        paged += page
+        place = page[-1].place
+    of_one = await room.ledger.attempts_of_delivery(room.tenant, numbers[0], limit=2)
+    rest = await room.ledger.attempts_of_delivery(room.tenant, numbers[0], before=of_one[-1].place, limit=9)
+
+    assert len(whole) == 10
+    assert paged == whole
+    assert whole[0].detail == {"dns_ms": 1.5}
+    assert whole[0].verdict is VerdictKind.RETRY
+    assert [one.attempt_no for one in of_one + rest] == [4, 3, 2, 1]
+
+
+async def test_the_feed_shows_nothing_that_something_older_can_still_precede(room: Room, ledger_url: str) -> None:
+    other = await asyncpg.connect(ledger_url)
+    async with other.transaction():
+        late = await Seeds(other, room.tenant).unseen_event()
+        early = await room.seeds.unseen_event()
+
+        hidden = await room.ledger.events_after(room.tenant, limit=10)
+        newest = await room.ledger.events_before(room.tenant, limit=10)
+        by_id = await room.ledger.event(room.tenant, early)
+    await other.close()
+    shown = await _feed_of(room, 2)
+
+    assert hidden.bodies == newest.bodies == []
+    assert hidden.is_end
+    assert by_id is not None
+    assert [show_event_id(late).encode() in shown[0], show_event_id(early).encode() in shown[1]] == [True, True]
+
+
+async def _feed_of(room: Room, n_events: int) -> list[bytes]:
+    async with asyncio.timeout(5):
+        while len(page := (await room.ledger.events_after(room.tenant, limit=10)).bodies) < n_events:
+            pass
+    return list(page)
+
+
+async def test_the_feed_goes_on_where_it_ended(room: Room) -> None:
+    first = [await room.seeds.event() for _ in range(3)]
+    page = await room.ledger.events_after(room.tenant, limit=2)
+    rest = await room.ledger.events_after(room.tenant, page.last, limit=2)
+    nothing = await room.ledger.events_after(room.tenant, rest.last, limit=2)
+    more = await room.seeds.event()
+    after = await room.ledger.events_after(room.tenant, rest.last, limit=2)
+
+    assert [page.is_end, rest.is_end, nothing.is_end] == [False, True, True]
+    assert len(page.bodies) + len(rest.bodies) == len(first)
+    assert nothing.bodies == []
+    assert [show_event_id(more).encode() in body for body in after.bodies] == [True]
+
+
+async def test_both_orders_of_events_hold_the_same(room: Room) -> None:
+    for n in range(9):
+        await room.seeds.event(("verification.completed", "verification.created")[n % 2])
+
+    up, down = [], []
+    place = None
+    while True:
+        page = await room.ledger.events_after(room.tenant, place, limit=3)
+        up += page.bodies
+        place = page.last
+        if page.is_end:
+            break
+    place = None
+    while True:
+        page = await room.ledger.events_before(room.tenant, place, limit=4)
+        down += page.bodies
+        place = page.last
+        if page.is_end:
+            break
+
+    assert len(up) == 9
+    assert up == down[::-1]
+
+
+async def test_a_rare_type_is_found_over_short_pages(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "SCAN_ROWS", 4)
+    wanted = await room.seeds.event("verification.created")
+    for _ in range(9):
+        await room.seeds.event()
+
+    pages = []
+    place = None
+    while not pages or not pages[-1].is_end:
+        pages.append(
+            await room.ledger.events_before(room.tenant, place, event_type="verification.created", limit=2)
+        )
+        place = pages[-1].last
+
+    assert [len(page.bodies) for page in pages] == [0, 0, 1]
+    assert show_event_id(wanted).encode() in pages[-1].bodies[0]
+
+
+async def test_a_page_of_one_type_never_holds_more_than_asked_for(room: Room) -> None:
+    for n in range(8):
+        await room.seeds.event(("verification.completed", "verification.created")[n % 2])
+
+    first = await room.ledger.events_after(room.tenant, event_type="verification.created", limit=3)
+    second = await room.ledger.events_after(
+        room.tenant, first.last, event_type="verification.created", limit=3
+    )
+
+    assert [len(first.bodies), len(second.bodies)] == [3, 1]
+    assert [first.is_end, second.is_end] == [False, True]
+
+
+@pytest.fixture
+async def crowded(room: Room) -> Room:
+    """Give a room with a few thousand rows of every kind, most of them other endpoints'."""
+    others = [await room.seeds.endpoint() for _ in range(4)]
+    endpoints = [*others, room.endpoint]
+    account, environment = room.tenant
+    await room.sql.execute(
+        "INSERT INTO event (event_day, event_id, account_id, environment, event_type, occurred_at, body) "
+        "SELECT (now() AT TIME ZONE 'UTC')::date, substring(sha256(n::text::bytea) FOR 20), $1 + n % 3, $2, "
+        "'verification.completed', now(), repeat('x', 500)::bytea FROM generate_series(1, 6000) n",
+        account,
+        environment,
+    )
+    await room.sql.execute(
+        "INSERT INTO delivery (event_day, event_id, account_id, environment, endpoint_id, host_id, attempts, held, "
+        "due_at, created_at) SELECT event_day, event_id, $1, $2, ($3::int[])[1 + seq % 5], 1, seq % 2, seq % 10 < 2, "
+        "now(), now() - seq * interval '1 second' FROM event",
+        account,
+        environment,
+        endpoints,
+    )
+    await room.sql.execute(
+        "INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpoint_id, account_id, environment, "
+        "event_id, event_type, attempt_no, duration_ms, status, outcome, verdict, replica_id) "
+        "SELECT now() - n * interval '60 seconds', 1000000 + n, now() - n * interval '60 seconds', "
+        "($3::int[])[1 + n % 5], $1, $2, substring(sha256(n::text::bytea) FOR 20), 'verification.completed', 1, 20, 200, "
+        "'delivered', CASE WHEN n % 100 < 5 THEN 'exhausted' WHEN n % 7 = 0 THEN 'retry' ELSE 'delivered' END, 1 "
+        "FROM generate_series(1, 8000) n",
+        account,
+        environment,
+        endpoints,
+    )
+    await room.sql.execute("ANALYZE")
+    return room
+
+
+FEW_ROWS = 300
+"""Pages are of 26 rows, tables of thousands: who looks at more than this reads a table, or a wrong index."""
+
+
+def rows_looked_at(plan: list[str]) -> int:
+    """Return how many rows the nodes of a plan gave or threw away, at the worst node."""
+    given = [int(match[1]) * int(match[2]) for line in plan if (match := re.search(r"rows=(\d+) loops=(\d+)", line))]
+    thrown = [int(match[1]) for line in plan if (match := re.search(r"Rows Removed by .*: (\d+)", line))]
+    return max(given + thrown)
+
+
+OPEN_STATES = ["pending", "retrying", "held"]
+FINAL_STATES = ["delivered", "exhausted", "canceled"]
+
+
+@pytest.mark.parametrize(
+    ("open_states", "final_states"),
+    [(OPEN_STATES, FINAL_STATES), *(([one], []) for one in OPEN_STATES), *(([], [one]) for one in FINAL_STATES)],
+)
+async def test_every_filter_of_deliveries_is_served_by_an_index(
+    crowded: Room, open_states: list[str], final_states: list[str]
+) -> None:
+    place = (dt.datetime.now(dt.UTC) - dt.timedelta(minutes=5), 10**9)
+    for before in ((None, None), place):
+        plan = await _plan(crowded, "deliveries_of_endpoint", crowded.endpoint, open_states, final_states, *before, 26)
+
+        assert rows_looked_at(plan) < FEW_ROWS
+
+
+async def test_every_other_log_is_served_by_an_index(crowded: Room) -> None:
+    tenant, now = crowded.tenant, dt.datetime.now(dt.UTC)
+    event_id = await crowded.sql.fetchval("SELECT event_id FROM event LIMIT 1")
+    delivery = await crowded.sql.fetchval("SELECT delivery_id FROM delivery LIMIT 1")
+    plans = [
+        await _plan(crowded, "attempts_of_endpoint", crowded.endpoint, None, None, None, 26),
+        await _plan(crowded, "attempts_of_endpoint", crowded.endpoint, now, 10**9, 1, 26),
+        await _plan(crowded, "attempts_of_delivery", *tenant, 1000007, None, None, None, 26),
+        await _plan(crowded, "open_delivery", *tenant, delivery),
+        await _plan(crowded, "ended_delivery", *tenant, 1000008),
+        await _plan(crowded, "events_ascending", *tenant, 0, 0, None, 26, 25),
+        await _plan(crowded, "events_descending", *tenant, 2**63 - 1, 2**63 - 1, None, 26, 25),
+        await _plan(crowded, "find_event", *tenant, event_id),
+        await _plan(crowded, "list_endpoints", *tenant, None, 26),
+    ]
+
+    assert [rows_looked_at(plan) for plan in plans if rows_looked_at(plan) >= FEW_ROWS] == []
+
+
+async def _plan(room: Room, statement: str, *arguments: object) -> list[str]:
+    rows = await room.sql.fetch(f"EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF) {STATEMENTS[statement]}", *arguments)
+    return [row[0] for row in rows]
