@@ -23,7 +23,8 @@ async def throughput(lab: Lab, n: int) -> None:
     """Drain over https and http on both loops; compare with clients that only post."""
     say(f"Drain of {n:,} events of 1 KiB, fan-out 1, {N_HOSTS} hosts on loopback, nothing else running")
     say(
-        "  settings: LIMITS__HOST_RATE=100000 LIMITS__HOST_BURST=10000 LIMITS__HOST_IN_FLIGHT=8, PostgreSQL with fsync on"
+        "  settings: LIMITS__HOST_RATE=100000 LIMITS__HOST_BURST=10000 LIMITS__HOST_IN_FLIGHT=8, "
+        "PostgreSQL with fsync on"
     )
     say(f"  {'':<34}{'per second':>12}{'CPU-s/1,000':>13}{'vs aiohttp':>12}")
     for scheme in ("https", "http"):
@@ -37,13 +38,15 @@ async def throughput(lab: Lab, n: int) -> None:
         for (client, loop), found in clients.items():
             label = f"{scheme} bare {client} client, {loop}"
             say(
-                f"  {label:<34}{found['per_second']:>12,.0f}{found['per_1000']:>13.3f}{found['per_1000'] / ceiling:>11.2f}x"
+                f"  {label:<34}{found['per_second']:>12,.0f}{found['per_1000']:>13.3f}"
+                f"{found['per_1000'] / ceiling:>11.2f}x"
             )
         for loop in ("asyncio", "uvloop"):
             result = await drain(lab, scheme, n, loop=loop)
             label = f"{scheme} whole daemon, {loop}"
             say(
-                f"  {label:<34}{result.per_second:>12,.0f}{result.daemon_cpu:>13.3f}{result.daemon_cpu / ceiling:>11.2f}x"
+                f"  {label:<34}{result.per_second:>12,.0f}{result.daemon_cpu:>13.3f}"
+                f"{result.daemon_cpu / ceiling:>11.2f}x"
             )
             say_costs(result)
 
@@ -51,8 +54,8 @@ async def throughput(lab: Lab, n: int) -> None:
 def say_costs(result: Drain) -> None:
     """Print what the other processes took and the round trips."""
     say(
-        f"    beside it: Postgres {result.postgres_cpu:.3f}, broker {result.broker_cpu:.3f}, sink {result.sink_cpu:.3f} CPU-s/1,000; "
-        f"{result.round_trips:.1f} round trips to Postgres per 1,000"
+        f"    beside it: Postgres {result.postgres_cpu:.3f}, broker {result.broker_cpu:.3f}, "
+        f"sink {result.sink_cpu:.3f} CPU-s/1,000; {result.round_trips:.1f} round trips to Postgres per 1,000"
     )
 
 

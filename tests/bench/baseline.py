@@ -1,6 +1,7 @@
 """Ceilings: what it costs to only post signed bodies, without Kafka, Postgres, lanes, logs or metrics.
 
-    python -m tests.bench.baseline --client aiohttp|wire --ports 1,2 --n 5000 --concurrency 50 --body FILE [--ca FILE] [--loop uvloop]
+    python -m tests.bench.baseline --client aiohttp|wire --ports 1,2 --n 5000 --concurrency 50 --body FILE
+        [--ca FILE] [--loop uvloop]
 
 Prints one JSON line: requests, wall seconds, CPU seconds of this process.
 """

@@ -59,7 +59,11 @@ class Lab:
             "LIMITS__HOST_IN_FLIGHT": "8",
             "DATA_DIR": str(self.folder / "data"),
             "LOG__LEVEL": "warning",
-            **({"KAFKA__FETCH_MAX_WAIT_MS": "10"} if self.broker_name == "tansu" else {}),
+            **(
+                {"KAFKA__FETCH_MAX_WAIT_MS": "10", "KAFKA__SESSION_TIMEOUT_MS": "2000"}
+                if self.broker_name == "tansu"
+                else {}
+            ),
             **more,
         }
 

@@ -169,6 +169,7 @@ async def open_world(
         "KAFKA__TOPICS": topic,
         "KAFKA__GROUP_ID": f"group-{topic}",
         "KAFKA__FETCH_MAX_WAIT_MS": "10",
+        "KAFKA__SESSION_TIMEOUT_MS": "2000",
         "DATABASE__URL": database_url,
         "SECRETS__KEY_FILE": str(key_file),
         "HTTP__BIND": "127.0.0.1:0",

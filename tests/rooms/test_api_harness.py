@@ -81,9 +81,7 @@ class Api:
     key: str
     client: aiohttp.ClientSession
 
-    async def call(
-        self, method: str, path: str, json: Any = None, *, key: str | None = "", **options: Any
-    ) -> Reply:
+    async def call(self, method: str, path: str, json: Any = None, *, key: str | None = "", **options: Any) -> Reply:
         headers = dict(options.pop("headers", {}))
         if key is not None:
             headers.setdefault("Authorization", f"Bearer {key or self.key}")
@@ -106,9 +104,7 @@ class Api:
         body = {"url": "https://example.com/hooks", "events": ["verification.completed"], **changes}
         return await self.call("POST", "/v1/webhook_endpoints", body)
 
-    async def new_key(
-        self, tenant: Tenant | None, scopes: Sequence[Scope] | None = None
-    ) -> str:
+    async def new_key(self, tenant: Tenant | None, scopes: Sequence[Scope] | None = None) -> str:
         return (await KeyLedger(self.pool).create(tenant, scopes=scopes)).text
 
     async def other_tenant(self) -> Tenant:
@@ -214,9 +210,7 @@ async def serving(
         ApiServer("127.0.0.1:0", services, options) as server,
         aiohttp.ClientSession(auto_decompress=False) as client,
     ):
-        yield Api(
-            server.url, database, services, pool, vault, names, changed, tenant, key.text, client
-        )
+        yield Api(server.url, database, services, pool, vault, names, changed, tenant, key.text, client)
 
 
 @pytest.fixture

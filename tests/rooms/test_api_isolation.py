@@ -97,9 +97,7 @@ async def test_somebody_elses_thing_looks_like_none_at_all(api: Api, route: Rout
     for tenant in others:
         things = await make_things(api, tenant)
         foreign = await api.call(route.method, path_of(route, things._asdict()))
-        own = await api.call(
-            route.method, path_of(route, things._asdict()), key=await api.new_key(tenant)
-        )
+        own = await api.call(route.method, path_of(route, things._asdict()), key=await api.new_key(tenant))
 
         assert foreign.status == unknown.status == 404
         assert {**foreign.body, "request_id": ""} == {**unknown.body, "request_id": ""}

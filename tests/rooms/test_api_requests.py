@@ -57,7 +57,9 @@ def request_head(api: Api, *lines: str) -> bytes:
     return "\r\n".join([*start, "Content-Type: application/json", *lines, "", ""]).encode()
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nope", "/v1/webhook_endpoints/", "/v1/deliveries", "/v1//events", "/%2e%2e"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/nope", "/v1/webhook_endpoints/", "/v1/deliveries", "/v1//events", "/%2e%2e"]
+)
 async def test_an_unknown_path_is_a_problem(api: Api, path: str) -> None:
     reply = await api.get(path, key=None)
 
@@ -104,7 +106,9 @@ async def test_a_key_with_another_keys_secret_is_refused(api: Api, monkeypatch: 
     parts, theirs = parse_key(api.key), parse_key(other)
     assert parts is not None
     assert theirs is not None
-    monkeypatch.setattr("dispatcher.api.identity.parse_key", lambda _: parts._replace(secret_sha256=theirs.secret_sha256))
+    monkeypatch.setattr(
+        "dispatcher.api.identity.parse_key", lambda _: parts._replace(secret_sha256=theirs.secret_sha256)
+    )
 
     reply = await api.get(ENDPOINTS)
 
@@ -155,7 +159,11 @@ async def test_an_operators_key_sees_no_account(api: Api) -> None:
         (b'{"url": 123456789012345678901234567890}', 422, "validation_failed"),
         (b'{"url": "https://a.example.com/\\u0000", "events": ["*"]}', 422, "forbidden_character"),
         (b'{"url": "https://a.example.com/", "events": ["*"], "description": "\\u0000"}', 422, "forbidden_character"),
-        (b'{"url": "https://a.example.com/", "events": ["*"], "metadata": {"\\u0000": "a"}}', 422, "forbidden_character"),
+        (
+            b'{"url": "https://a.example.com/", "events": ["*"], "metadata": {"\\u0000": "a"}}',
+            422,
+            "forbidden_character",
+        ),
         (b"[" + b'"\\u0000",' * 20_000 + b"1]", 422, "forbidden_character"),
     ],
 )
@@ -172,7 +180,9 @@ async def test_the_deepest_allowed_body_passes_the_depth_check(api: Api) -> None
     assert (reply.status, reply.code) == (422, "validation_failed")
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1"])
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1"]
+)
 async def test_other_media_types_are_refused(api: Api, kind: str) -> None:
     reply = await api.call("POST", ENDPOINTS, data=b"{}", headers={"Content-Type": kind})
 
@@ -213,9 +223,7 @@ async def test_a_half_sent_body_is_given_up_on(ledger_url: str, pool: Pool, vaul
     assert json.loads(body)["code"] == "request_timeout"
 
 
-async def test_a_request_that_takes_too_long_is_given_up_on(
-    ledger_url: str, pool: Pool, vault: Vault
-) -> None:
+async def test_a_request_that_takes_too_long_is_given_up_on(ledger_url: str, pool: Pool, vault: Vault) -> None:
     async with serving(ledger_url, pool, vault, options=ApiOptions(request_seconds=0.3)) as api:
         async with api.sql() as sql, sql.transaction():
             await sql.execute("LOCK TABLE endpoint")

@@ -19,10 +19,7 @@ def resolving(*addresses: str) -> Callable[..., list[tuple[Any, ...]]]:
     def getaddrinfo(name: str, port: None, *, type: int) -> list[tuple[Any, ...]]:
         assert name.endswith(".")
         assert (port, type) == (None, socket.SOCK_STREAM)
-        return [
-            (socket.AF_INET6 if ":" in one else socket.AF_INET, type, 6, "", (one, 0))
-            for one in addresses
-        ]
+        return [(socket.AF_INET6 if ":" in one else socket.AF_INET, type, 6, "", (one, 0)) for one in addresses]
 
     return getaddrinfo
 
@@ -136,9 +133,7 @@ async def test_plain_http_goes_to_test_endpoints_only_and_only_when_allowed(
     ("egress", "verdict"),
     [(PUBLIC_ONLY, OutcomeKind.ADDRESS_FORBIDDEN), (EgressPolicy.parse(["127.0.0.0/8"], []), None)],
 )
-async def test_a_host_can_be_vetted_without_a_request(
-    egress: EgressPolicy, verdict: OutcomeKind | None
-) -> None:
+async def test_a_host_can_be_vetted_without_a_request(egress: EgressPolicy, verdict: OutcomeKind | None) -> None:
     async with a_sender(egress=egress, getaddrinfo=resolving("127.0.0.1")) as sender:
         assert await sender.vet("hooks.example.com") is verdict
         assert await sender.vet("127.0.0.1") is verdict

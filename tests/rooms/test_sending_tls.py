@@ -77,9 +77,7 @@ async def test_a_live_request_arrives_whole_and_signed_and_the_connection_is_reu
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("size", [2, 16_384, 1_000_000])
-async def test_bodies_of_every_size_pass_under_both_versions(
-    trust: Trust, version: ssl.TLSVersion, size: int
-) -> None:
+async def test_bodies_of_every_size_pass_under_both_versions(trust: Trust, version: ssl.TLSVersion, size: int) -> None:
     context = trust.server()
     context.minimum_version = context.maximum_version = version
     delivery = a_body(max(size, 8))
@@ -106,9 +104,7 @@ async def test_a_response_in_many_records_is_read_whole(trust: Trust) -> None:
 
 
 def expired(trust: Trust) -> trustme.LeafCert:
-    return trust.authority.issue_cert(
-        "localhost", not_after=dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
-    )
+    return trust.authority.issue_cert("localhost", not_after=dt.datetime.now(dt.UTC) - dt.timedelta(days=1))
 
 
 def for_another_name(trust: Trust) -> trustme.LeafCert:
@@ -183,13 +179,14 @@ def strict_server(context: ssl.SSLContext) -> Iterator[tuple[int, list[bytes]]]:
     def serve() -> None:
         raw, _ = server.accept()
         raw.settimeout(5)
-        with raw:
+        with context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False) as secure:
             try:
-                with context.wrap_socket(raw, server_side=True) as secure:
-                    got.append(secure.recv(65_536))
+                secure.do_handshake()
+                got.append(secure.recv(65_536))
             except ssl.SSLError:
+                # Closing with unread bytes would reset the connection before its alert is read.
                 with suppress(OSError):
-                    while raw.recv(65_536):
+                    while socket.socket.recv(secure, 65_536):
                         pass
 
     with socket.create_server(("127.0.0.1", 0)) as server:

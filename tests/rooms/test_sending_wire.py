@@ -9,6 +9,7 @@ import standardwebhooks
 from dispatcher.kit import clock
 from dispatcher.kit.supervise import spawn
 from dispatcher.model.delivery import Delivery
+from dispatcher.model.endpoint import SigningKey
 from dispatcher.model.ids import DeliveryIds, show_event_id
 from dispatcher.model.outcome import Outcome, OutcomeKind
 from dispatcher.policy.addresses import PUBLIC_ONLY
@@ -87,9 +88,7 @@ async def test_a_request_is_signed_and_says_what_it_is() -> None:
 )  # fmt: skip
 async def test_the_status_decides_the_outcome(status: int, kind: OutcomeKind) -> None:
     location = b"Location: https://example.com/\r\nRetry-After: 120\r\n"
-    outcome = await met(
-        saying(b"HTTP/1.1 %d X\r\n%bContent-Length: 0\r\n\r\n" % (status, location))
-    )
+    outcome = await met(saying(b"HTTP/1.1 %d X\r\n%bContent-Length: 0\r\n\r\n" % (status, location)))
 
     assert (outcome.kind, outcome.status, outcome.body) == (kind, status, b"")
     assert outcome.retry_after == (None if status < 300 else b"120")
@@ -102,16 +101,15 @@ async def test_a_failed_response_keeps_the_beginning_of_its_body() -> None:
     assert (outcome.body, outcome.body_cut) == (b"sorry", False)
 
 
-@pytest.mark.parametrize(
-    "response", [OK, b"HTTP/1.1 103 X\r\n\r\n" * 4 + OK, CHUNKED + b"2\r\nok\r\n0\r\n\r\n"]
-)
+@pytest.mark.parametrize("response", [OK, b"HTTP/1.1 103 X\r\n\r\n" * 4 + OK, CHUNKED + b"2\r\nok\r\n0\r\n\r\n"])
 async def test_a_dripped_response_is_read_like_any_other(response: bytes) -> None:
     async def script(visit: Visit) -> None:
         await visit.request()
         await visit.drip(response)
         await visit.until_client_leaves()
 
-    outcome = await met(script)
+    async with raw_sink(script) as sink, a_sender(budgets=Budgets()) as sender:
+        outcome = await sender.send(plain_target(sink.port), a_body(), 1)
 
     assert (outcome.status, outcome.body, outcome.body_cut) == (200, b"ok", False)
 
@@ -217,7 +215,8 @@ async def test_bytes_that_nobody_asked_for_end_an_idle_connection() -> None:
         target = plain_target(sink.port)
         await sender.send(target, a_body(), 1)
         spoken.set()
-        await sink.emptied.wait()
+        async with asyncio.timeout(5):
+            await sink.emptied.wait()
         second = await sender.send(target, a_body(), 2)
 
     assert (second.status, second.reused) == (200, False)
@@ -243,9 +242,7 @@ async def test_a_connection_in_doubt_is_not_used_again(answer: bytes) -> None:
     assert sink.n_connections == 2
 
 
-@pytest.mark.parametrize(
-    "answer", [OK, b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n", CHUNKED + b"0\r\n\r\n"]
-)
+@pytest.mark.parametrize("answer", [OK, b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n", CHUNKED + b"0\r\n\r\n"])
 async def test_a_whole_response_leaves_the_connection_for_the_next_request(answer: bytes) -> None:
     async with raw_sink(answering(answer)) as sink, a_sender() as sender:
         await twice(sender, sink)
@@ -264,9 +261,7 @@ async def test_a_body_without_length_ends_with_the_connection() -> None:
     assert (outcome.status, outcome.body, outcome.body_cut) == (200, b"all of it", False)
 
 
-@pytest.mark.parametrize(
-    "answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nok", CHUNKED + b"5\r\nok"]
-)
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nok", CHUNKED + b"5\r\nok"])
 async def test_a_complete_success_head_whose_body_breaks_off_is_delivered(answer: bytes) -> None:
     async def script(visit: Visit) -> None:
         await visit.request()
@@ -277,18 +272,15 @@ async def test_a_complete_success_head_whose_body_breaks_off_is_delivered(answer
     assert (outcome.kind, outcome.body, outcome.body_cut) == (OutcomeKind.DELIVERED, b"ok", True)
 
 
-async def test_a_complete_success_head_whose_body_stalls_is_delivered_after_the_body_budget() -> (
-    None
-):
-    async with (
-        raw_sink(saying(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nok")) as sink,
-        a_sender() as sender,
-    ):
+async def test_a_complete_success_head_whose_body_stalls_is_delivered_after_the_body_budget() -> None:
+    script = saying(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nok")
+    budgets = Budgets(head=5.0, body=0.1)
+    async with raw_sink(script) as sink, a_sender(budgets=budgets) as sender:
         outcome = await sender.send(plain_target(sink.port), a_body(), 1)
         await sink.emptied.wait()
 
     assert (outcome.kind, outcome.body, outcome.body_cut) == (OutcomeKind.DELIVERED, b"ok", True)
-    assert QUICK.body - 0.01 <= outcome.duration_seconds < QUICK.body + QUICK.head
+    assert 0.09 <= outcome.duration_seconds < 2
 
 
 async def test_a_server_that_never_answers_is_left_after_the_head_budget() -> None:
@@ -382,9 +374,7 @@ async def test_an_answer_before_the_request_was_read_counts_and_ends_the_connect
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nContent-Le"])
 @pytest.mark.parametrize("is_reset", [True, False])
-async def test_an_early_end_on_a_fresh_connection_is_a_failure(
-    said: bytes, *, is_reset: bool
-) -> None:
+async def test_an_early_end_on_a_fresh_connection_is_a_failure(said: bytes, *, is_reset: bool) -> None:
     async def script(visit: Visit) -> None:
         await visit.request()
         await visit.say(said)
@@ -400,9 +390,7 @@ async def test_an_early_end_on_a_fresh_connection_is_a_failure(
 
 
 @pytest.mark.parametrize("is_reset", [True, False])
-async def test_a_reused_connection_that_dies_silently_costs_one_more_try_on_a_fresh_one(
-    *, is_reset: bool
-) -> None:
+async def test_a_reused_connection_that_dies_silently_costs_one_more_try_on_a_fresh_one(*, is_reset: bool) -> None:
     async def script(visit: Visit) -> None:
         await visit.request()
         await visit.say(OK)
@@ -436,9 +424,7 @@ async def test_a_server_that_always_dies_is_tried_once_more_and_not_again() -> N
     assert len(sink.requests) == 3
 
 
-async def test_a_reused_connection_that_dies_in_the_middle_of_its_answer_is_not_tried_again() -> (
-    None
-):
+async def test_a_reused_connection_that_dies_in_the_middle_of_its_answer_is_not_tried_again() -> None:
     async def script(visit: Visit) -> None:
         await visit.request()
         await visit.say(OK)
@@ -500,9 +486,7 @@ async def test_a_cancel_closes_the_connection_and_is_passed_on() -> None:
             await sink.emptied.wait()
 
 
-async def test_our_own_mistake_is_an_outcome_that_names_its_class_and_leaves_no_connection() -> (
-    None
-):
+async def test_our_own_mistake_is_an_outcome_that_names_its_class_and_leaves_no_connection() -> None:
     async with raw_sink(answering(OK)) as sink, a_sender() as sender:
         target = plain_target(sink.port)
         broken = await sender.send(target, a_delivery(event_type="a\r\nb"), 1)
@@ -510,6 +494,19 @@ async def test_our_own_mistake_is_an_outcome_that_names_its_class_and_leaves_no_
 
     assert (broken.kind, broken.reason) == (OutcomeKind.INTERNAL_ERROR, "ValueError")
     assert (sound.kind, sound.reused) == (OutcomeKind.DELIVERED, False)
+
+
+async def test_a_changed_endpoint_is_sent_to_with_its_new_settings() -> None:
+    async with raw_sink(answering(OK)) as sink, a_sender() as sender:
+        await sender.send(plain_target(sink.port), a_body(), 1)
+        changed = plain_target(sink.port, keys=(SigningKey(8, b"n" * 36),), path="/new")
+        await sender.send(changed, a_body(), 1)
+
+    head, _, body = sink.requests[1].partition(b"\r\n\r\n")
+    line, *rest = head.decode("ascii").split("\r\n")
+    assert line == "POST /new HTTP/1.1"
+    headers = dict(one.split(": ", 1) for one in rest)
+    standardwebhooks.Webhook(show_secret(b"n" * 36)).verify(body, headers)
 
 
 async def test_an_idle_connection_closes_itself_after_its_time() -> None:
@@ -541,9 +538,7 @@ async def test_an_idle_connection_that_the_server_closed_is_not_handed_out() -> 
 
 async def test_idle_connections_are_bounded_over_all_hosts_and_the_newest_are_kept() -> None:
     async with raw_sink(answering(OK)) as sink, a_sender(most_idle=2) as sender:
-        targets = [
-            plain_target(sink.port, hostname=f"h{n}.localhost", endpoint_id=n) for n in (1, 2, 3)
-        ]
+        targets = [plain_target(sink.port, hostname=f"h{n}.localhost", endpoint_id=n) for n in (1, 2, 3)]
         for target in targets:
             await sender.send(target, a_body(), 1)
 
@@ -606,10 +601,7 @@ async def test_many_hostile_servers_at_once_leave_nothing_behind() -> None:
 
     async with raw_sink(script) as sink, a_sender() as sender:
         target = plain_target(sink.port)
-        attempts = [
-            spawn(sender.send(target, a_body(), 1), name=f"attempt-{number}")
-            for number in range(60)
-        ]
+        attempts = [spawn(sender.send(target, a_body(), 1), name=f"attempt-{number}") for number in range(60)]
         await asyncio.wait(attempts)
         await sender.aclose()
         async with asyncio.timeout(5):

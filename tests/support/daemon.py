@@ -65,6 +65,7 @@ class Daemon:
         """Start it and return when its ready file is there."""
         self.starts += 1
         ready_file = self.folder / f"{self.name}-ready-{self.starts}.json"
+        ready_file.unlink(missing_ok=True)
         with self.log.open("ab") as log, (self.folder / f"{self.name}.out").open("ab") as out:
             self.process = await asyncio.create_subprocess_exec(
                 *command("run", "--ready-file", str(ready_file), *self.arguments),

@@ -54,9 +54,7 @@ def test_a_public_address_is_accepted(address: str) -> None:
 
 @given(ipv4)
 def test_an_ipv4_address_is_accepted_exactly_when_no_block_holds_it(address: str) -> None:
-    is_special = any(
-        ipaddress.ip_address(address) in ipaddress.ip_network(block) for block in REFUSED_V4
-    )
+    is_special = any(ipaddress.ip_address(address) in ipaddress.ip_network(block) for block in REFUSED_V4)
 
     assert (refusal_of(address, PUBLIC_ONLY) is not None) == is_special
 

@@ -31,9 +31,7 @@ def test_a_name_that_is_no_token_is_malformed(name: str) -> None:
     assert codes_of((name, "x")) == ["header_name_malformed"]
 
 
-@pytest.mark.parametrize(
-    "value", ["", " a", "a ", "a\r\nb: c", "a\tb", "ä", "a\0", "\x7f", "a" * 1025]
-)
+@pytest.mark.parametrize("value", ["", " a", "a ", "a\r\nb: c", "a\tb", "ä", "a\0", "\x7f", "a" * 1025])
 def test_a_value_that_is_not_visible_text_is_malformed(value: str) -> None:
     (fault,) = faults_of([("x-a", value)])
 

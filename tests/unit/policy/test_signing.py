@@ -25,9 +25,7 @@ def test_a_published_vector_is_reproduced(vector: dict[str, str]) -> None:
     key = parse_secret(vector["secret"])
     assert key is not None
 
-    made = Signer([key]).sign(
-        vector["id"].encode(), str(vector["timestamp"]).encode(), vector["body"].encode()
-    )
+    made = Signer([key]).sign(vector["id"].encode(), str(vector["timestamp"]).encode(), vector["body"].encode())
 
     assert made.decode() == vector["signature"]
 
@@ -43,9 +41,7 @@ def test_two_keys_sign_newest_first_in_one_value_with_one_space() -> None:
 
 
 @given(st.lists(keys, min_size=1, max_size=3), bodies)
-def test_each_key_of_a_rotation_verifies_with_the_independent_library(
-    rotation: list[bytes], body: bytes
-) -> None:
+def test_each_key_of_a_rotation_verifies_with_the_independent_library(rotation: list[bytes], body: bytes) -> None:
     now = str(int(dt.datetime.now(dt.UTC).timestamp()))
 
     made = Signer(rotation).sign(b"evt_1", now.encode(), body)
@@ -56,9 +52,7 @@ def test_each_key_of_a_rotation_verifies_with_the_independent_library(
 
 
 @given(keys, bodies, st.integers(0, 10_000))
-def test_a_changed_byte_fails_with_the_independent_library(
-    key: bytes, body: bytes, at: int
-) -> None:
+def test_a_changed_byte_fails_with_the_independent_library(key: bytes, body: bytes, at: int) -> None:
     now = str(int(dt.datetime.now(dt.UTC).timestamp()))
     made = Signer([key]).sign(b"evt_1", now.encode(), body + b"x")
     changed = bytearray(body + b"x")

@@ -16,9 +16,7 @@ from dispatcher.policy.urls import (
 )
 
 PUBLIC = UrlRules()
-LOCAL = UrlRules(
-    allow_http=True, allow_localhost=True, egress=EgressPolicy.parse(["127.0.0.0/8", "::1"], [])
-)
+LOCAL = UrlRules(allow_http=True, allow_localhost=True, egress=EgressPolicy.parse(["127.0.0.0/8", "::1"], []))
 
 
 @pytest.mark.parametrize(

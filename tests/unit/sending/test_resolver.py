@@ -23,9 +23,7 @@ class Names:
     """A scripted name service: names to answers, or to a tarpit that holds until released."""
 
     def __init__(self, **answers: Any) -> None:
-        self.answers: dict[str, Any] = {
-            name.replace("_", "."): one for name, one in answers.items()
-        }
+        self.answers: dict[str, Any] = {name.replace("_", "."): one for name, one in answers.items()}
         self.asked: list[str] = []
         self.n_running = 0
         self.most_running = 0
@@ -53,8 +51,7 @@ class Names:
         if isinstance(answer, Exception):
             raise answer
         return [
-            (socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, 0))
-            for one in answer
+            (socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, 0)) for one in answer
         ]
 
 
@@ -85,9 +82,7 @@ async def test_a_name_is_asked_in_its_absolute_form_and_answered_in_order_withou
     assert names.asked == ["a.com."]
 
 
-@pytest.mark.parametrize(
-    "hidden", ["127.0.0.1", "10.0.0.1", "::1", "::ffff:7f00:1", "fe80::1%eth0"]
-)
+@pytest.mark.parametrize("hidden", ["127.0.0.1", "10.0.0.1", "::1", "::ffff:7f00:1", "fe80::1%eth0"])
 async def test_one_forbidden_address_refuses_the_whole_answer_and_is_not_told(hidden: str) -> None:
     with names_served(a_com=["1.1.1.1", hidden]) as names:
         failure = await failure_of(Resolver(PUBLIC_ONLY, getaddrinfo=names), "a.com")
@@ -106,9 +101,7 @@ async def test_one_forbidden_address_refuses_the_whole_answer_and_is_not_told(hi
         ([], "the name has no address"),
     ],
 )
-async def test_a_name_without_addresses_is_a_dns_error_with_its_reason(
-    answer: Any, reason: str
-) -> None:
+async def test_a_name_without_addresses_is_a_dns_error_with_its_reason(answer: Any, reason: str) -> None:
     with names_served(a_com=answer) as names:
         failure = await failure_of(Resolver(PUBLIC_ONLY, getaddrinfo=names), "a.com")
 
@@ -173,9 +166,7 @@ async def test_a_hundred_tarpits_hold_up_no_healthy_name() -> None:
 
 async def test_one_domain_gets_four_threads_and_others_the_rest() -> None:
     with names_served(healthy_com=["1.1.1.1"]) as names:
-        resolver = Resolver(
-            PUBLIC_ONLY, limits=ResolverLimits(threads=8, threads_for_known=0), getaddrinfo=names
-        )
+        resolver = Resolver(PUBLIC_ONLY, limits=ResolverLimits(threads=8, threads_for_known=0), getaddrinfo=names)
         stuck = [spawn(resolver.resolve(f"{n}.tarpit.com"), name=f"stuck-{n}") for n in range(30)]
         await asyncio.sleep(0)
 
@@ -203,9 +194,7 @@ async def test_a_name_that_resolved_before_has_threads_kept_for_it() -> None:
 
 
 async def test_names_that_failed_lately_get_at_most_half_of_the_threads() -> None:
-    limits = ResolverLimits(
-        lookup_seconds=0.05, keep_failure_seconds=0.0, threads=4, threads_for_known=0
-    )
+    limits = ResolverLimits(lookup_seconds=0.05, keep_failure_seconds=0.0, threads=4, threads_for_known=0)
     with names_served(fresh_com=["1.1.1.1"]) as names:
         resolver = Resolver(PUBLIC_ONLY, limits=limits, getaddrinfo=names)
         for number in (1, 2):
@@ -244,12 +233,8 @@ async def test_the_memory_for_names_is_bounded() -> None:
 
 async def test_localhost_means_the_loopback_addresses_that_policy_allows_and_asks_nobody() -> None:
     with names_served() as names:
-        both = Resolver(
-            EgressPolicy.parse(["127.0.0.0/8", "::1"], []), allow_localhost=True, getaddrinfo=names
-        )
-        one = Resolver(
-            EgressPolicy.parse(["127.0.0.0/8"], []), allow_localhost=True, getaddrinfo=names
-        )
+        both = Resolver(EgressPolicy.parse(["127.0.0.0/8", "::1"], []), allow_localhost=True, getaddrinfo=names)
+        one = Resolver(EgressPolicy.parse(["127.0.0.0/8"], []), allow_localhost=True, getaddrinfo=names)
         none = Resolver(PUBLIC_ONLY, allow_localhost=True, getaddrinfo=names)
 
         assert [address.text for address in await both.resolve("localhost")] == ["127.0.0.1", "::1"]

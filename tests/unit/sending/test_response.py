@@ -37,9 +37,7 @@ def ours(*pieces: bytes) -> Reading:
 
 def theirs(response: bytes) -> Reading:
     oracle = h11.Connection(h11.CLIENT)
-    oracle.send(
-        h11.Request(method="POST", target="/", headers=[("host", "a"), ("content-length", "0")])
-    )
+    oracle.send(h11.Request(method="POST", target="/", headers=[("host", "a"), ("content-length", "0")]))
     oracle.send(h11.EndOfMessage())
     oracle.receive_data(response)
     oracle.receive_data(b"")
@@ -66,12 +64,8 @@ bodies = st.binary(max_size=60)
 @st.composite
 def responses(draw: st.DrawFn) -> bytes:
     """Return the bytes of a well-formed response, informational heads before it, perhaps cut short."""
-    informational = draw(
-        st.lists(st.sampled_from([b"100 Continue", b"103 Early Hints"]), max_size=4)
-    )
-    status = draw(
-        st.sampled_from([200, 201, 202, 204, 301, 304, 400, 404, 410, 429, 500, 503, 599])
-    )
+    informational = draw(st.lists(st.sampled_from([b"100 Continue", b"103 Early Hints"]), max_size=4))
+    status = draw(st.sampled_from([200, 201, 202, 204, 301, 304, 400, 404, 410, 429, 500, 503, 599]))
     headers = draw(st.lists(st.tuples(names, values), max_size=5))
     body = draw(bodies)
     framing = draw(st.sampled_from(["length", "chunked", "end"]))
@@ -118,9 +112,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 def every_way(response: bytes) -> list[ResponseReader]:
     """Read a response whole, byte by byte, and in pieces of a typical and an odd size."""
     sizes = (len(response), 1, 1460, 16_384, 4_097)
-    return [
-        read(*(response[at : at + size] for at in range(0, len(response), size))) for size in sizes
-    ]
+    return [read(*(response[at : at + size] for at in range(0, len(response), size))) for size in sizes]
 
 
 @pytest.mark.parametrize(
@@ -150,9 +142,7 @@ def every_way(response: bytes) -> list[ResponseReader]:
         ),
     ],
 )
-def test_what_is_no_bounded_response_is_a_fault_however_it_is_split(
-    response: bytes, fault: str
-) -> None:
+def test_what_is_no_bounded_response_is_a_fault_however_it_is_split(response: bytes, fault: str) -> None:
     for reader in every_way(response):
         assert (reader.status, reader.fault) == (0, fault)
         assert not reader.can_continue
@@ -173,9 +163,7 @@ def test_a_response_on_the_bound_passes_however_it_is_split(response: bytes) -> 
 
 
 @pytest.mark.parametrize(("size", "is_cut"), [(BODY_BYTES, False), (BODY_BYTES + 1, True)])
-def test_a_body_is_cut_after_its_bound_and_the_connection_with_it(
-    size: int, *, is_cut: bool
-) -> None:
+def test_a_body_is_cut_after_its_bound_and_the_connection_with_it(size: int, *, is_cut: bool) -> None:
     for reader in every_way(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size):
         assert reader.status == 200
         assert reader.body == b"x" * BODY_BYTES

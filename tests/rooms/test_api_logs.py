@@ -1,0 +1,230 @@
+"""Deliveries, attempts, events and event types over HTTP."""
+# ruff: noqa: F401, F811 - fixtures are taken in by name
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import orjson
+import pytest
+
+from dispatcher.model.ids import show_event_id
+from tests.rooms.test_api_harness import Api, Seeds, api, ledger_template, ledger_url, pool, vault
+
+
+@dataclass
+class Logged:
+    """An API with one endpoint, and seeds for its history."""
+
+    api: Api
+    seeds: Seeds
+    number: int
+    path: str
+
+    def shown(self, delivery: int) -> str:
+        return self.api.services.delivery_ids.show(delivery)
+
+
+@pytest.fixture
+async def logged(api: Api) -> AsyncIterator[Logged]:
+    async with api.sql() as sql:
+        seeds = Seeds(sql, api.tenant)
+        number = await seeds.endpoint("we_0123456789abcdef")
+        yield Logged(api, seeds, number, "/v1/webhook_endpoints/we_0123456789abcdef")
+
+
+async def test_a_retrying_delivery_shows_its_last_answer_and_its_next_attempt(logged: Logged) -> None:
+    event_id = await logged.seeds.event()
+    number = await logged.seeds.delivery(logged.number, attempts=1, event_id=event_id)
+    await logged.seeds.attempt(logged.number, number, "retry", status=503)
+
+    reply = await logged.api.get(f"/v1/deliveries/{logged.shown(number)}")
+
+    assert reply.body["next_attempt_at"] is not None
+    expected = {
+        "id": logged.shown(number),
+        "object": "delivery",
+        "endpoint_id": "we_0123456789abcdef",
+        "event_id": show_event_id(event_id),
+        "event_type": "verification.completed",
+        "subject": "ver_8Zk3QmT1xW5n",
+        "environment": "test",
+        "status": "retrying",
+        "attempts": 1,
+        "last_status_code": 503,
+        "last_outcome": "http_5xx",
+        "last_duration_ms": 20,
+        "ended_at": None,
+    }
+    assert expected.items() <= reply.body.items()
+
+
+async def test_deliveries_are_filtered_by_status(logged: Logged) -> None:
+    made = {
+        "pending": await logged.seeds.delivery(logged.number),
+        "retrying": await logged.seeds.delivery(logged.number, attempts=1),
+        "held": await logged.seeds.delivery(logged.number, held=True),
+        "delivered": await logged.seeds.ended(logged.number, "delivered", outcome="delivered", status=200),
+        "exhausted": await logged.seeds.ended(logged.number, "exhausted"),
+        "canceled": await logged.seeds.ended(logged.number, "canceled", outcome=None),
+    }
+
+    for status, number in made.items():
+        reply = await logged.api.get(f"{logged.path}/deliveries?status={status}")
+        assert [(one["id"], one["status"]) for one in reply.body["data"]] == [(logged.shown(number), status)]
+    everything = await logged.api.get(f"{logged.path}/deliveries")
+    assert len(everything.body["data"]) == len(made)
+
+
+async def test_pages_of_deliveries_stay_whole_while_others_come_in(logged: Logged) -> None:
+    made = [await logged.seeds.ended(logged.number, age=100 - n) for n in range(6)]
+    made.append(await logged.seeds.delivery(logged.number, age=50))
+
+    seen = []
+    after = ""
+    while True:
+        reply = await logged.api.get(f"{logged.path}/deliveries?limit=3{after}")
+        seen += [one["id"] for one in reply.body["data"]]
+        if reply.body["next"] is None:
+            break
+        after = f"&after={reply.body['next']}"
+        await logged.seeds.delivery(logged.number, age=0)
+
+    assert seen == [logged.shown(number) for number in reversed(made)]
+
+
+async def test_a_delivery_that_ends_between_two_pages_keeps_its_place(logged: Logged) -> None:
+    made = [await logged.seeds.delivery(logged.number, age=100 - n) for n in range(4)]
+
+    first = await logged.api.get(f"{logged.path}/deliveries?limit=2")
+    row = await logged.seeds.sql.fetchrow("DELETE FROM delivery WHERE delivery_id = $1 RETURNING created_at", made[1])
+    await logged.seeds.attempt(logged.number, made[1], "delivered", outcome="delivered", status=200)
+    await logged.seeds.sql.execute("UPDATE attempt SET delivery_created_at = $1", row["created_at"])
+    second = await logged.api.get(f"{logged.path}/deliveries?limit=2&after={first.body['next']}")
+
+    seen = [one["id"] for page in (first, second) for one in page.body["data"]]
+    assert seen == [logged.shown(number) for number in reversed(made)]
+    assert second.body["data"][0]["status"] == "delivered"
+
+
+async def test_an_attempt_shows_phases_and_reason_but_no_key(logged: Logged) -> None:
+    detail = {"dns_ms": 1.5, "wait_ms": 30.0, "keys": [4711], "peer": "93.184.216.34", "reason": "slow", "reused": True}
+    number = await logged.seeds.delivery(logged.number, attempts=1)
+    await logged.seeds.attempt(logged.number, number, "retry", detail=orjson.dumps(detail))
+
+    of_endpoint = await logged.api.get(f"{logged.path}/attempts")
+    of_delivery = await logged.api.get(f"/v1/deliveries/{logged.shown(number)}/attempts")
+
+    assert of_endpoint.body == of_delivery.body
+    (shown,) = of_endpoint.body["data"]
+    assert shown["phases"] == {"dns_ms": 1.5, "connect_ms": None, "tls_ms": None, "wait_ms": 30.0}
+    assert (shown["reason"], shown["address"], shown["reused_connection"]) == ("slow", "93.184.216.34", True)
+    assert (shown["attempt"], shown["status_code"], shown["outcome"], shown["verdict"]) == (1, 500, "http_5xx", "retry")
+    assert b"4711" not in of_endpoint.raw
+
+
+async def test_a_refused_targets_address_stays_with_us(logged: Logged) -> None:
+    number = await logged.seeds.delivery(logged.number, attempts=1)
+    detail = orjson.dumps({"peer": "10.1.2.3"})
+    await logged.seeds.attempt(logged.number, number, "retry", outcome="address_forbidden", status=None, detail=detail)
+
+    reply = await logged.api.get(f"{logged.path}/attempts")
+
+    assert b"10.1.2.3" not in reply.raw
+
+
+async def test_pages_of_attempts_hold_each_once(logged: Logged) -> None:
+    number = await logged.seeds.delivery(logged.number, attempts=5)
+    for attempt_no in range(1, 6):
+        await logged.seeds.attempt(logged.number, number, "retry", number=attempt_no, ago=100 - attempt_no)
+
+    for path in (f"{logged.path}/attempts", f"/v1/deliveries/{logged.shown(number)}/attempts"):
+        first = (await logged.api.get(f"{path}?limit=3")).body
+        second = (await logged.api.get(f"{path}?limit=3&after={first['next']}")).body
+        assert [one["attempt"] for page in (first, second) for one in page["data"]] == [5, 4, 3, 2, 1]
+        assert second["next"] is None
+
+
+async def test_an_event_is_shown_exactly_as_it_is_sent(logged: Logged) -> None:
+    event_id = await logged.seeds.event()
+    body = await logged.seeds.sql.fetchval("SELECT body FROM event")
+
+    read = await logged.api.get(f"/v1/events/{show_event_id(event_id)}")
+    listed = await logged.api.get("/v1/events")
+
+    assert read.raw == body
+    assert listed.raw == b'{"data":[' + body + b'],"next":null}'
+
+
+async def test_the_feed_can_be_followed(logged: Logged) -> None:
+    first = [show_event_id(await logged.seeds.event()) for _ in range(3)]
+
+    seen = []
+    page = (await logged.api.get("/v1/events?order=asc&limit=2")).body
+    seen += page["data"]
+    while page["next"] is not None:
+        page = (await logged.api.get(f"/v1/events?order=asc&limit=2&after={page['next']}")).body
+        seen += page["data"]
+    idle = (await logged.api.get(f"/v1/events?order=asc&after={page['resume']}")).body
+    more = show_event_id(await logged.seeds.event())
+    resumed = (await logged.api.get(f"/v1/events?order=asc&after={idle['resume']}")).body
+
+    assert [one["id"] for one in seen] == first
+    assert idle["data"] == []
+    assert [one["id"] for one in resumed["data"]] == [more]
+
+
+async def test_events_are_filtered_by_type(logged: Logged) -> None:
+    for n in range(4):
+        await logged.seeds.event(("verification.completed", "verification.created")[n % 2])
+
+    for order in ("asc", "desc"):
+        reply = await logged.api.get(f"/v1/events?type=verification.created&order={order}")
+        assert [one["type"] for one in reply.body["data"]] == ["verification.created"] * 2
+        assert reply.body["next"] is None
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/events/nope",
+        "/v1/events/evt_" + "1" * 32,
+        "/v1/deliveries/dlv_zzzzzzzzzzzzz",
+        "/v1/deliveries/1",
+        "/v1/deliveries/dlv_1/attempts",
+    ],
+)
+async def test_an_id_that_cannot_be_ours_is_simply_not_there(api: Api, path: str) -> None:
+    reply = await api.get(path)
+
+    assert (reply.status, reply.code) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter", "code"),
+    [
+        ("limit=0", "limit", "out_of_range"),
+        ("limit=101", "limit", "out_of_range"),
+        ("limit=ten", "limit", "wrong_type"),
+        ("limit=", "limit", "wrong_type"),
+        ("limit=9" + "9" * 30, "limit", "out_of_range"),
+        ("limit=1&limit=2", "limit", "repeated"),
+        ("page=2", "page", "unknown_field"),
+        ("order=up", "order", "not_allowed"),
+        ("after=", "after", "too_short"),
+        ("type=a%00b", "type", "forbidden_character"),
+    ],
+)
+async def test_a_faulty_parameter_is_named(api: Api, query: str, parameter: str, code: str) -> None:
+    reply = await api.get(f"/v1/events?{query}")
+
+    assert (reply.status, reply.code) == (400, "invalid_query")
+    assert [(fault["parameter"], fault["code"]) for fault in reply.body["errors"]] == [(parameter, code)]
+
+
+async def test_the_catalogue_is_listed_in_published_order(api: Api) -> None:
+    reply = await api.get("/v1/event_types")
+
+    names = [one["name"] for one in reply.body["data"]]
+    assert names[0] == "verification.created"
+    assert "verification.completed" in names
+    assert reply.body["next"] is None

@@ -1,0 +1,102 @@
+"""API keys in Postgres."""
+# ruff: noqa: F401, F811 - fixtures are taken in by name
+
+import hashlib
+
+import asyncpg
+import pytest
+
+from dispatcher.ledger.accounts import AccountLedger, Tenant
+from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.keys import TENANT_SCOPES, KeyLedger, Scope, matches, parse_key
+from tests.rooms.test_api_harness import ledger_template, ledger_url, pool
+
+
+@pytest.fixture
+async def tenant(pool: Pool) -> Tenant:
+    return Tenant((await AccountLedger(pool).create()).account_id, "live")
+
+
+async def test_a_key_is_found_by_its_id_and_known_by_its_secret(pool: Pool, tenant: Tenant) -> None:
+    keys = KeyLedger(pool)
+    made = await keys.create(tenant)
+    parts = parse_key(made.text)
+
+    assert parts is not None
+    stored = await keys.find(parts.key_id)
+    assert stored is not None
+    assert matches(parts, stored)
+    assert not matches(parts._replace(secret_sha256=b"x" * 32), stored)
+    assert (stored.bearer.tenant, stored.bearer.scopes) == (tenant, TENANT_SCOPES)
+    assert (stored.bearer.account or "").startswith("acct_")
+    assert made.text.startswith(f"whd_live_{made.key_id}_")
+
+
+async def test_only_a_digest_of_a_key_is_stored(pool: Pool, tenant: Tenant, ledger_url: str) -> None:
+    made = await KeyLedger(pool).create(tenant)
+
+    sql = await asyncpg.connect(ledger_url)
+    row = await sql.fetchrow("SELECT * FROM api_key")
+    await sql.close()
+    secret = made.text.rpartition("_")[2][:43]
+    assert row["secret_sha256"] == hashlib.sha256(secret.encode()).digest()
+    assert secret not in repr(tuple(row))
+    assert secret not in repr(made)
+
+
+async def test_a_revoked_key_is_not_found_and_cannot_be_revoked_again(pool: Pool, tenant: Tenant) -> None:
+    keys = KeyLedger(pool)
+    made = await keys.create(tenant)
+
+    answers = [await keys.revoke(made.key_id), await keys.revoke(made.key_id), await keys.revoke("nope")]
+
+    assert answers == [True, False, False]
+    assert await keys.find(made.key_id) is None
+    (facts,) = await keys.page(tenant.account_id)
+    assert facts.revoked_at is not None
+
+
+async def test_use_is_noted_by_the_hour_and_once(pool: Pool, tenant: Tenant) -> None:
+    keys = KeyLedger(pool)
+    made = await keys.create(tenant)
+    before = await keys.find(made.key_id)
+
+    await keys.touch(made.key_id)
+    after = await keys.find(made.key_id)
+
+    (facts,) = await keys.page(tenant.account_id)
+    assert before is not None
+    assert after is not None
+    assert [before.is_fresh, after.is_fresh] == [False, True]
+    assert facts.last_used_at is not None
+    assert (facts.last_used_at.minute, facts.last_used_at.second, facts.last_used_at.microsecond) == (0, 0, 0)
+
+
+async def test_an_account_may_hold_several_live_keys(pool: Pool, tenant: Tenant) -> None:
+    keys = KeyLedger(pool)
+    made = [await keys.create(tenant, name=str(n)) for n in range(3)]
+    await keys.create(None)
+
+    assert {facts.key_id for facts in await keys.page(tenant.account_id)} == {key.key_id for key in made}
+
+
+async def test_an_operators_key_has_no_tenant_and_its_own_scope(pool: Pool) -> None:
+    keys = KeyLedger(pool)
+    made = await keys.create(None)
+    stored = await keys.find(made.key_id)
+
+    assert made.text.startswith("whd_op_")
+    assert stored is not None
+    assert (stored.bearer.tenant, stored.bearer.account, stored.bearer.scopes) == (None, None, {Scope.OPERATOR})
+
+
+async def test_scopes_of_the_other_kind_are_refused(pool: Pool, tenant: Tenant) -> None:
+    keys = KeyLedger(pool)
+    for who, scopes in ((tenant, [Scope.OPERATOR]), (None, [Scope.EVENTS_READ]), (tenant, [])):
+        with pytest.raises(ValueError, match="scopes"):
+            await keys.create(who, scopes=scopes)
+
+
+async def test_a_key_for_an_account_that_does_not_exist_is_refused(pool: Pool) -> None:
+    with pytest.raises(asyncpg.ForeignKeyViolationError):
+        await KeyLedger(pool).create(Tenant(999, "live"))
