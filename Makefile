@@ -5,8 +5,10 @@ SHELL := /bin/sh
 .SUFFIXES:
 
 BIN := .venv/bin
-RUN_SUM := $(shell cat pyproject.toml deploy/locks/bootstrap.txt deploy/locks/run.txt | cksum | tr -d ' ')
-DEV_SUM := $(shell cat pyproject.toml deploy/locks/bootstrap.txt deploy/locks/dev.txt | cksum | tr -d ' ')
+# A stamp carries what it was made of: the locks, and the folder, since an environment does not survive a move.
+MADE_OF := pyproject.toml deploy/locks/bootstrap.txt
+RUN_SUM := $(shell { pwd; cat $(MADE_OF) deploy/locks/run.txt; } | cksum | tr -d ' ')
+DEV_SUM := $(shell { pwd; cat $(MADE_OF) deploy/locks/dev.txt; } | cksum | tr -d ' ')
 RUN_STAMP := .venv/.run-$(RUN_SUM)
 DEV_STAMP := .venv/.dev-$(DEV_SUM)
 # The tools' environment holds everything that the daemon needs.
@@ -30,6 +32,7 @@ $(DEV_STAMP):
 	@.ci/setup dev $@
 
 setup: $(DEV_STAMP) ## Make .venv with everything, tools included
+	@:
 
 run: $(RUN_READY) ## Start the daemon with its own PostgreSQL, Kafka and a demo; Ctrl-C ends all of it
 	@exec $(BIN)/dispatcher run --embedded --demo $(ARGS)
@@ -44,7 +47,7 @@ format: $(DEV_STAMP) ## Rewrite the code as the formatter wants it, and mend wha
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format .
 
-types: $(DEV_STAMP) check-types ## Run mypy
+types: check-types ## Run mypy
 
 test-unit: $(DEV_STAMP) ## Run the unit tests and the house rules
 	@$(PYTEST) tests/unit tests/house $(ARGS)
@@ -80,6 +83,8 @@ lock: $(DEV_STAMP) ## Resolve the dependencies of pyproject.toml into deploy/loc
 clean: ## Remove .venv and every cache; keeps .dispatcher, the data of make run
 	@rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis dist build htmlcov .coverage*
 	@find dispatcher tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(CHECKS): $(DEV_STAMP)
 
 check-ruff:
 	@$(BIN)/ruff check --quiet .

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import orjson
 import structlog
 
-from dispatcher.model.endpoint import EndpointStatus, HostLimits, SigningKey, Target
+from dispatcher.model.endpoint import EndpointStatus, HostLimits, SealedTarget, SigningKey, Target
 from dispatcher.model.errors import SealBroken, Unavailable
 
 _REFRESH_SECONDS: Final = 1.0
@@ -30,27 +30,10 @@ _PORTS: Final = {"https": 443, "http": 80}
 _log = structlog.get_logger("directory")
 
 
-class SealedRow(Protocol):
-    """An endpoint's row as the ledger gives it."""
-
-    endpoint_id: int
-    public_id: str
-    account: str
-    environment: str
-    status: EndpointStatus
-    host_id: int
-    url: str
-    sealed_headers: bytes | None
-    sealed_keys: tuple[tuple[int, bytes], ...]
-    schedule: tuple[float, ...] | None
-    is_verified: bool
-    limits: HostLimits
-
-
 class Book(Protocol):
     """What the directory needs of the ledger."""
 
-    async def targets(self, endpoint_ids: Collection[int]) -> list[SealedRow]:
+    async def targets(self, endpoint_ids: Collection[int]) -> list[SealedTarget]:
         """Return the given endpoints that exist."""
         ...
 
@@ -90,7 +73,7 @@ class Directory:
         # Written by load and run, between awaits only.
         self._targets: dict[int, Target | SealBroken] = {}
         self._limits: dict[int, HostLimits] = {}
-        self._rows: dict[int, SealedRow] = {}
+        self._rows: dict[int, SealedTarget] = {}
         self._loading = asyncio.Lock()
 
     def limits_of(self, host_id: int) -> HostLimits:
@@ -169,7 +152,7 @@ class Directory:
                 self._rows[row.endpoint_id] = row
                 self._targets[row.endpoint_id] = self._open(row)
 
-    def _open(self, row: SealedRow) -> Target | SealBroken:
+    def _open(self, row: SealedTarget) -> Target | SealBroken:
         try:
             keys = tuple(
                 SigningKey(number, self._seals.open(sealed, f"endpoint_secret:{row.public_id}:{number}"))

@@ -140,7 +140,8 @@ class Intake(Group):
 
     unknown_account: Literal["create", "skip", "dead"] = _doc(
         "create",
-        description="Events of accounts not seen before: `create` keeps both, `skip` counts and drops, `dead` sets them aside.",
+        description="Events of accounts not seen before: `create` keeps both, `skip` counts and drops, "
+        "`dead` sets them aside.",
     )
 
 
@@ -174,7 +175,8 @@ class Secrets(Group):
 
     key_file: FileField = _doc(
         None,
-        description='Key ring: JSON `{"primary": id, "keys": {id: base64 of 32 bytes}}`, mode 0600. Required unless embedded.',
+        description='Key ring: JSON `{"primary": id, "keys": {id: base64 of 32 bytes}}`, mode 0600. '
+        "Required unless embedded.",
     )
 
 
@@ -185,7 +187,9 @@ class Egress(Group):
         (), description="Private targets to allow; never re-opens metadata addresses. Embedded: loopback."
     )
     deny_cidrs: ListField = _doc((), description="Own public ranges to refuse.")
-    allow_http: bool = _doc(False, description="http:// endpoints, in the test environment only. Embedded: true.")
+    allow_http: bool = _doc(
+        default=False, description="http:// endpoints, in the test environment only. Embedded: true."
+    )
     ports: Annotated[str, AfterValidator(_checked_ports)] = _doc(
         "443,8443,1024-65535",
         description="Ports to allow; those of data stores and control planes only when listed one by one.",
@@ -318,7 +322,7 @@ def load(environ: Mapping[str, str], *, embedded: bool = False, required: bool =
     faults: list[str] = []
     values: dict[str, object] = {}
     sources: dict[str, str] = {}
-    layers = [
+    layers: list[tuple[str, Mapping[str, object]]] = [
         ("embedded", _EMBEDDED if embedded else {}),
         ("file", _from_file(environ, faults)),
         ("env", _from_environ(environ)),
@@ -399,7 +403,8 @@ def _contradictions(settings: Settings) -> list[str]:
     kafka = settings.kafka
     if kafka.security_protocol.startswith("SASL") and not (kafka.sasl_username and kafka.sasl_password_file):
         faults.append(
-            f"{PREFIX}KAFKA__SECURITY_PROTOCOL is {kafka.security_protocol}: KAFKA__SASL_USERNAME and KAFKA__SASL_PASSWORD_FILE are needed"
+            f"{PREFIX}KAFKA__SECURITY_PROTOCOL is {kafka.security_protocol}: "
+            "KAFKA__SASL_USERNAME and KAFKA__SASL_PASSWORD_FILE are needed"
         )
     if (kafka.cert_file is None) != (kafka.key_file is None):
         faults.append(f"{PREFIX}KAFKA__CERT_FILE and {PREFIX}KAFKA__KEY_FILE go together")

@@ -16,9 +16,9 @@ hypothesis.settings.load_profile("dispatcher")
 _COUNTED = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Leave this run's counts where `make test` adds them up. Runs once, also with workers."""
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Leave this run's counts where `make test` adds them up; workers report to their controller."""
     folder = os.environ.get("DISPATCHER_TEST_TALLY")
-    if folder is not None:
+    if folder is not None and not hasattr(config, "workerinput"):
         counts = {kind: len(terminalreporter.getreports(kind)) for kind in _COUNTED}
         Path(folder, f"{os.getpid()}.json").write_text(json.dumps(counts), encoding="utf-8")

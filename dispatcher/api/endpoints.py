@@ -172,9 +172,7 @@ def _forbidden() -> Problem:
     return refused([Fault("/url", UrlFault.FORBIDDEN_ADDRESS, message)])
 
 
-def _new_endpoint(
-    body: NewEndpointBody, url: EndpointUrl, signing_key: bytes, services: ApiServices
-) -> NewEndpoint:
+def _new_endpoint(body: NewEndpointBody, url: EndpointUrl, signing_key: bytes, services: ApiServices) -> NewEndpoint:
     public_id = new_endpoint_id()
     headers = body.headers or {}
     sealed_headers = None
@@ -201,9 +199,7 @@ def _new_endpoint(
     )
 
 
-def _with_extras(
-    shown: dict[str, object], made: StoredEndpoint, warnings: Sequence[str]
-) -> dict[str, object]:
+def _with_extras(shown: dict[str, object], made: StoredEndpoint, warnings: Sequence[str]) -> dict[str, object]:
     if made.schedule is not None:
         # From the moment of making, so that a repeated answer shows the same.
         times = [made.created_at + dt.timedelta(seconds=wait) for wait in preview(made.schedule)]

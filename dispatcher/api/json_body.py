@@ -14,6 +14,9 @@ from aiohttp import web
 
 from dispatcher.api.problems import Fault, Problem, ProblemCode, pointer, refused
 
+MOST_VALUES: Final = 10_000
+"""Values in one document: below 30 ms of the loop's time at the worst, where 256 KiB of `[],` took 360."""
+
 _JSON_TYPE: Final = "application/json"
 _CHARSETS: Final = frozenset({None, "utf-8", "utf8"})
 
@@ -22,7 +25,7 @@ class _Duplicate(ValueError):
     """An object names a member twice."""
 
 
-async def read_json(request: web.BaseRequest, *, max_bytes: int, max_depth: int, seconds: float) -> Any:  # noqa: ANN401
+async def read_json(request: web.BaseRequest, *, max_bytes: int, max_depth: int, seconds: float) -> Any:
     """Return the parsed body.
 
     Raises:
@@ -41,7 +44,7 @@ async def read_json(request: web.BaseRequest, *, max_bytes: int, max_depth: int,
     return parse_json(body, max_depth=max_depth)
 
 
-def parse_json(body: bytes, *, max_depth: int) -> Any:  # noqa: ANN401
+def parse_json(body: bytes, *, max_depth: int) -> Any:
     """Return the document in `body`; errors as `read_json`."""
     try:
         first = orjson.loads(body)
@@ -87,6 +90,7 @@ def _too_large(max_bytes: int) -> Problem:
 
 def _look_through(document: object, max_depth: int) -> list[Fault]:
     faults = []
+    n_values = 1
     waiting: list[tuple[object, tuple[str | int, ...]]] = [(document, ())]
     while waiting:
         value, path = waiting.pop()
@@ -104,6 +108,9 @@ def _look_through(document: object, max_depth: int) -> list[Fault]:
             inside = [(item, (*path, index)) for index, item in enumerate(value)]
         else:
             continue
+        n_values += len(inside)
+        if n_values > MOST_VALUES:
+            raise Problem(ProblemCode.JSON_TOO_LONG, f"at most {MOST_VALUES} values")
         if len(path) >= max_depth:
             raise Problem(ProblemCode.JSON_TOO_DEEP, f"at most {max_depth} levels")
         waiting += inside

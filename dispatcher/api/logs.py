@@ -9,7 +9,7 @@ from dispatcher.api.cursors import Cursors, from_micros, to_micros
 from dispatcher.api.models import DeliveriesQuery, EventsQuery, PageQuery
 from dispatcher.api.problems import not_found
 from dispatcher.api.shapes import show_attempt, show_delivery, show_event_type
-from dispatcher.ledger.logs import AttemptPlace, DeliveryPlace, EventPage, EventPlace, LoggedAttempt
+from dispatcher.ledger.logs import AttemptPlace, DeliveryPlace, EventPlace, LoggedAttempt
 from dispatcher.model.delivery import DeliveryState
 from dispatcher.model.ids import parse_event_id
 
@@ -125,6 +125,4 @@ def _attempts(call: Call, cursors: Cursors, found: Sequence[LoggedAttempt]) -> A
     if len(found) > len(page):
         started_at, number, attempt_no = page[-1].place
         following = cursors.show([to_micros(started_at), number, attempt_no])
-    return Answer(
-        {"data": [show_attempt(one, call.services.delivery_ids) for one in page], "next": following}
-    )
+    return Answer({"data": [show_attempt(one, call.services.delivery_ids) for one in page], "next": following})

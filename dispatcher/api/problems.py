@@ -28,6 +28,7 @@ class ProblemCode(StrEnum):
     MALFORMED_REQUEST = "malformed_request"
     INVALID_JSON = "invalid_json"
     JSON_TOO_DEEP = "json_too_deep"
+    JSON_TOO_LONG = "json_too_long"
     DUPLICATE_MEMBER = "duplicate_member"
     INVALID_QUERY = "invalid_query"
     INVALID_CURSOR = "invalid_cursor"
@@ -58,6 +59,7 @@ KINDS: Final[Mapping[ProblemCode, _Kind]] = {
     ProblemCode.MALFORMED_REQUEST: _Kind(HTTPStatus.BAD_REQUEST, "This is not a proper HTTP request"),
     ProblemCode.INVALID_JSON: _Kind(HTTPStatus.BAD_REQUEST, "The body is not JSON"),
     ProblemCode.JSON_TOO_DEEP: _Kind(HTTPStatus.BAD_REQUEST, "The JSON is nested too deeply"),
+    ProblemCode.JSON_TOO_LONG: _Kind(HTTPStatus.BAD_REQUEST, "The JSON holds too many values"),
     ProblemCode.DUPLICATE_MEMBER: _Kind(HTTPStatus.BAD_REQUEST, "An object names a member twice"),
     ProblemCode.INVALID_QUERY: _Kind(HTTPStatus.BAD_REQUEST, "The query has faults"),
     ProblemCode.INVALID_CURSOR: _Kind(HTTPStatus.BAD_REQUEST, "The cursor is not one of this list"),
@@ -68,9 +70,7 @@ KINDS: Final[Mapping[ProblemCode, _Kind]] = {
     ProblemCode.NOT_FOUND: _Kind(HTTPStatus.NOT_FOUND, "There is no such thing here"),
     ProblemCode.METHOD_NOT_ALLOWED: _Kind(HTTPStatus.METHOD_NOT_ALLOWED, "The method is not allowed here"),
     ProblemCode.REQUEST_TIMEOUT: _Kind(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive in time"),
-    ProblemCode.IDEMPOTENCY_CONFLICT: _Kind(
-        HTTPStatus.CONFLICT, "The idempotency key was used for another request"
-    ),
+    ProblemCode.IDEMPOTENCY_CONFLICT: _Kind(HTTPStatus.CONFLICT, "The idempotency key was used for another request"),
     ProblemCode.ENDPOINT_LIMIT: _Kind(HTTPStatus.CONFLICT, "The account has as many endpoints as it may have"),
     ProblemCode.BODY_TOO_LARGE: _Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: _Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be plain JSON"),

@@ -140,7 +140,7 @@ class ApiServer:
             )
         )
 
-    async def _body(self, request: web.BaseRequest) -> Any:  # noqa: ANN401 - JSON
+    async def _body(self, request: web.BaseRequest) -> Any:
         await _meet_expectation(request)
         return await read_json(
             request,
@@ -165,7 +165,7 @@ class _Protocol(web.RequestHandler):  # type: ignore[misc, type-arg, unused-igno
         if request.writer.output_size > 0:
             closing = "the answer was already on its way"
             raise ConnectionError(closing)
-        if status < 500:  # noqa: PLR2004
+        if status < 500:
             response = _refuse(Problem(ProblemCode.MALFORMED_REQUEST), request_id)
         else:
             _report(request_id, exc)

@@ -49,9 +49,7 @@ def check_query(model: type[Model], pairs: Sequence[tuple[str, str]]) -> Model:
     repeated = [name for name in values if names.count(name) > 1]
     faults = [Fault(name, "repeated", "this parameter is given twice") for name in repeated]
     faults += [
-        Fault(name, "forbidden_character", "U+0000 is not allowed")
-        for name, value in pairs
-        if "\0" in name + value
+        Fault(name, "forbidden_character", "U+0000 is not allowed") for name, value in pairs if "\0" in name + value
     ]
     if not faults:
         try:

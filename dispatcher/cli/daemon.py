@@ -22,7 +22,7 @@ def loop_factory(name: str) -> LoopFactory:
     """Return what makes the event loop; uvloop falls back to asyncio's own where it is not installed."""
     if name == "uvloop":
         try:
-            import uvloop  # noqa: PLC0415 - optional
+            import uvloop
         except ImportError:
             return asyncio.new_event_loop
         return uvloop.new_event_loop

@@ -32,7 +32,7 @@ def list_(
 
     Example: dispatcher dead-events list -o jsonl
     """
-    from dispatcher.ledger.dead_events import DeadEventLedger  # noqa: PLC0415 - imports asyncpg
+    from dispatcher.ledger.dead_events import DeadEventLedger
 
     async def work(pool: "Pool") -> "list[StoredDeadEvent]":
         return await DeadEventLedger(pool).page(limit=limit)
@@ -43,14 +43,16 @@ def list_(
 @app.command("show")
 def show(
     event: IdArgument,
-    value: Annotated[bool, typer.Option("--value", help="Open the sealed value too; it may hold personal data.")] = False,  # noqa: FBT002
+    value: Annotated[
+        bool, typer.Option("--value", help="Open the sealed value too; it may hold personal data.")
+    ] = False,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Show one dead event with its headers.
 
     Example: dispatcher dead-events show verification.events.v1/3/1042 --value
     """
-    from dispatcher.ledger.dead_events import DeadEventLedger  # noqa: PLC0415 - imports asyncpg
+    from dispatcher.ledger.dead_events import DeadEventLedger
 
     async def work(pool: "Pool") -> "DeadRecordCopy | None":
         return await DeadEventLedger(pool).find(await _place(pool, event))
@@ -72,7 +74,7 @@ def redrive(event: IdArgument) -> None:
 
     Example: dispatcher dead-events redrive verification.events.v1/3/1042
     """
-    from dispatcher.ledger.dead_events import DeadEventLedger  # noqa: PLC0415 - imports asyncpg
+    from dispatcher.ledger.dead_events import DeadEventLedger
 
     async def work(pool: "Pool") -> tuple[int, int]:
         ledger = DeadEventLedger(pool)
@@ -94,13 +96,13 @@ def redrive(event: IdArgument) -> None:
 @app.command("discard")
 def discard(
     event: IdArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,  # noqa: FBT002
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete a dead event for good.
 
     Example: dispatcher dead-events discard verification.events.v1/3/1042
     """
-    from dispatcher.ledger.dead_events import DeadEventLedger  # noqa: PLC0415 - imports asyncpg
+    from dispatcher.ledger.dead_events import DeadEventLedger
 
     if not yes:
         typer.confirm(f"Delete {event} for good?", abort=True, err=True)
@@ -114,7 +116,7 @@ def discard(
 
 
 async def _place(pool: "Pool", text: str) -> "DeadPlace":
-    from dispatcher.ledger.dead_events import DeadEventLedger  # noqa: PLC0415 - imports asyncpg
+    from dispatcher.ledger.dead_events import DeadEventLedger
 
     topic, partition, offset = ([*text.rsplit("/", 2), "", ""])[:3]
     if not (topic and partition.isdigit() and offset.isdigit()):
@@ -147,9 +149,9 @@ def _headers(found: "DeadRecordCopy") -> list[tuple[str, bytes | None]]:
 
 
 def _open(found: "DeadRecordCopy") -> bytes | None:
-    from dispatcher.cli.client import ready_file  # noqa: PLC0415
-    from dispatcher.settings import load  # noqa: PLC0415 - slow to import
-    from dispatcher.vault import Vault  # noqa: PLC0415
+    from dispatcher.cli.client import ready_file
+    from dispatcher.settings import load
+    from dispatcher.vault import Vault
 
     if found.sealed_value is None:
         return None
@@ -158,8 +160,8 @@ def _open(found: "DeadRecordCopy") -> bytes | None:
 
 
 async def _publish(found: "DeadRecordCopy") -> tuple[int, int]:
-    from dispatcher.cli.trigger import _kafka  # noqa: PLC0415
-    from dispatcher.intake.producer import Producer  # noqa: PLC0415 - imports aiokafka
+    from dispatcher.cli.trigger import _kafka
+    from dispatcher.intake.producer import Producer
 
     kafka, _, _ = _kafka()
     async with Producer(kafka) as producer:

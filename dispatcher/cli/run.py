@@ -12,9 +12,15 @@ if TYPE_CHECKING:
 
 
 def run(
-    embedded: Annotated[bool, typer.Option("--embedded", help="Start PostgreSQL and a Kafka-compatible broker as child processes.")] = False,  # noqa: FBT002
-    demo: Annotated[bool, typer.Option("--demo", help="With --embedded: a receiver, two endpoints and sample events.")] = False,  # noqa: FBT002
-    ready_file: Annotated[Path | None, typer.Option("--ready-file", help="Write a JSON file once everything serves.")] = None,
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="Start PostgreSQL and a Kafka-compatible broker as child processes.")
+    ] = False,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="With --embedded: a receiver, two endpoints and sample events.")
+    ] = False,
+    ready_file: Annotated[
+        Path | None, typer.Option("--ready-file", help="Write a JSON file once everything serves.")
+    ] = None,
     loop: Annotated[str, typer.Option("--loop", help="uvloop or asyncio; uvloop where it is installed.")] = "uvloop",
 ) -> None:
     """Consume events and deliver them until SIGTERM or Ctrl-C; a second one does not wait for requests under way.
@@ -27,14 +33,14 @@ def run(
     if loop not in ("uvloop", "asyncio"):
         message = "is uvloop or asyncio"
         raise typer.BadParameter(message, param_hint="--loop")
-    from dispatcher.settings import load  # noqa: PLC0415 - slow to import
-    from dispatcher.telemetry.logs import set_up_logs  # noqa: PLC0415
+    from dispatcher.settings import load
+    from dispatcher.telemetry.logs import set_up_logs
 
     settings = load(os.environ, embedded=embedded)
     logs = set_up_logs(settings.log.level if not demo else "warning", settings.log.format)
     try:
         if embedded:
-            from dispatcher.cli.standalone import run_standalone  # noqa: PLC0415
+            from dispatcher.cli.standalone import run_standalone
 
             run_standalone(settings, demo=demo, ready_file=ready_file, loop=loop)
         else:
@@ -45,9 +51,9 @@ def run(
 
 
 def _run_configured(settings: "Settings", *, ready_file: Path | None, loop: str) -> None:
-    import asyncio  # noqa: PLC0415
+    import asyncio
 
-    from dispatcher.cli.daemon import describe, loop_factory, serve, write_ready_file  # noqa: PLC0415
+    from dispatcher.cli.daemon import describe, loop_factory, serve, write_ready_file
 
     with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
         runner.run(serve(settings, on_ready=lambda daemon: write_ready_file(ready_file, describe(settings, daemon))))

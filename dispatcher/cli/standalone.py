@@ -1,7 +1,6 @@
 """`run --embedded`: the daemon with PostgreSQL and a broker as child processes, a first account, and the demo."""
 
 import asyncio
-import datetime as dt
 import os
 import secrets
 import sys
@@ -22,6 +21,7 @@ from dispatcher.embedded.postgres import EmbeddedPostgres
 from dispatcher.intake.admin import make_topics
 from dispatcher.intake.producer import Producer
 from dispatcher.journal import short_line
+from dispatcher.kit import clock
 from dispatcher.kit.supervise import spawn
 from dispatcher.ledger.accounts import AccountLedger, Tenant
 from dispatcher.ledger.connections import Pool
@@ -88,7 +88,9 @@ async def _serve(settings: Settings, *, demo: bool, ready_files: list[Path | Non
             daemon.journal.watchers.append(_print_attempt)
             playing.append(spawn(_play(settings, facts), name="demo"))
         else:
-            sys.stderr.write(f"ready: API {facts['api_url']}, metrics {facts['metrics_url']}, Kafka {facts['kafka_bootstrap']}\n")
+            sys.stderr.write(
+                f"ready: API {facts['api_url']}, metrics {facts['metrics_url']}, Kafka {facts['kafka_bootstrap']}\n"
+            )
 
     try:
         await serve(settings, on_ready=on_ready, check_schema=False)
@@ -130,20 +132,20 @@ async def _play(settings: Settings, facts: dict[str, Any]) -> None:
                 account=facts["account_id"],
                 environment="test",
                 token=secrets.token_hex(8),
-                now=dt.datetime.now(dt.UTC),
+                now=clock.utcnow(),
             )
             await producer.send(settings.kafka.topics[0], record.value, key=record.key, headers=record.headers)
 
         await run_demo(facts["api_url"], facts["api_keys"]["test"], publish)
 
 
-def _print_attempt(delivery: Any, target: Any, settlement: Any) -> None:  # noqa: ANN401 - the journal's own values
-    when = dt.datetime.now(dt.UTC).strftime("%H:%M:%S.%f")[:-3]
+def _print_attempt(delivery: Any, target: Any, settlement: Any) -> None:
+    when = clock.utcnow().strftime("%H:%M:%S.%f")[:-3]
     sys.stdout.write(short_line(delivery, target, settlement, when) + "\n")
     sys.stdout.flush()
 
 
-def _say(text: str, demo: bool) -> None:  # noqa: FBT001 - one short line
+def _say(text: str, demo: bool) -> None:
     if demo:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 def trigger(
     event_type: Annotated[str, typer.Argument(metavar="TYPE", help="Event type, like verification.completed.")],
     outcome: Annotated[str | None, typer.Option(help="approved, declined or inconclusive.")] = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", help="Set a field: data.verification.revision=8. Repeat it.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Set a field: data.verification.revision=8. Repeat it.")
+    ] = None,
     account: Annotated[str | None, typer.Option(help="acct_… it belongs to; the embedded one's by itself.")] = None,
     count: Annotated[int, typer.Option(min=1, max=100_000, help="How many.")] = 1,
-    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait and show what became of it.")] = True,  # noqa: FBT002
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait and show what became of it.")] = True,
     env: EnvironmentOption = Environment.TEST,
     api_url: ApiUrlOption = None,
     api_key: ApiKeyOption = None,
@@ -29,11 +31,11 @@ def trigger(
 
     Example: dispatcher trigger verification.completed --outcome declined
     """
-    import secrets  # noqa: PLC0415
+    import secrets
 
-    from dispatcher.kit import clock  # noqa: PLC0415
-    from dispatcher.model.ids import event_id_of, show_event_id  # noqa: PLC0415
-    from dispatcher.policy.samples import SOURCE, parse_changes, sample_record  # noqa: PLC0415
+    from dispatcher.kit import clock
+    from dispatcher.model.ids import event_id_of, show_event_id
+    from dispatcher.policy.samples import SOURCE, parse_changes, sample_record
 
     kafka, topic, own_account = _kafka()
     account = account or own_account
@@ -45,7 +47,9 @@ def trigger(
         wanted = parse_changes(changes or (), outcome)
         tokens = [secrets.token_hex(8) for _ in range(count)]
         records = [
-            sample_record(example, account=account, environment=env.value, token=token, now=clock.utcnow(), changes=wanted)
+            sample_record(
+                example, account=account, environment=env.value, token=token, now=clock.utcnow(), changes=wanted
+            )
             for token in tokens
         ]
     except ValueError as fault:
@@ -59,14 +63,18 @@ def trigger(
 
 
 def _kafka() -> "tuple[KafkaSettings, str, str | None]":
-    from dispatcher.app import kafka_settings  # noqa: PLC0415 - slow to import
-    from dispatcher.intake.consumer import KafkaSettings  # noqa: PLC0415
-    from dispatcher.settings import load  # noqa: PLC0415
+    from dispatcher.app import kafka_settings
+    from dispatcher.intake.consumer import KafkaSettings
+    from dispatcher.settings import load
 
     if "DISPATCHER_KAFKA__BOOTSTRAP_SERVERS" not in os.environ and "DISPATCHER_CONFIG" not in os.environ:
         ready = read_ready_file()
         if ready is not None:
-            return KafkaSettings(ready["kafka_bootstrap"], tuple(ready["topics"]), "trigger"), ready["topics"][0], ready["account_id"]
+            return (
+                KafkaSettings(ready["kafka_bootstrap"], tuple(ready["topics"]), "trigger"),
+                ready["topics"][0],
+                ready["account_id"],
+            )
     settings = load(os.environ, required=False)
     if not settings.kafka.bootstrap_servers:
         message = "no Kafka is known: start `dispatcher run --embedded`, or set DISPATCHER_KAFKA__BOOTSTRAP_SERVERS"
@@ -75,8 +83,8 @@ def _kafka() -> "tuple[KafkaSettings, str, str | None]":
 
 
 def _example(event_type: str) -> bytes:
-    from dispatcher.policy.catalogue import Catalogue  # noqa: PLC0415 - slow to import
-    from dispatcher.policy.schema_files import load_catalogue, load_example, schema_folder  # noqa: PLC0415
+    from dispatcher.policy.catalogue import Catalogue
+    from dispatcher.policy.schema_files import load_catalogue, load_example, schema_folder
 
     folder = schema_folder()
     catalogue = Catalogue.from_document(load_catalogue(folder))
@@ -92,7 +100,7 @@ def _example(event_type: str) -> bytes:
 
 
 async def _send(kafka: "KafkaSettings", topic: str, records: "list[SampleRecord]") -> None:
-    from dispatcher.intake.producer import Producer  # noqa: PLC0415 - imports aiokafka
+    from dispatcher.intake.producer import Producer
 
     async with Producer(kafka) as producer:
         for record in records:
@@ -101,10 +109,10 @@ async def _send(kafka: "KafkaSettings", topic: str, records: "list[SampleRecord]
 
 def _follow(event_id: str, event_type: str, env: Environment, api_url: str | None, api_key: str | None) -> None:
     """Wait up to ten seconds for the event's deliveries and print what became of each."""
-    import time  # noqa: PLC0415
+    import time
 
-    from dispatcher.cli.client import call, collect, profile  # noqa: PLC0415
-    from dispatcher.cli.output import Form, show_rows  # noqa: PLC0415
+    from dispatcher.cli.client import call, collect, profile
+    from dispatcher.cli.output import Form, show_rows
 
     who = profile(api_url, api_key, env)
     endpoints = collect(who, "/v1/webhook_endpoints", {}, 50)

@@ -1,8 +1,9 @@
 """Accounts, and whose rows a statement may see."""
 
 import datetime as dt
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import asyncpg
 
 from dispatcher.ledger.connections import Pool
 from dispatcher.model.ids import new_account_id
@@ -52,5 +53,5 @@ class AccountLedger:
         return [_account(row) for row in await self._pool.fetch("list_accounts", below, limit)]
 
 
-def _account(row: Mapping[str, Any]) -> Account:
+def _account(row: asyncpg.Record) -> Account:
     return Account(row["account_id"], row["public_id"], row["name"], row["created_at"])

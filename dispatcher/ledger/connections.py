@@ -9,10 +9,11 @@ dead: it is terminated, never closed politely (a close can wait for ever on a se
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.errors import PoisonBatch, Unavailable
@@ -53,7 +54,7 @@ async def connect(url: str, name: str) -> asyncpg.Connection:
             timeout=_CONNECT_SECONDS,
             command_timeout=_CLIENT_SECONDS,
             server_settings=_settings(name),
-            target_session_attrs="read-write",
+            target_session_attrs=SessionAttribute.read_write,
         )
     except (OSError, TimeoutError, ssl.SSLError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
         message = f"cannot connect to Postgres: {type(fault).__name__}: {fault}"
@@ -165,6 +166,11 @@ class Session:
         tag: str = await self._connection.execute(STATEMENTS[statement], *arguments)
         return tag
 
+    def transaction(self) -> AbstractAsyncContextManager[None]:
+        """Return a transaction: it commits on a clean exit and rolls back otherwise."""
+        begun: AbstractAsyncContextManager[None] = self._connection.transaction()
+        return begun
+
 
 class Pool:
     """A few connections shared by the API and the command line; never by the hot path."""
@@ -187,7 +193,7 @@ class Pool:
                 timeout=_CONNECT_SECONDS,
                 command_timeout=_CLIENT_SECONDS,
                 server_settings=_settings("pool"),
-                target_session_attrs="read-write",
+                target_session_attrs=SessionAttribute.read_write,
             )
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
             message = f"cannot connect to Postgres: {type(fault).__name__}: {fault}"
@@ -212,7 +218,7 @@ class Pool:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Session]:
         """Give a session inside one transaction; commits on a clean exit, rolls back otherwise."""
-        async with self._session("transaction") as session, session._connection.transaction():
+        async with self._session("transaction") as session, session.transaction():
             yield session
 
     @asynccontextmanager

@@ -1,8 +1,9 @@
 """Dead events: records that could not become events, kept for the operator."""
 
 import datetime as dt
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import asyncpg
 
 from dispatcher.ledger.connections import Pool
 from dispatcher.model.event import DeadReason
@@ -91,7 +92,7 @@ class DeadEventLedger:
         return await self._pool.fetchrow("discard_dead_event", *place) is not None
 
 
-def _facts(row: Mapping[str, Any]) -> StoredDeadEvent:
+def _facts(row: asyncpg.Record) -> StoredDeadEvent:
     return StoredDeadEvent(
         DeadPlace(row["log_id"], row["topic"], row["part"], row["off"]),
         DeadReason(row["reason"]),
@@ -103,5 +104,5 @@ def _facts(row: Mapping[str, Any]) -> StoredDeadEvent:
     )
 
 
-def _copy(row: Mapping[str, Any]) -> DeadRecordCopy:
+def _copy(row: asyncpg.Record) -> DeadRecordCopy:
     return DeadRecordCopy(_facts(row), row["headers"], row["sealed_value"])

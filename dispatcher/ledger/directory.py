@@ -1,31 +1,9 @@
 """Delivery settings of endpoints, as they lie in Postgres: secrets and headers sealed."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from dispatcher.ledger.connections import Link
-from dispatcher.model.endpoint import EndpointStatus, HostLimits
-
-
-@dataclass(frozen=True, slots=True)
-class SealedTarget:
-    """One endpoint's row: where to send, how fast, and what to sign with, still sealed.
-
-    `sealed_keys` pairs secret ids with sealed keys, newest first; `schedule` is None for the environment's default.
-    """
-
-    endpoint_id: int
-    public_id: str
-    account: str
-    environment: str
-    status: EndpointStatus
-    host_id: int
-    url: str
-    sealed_headers: bytes | None
-    sealed_keys: tuple[tuple[int, bytes], ...]
-    schedule: tuple[float, ...] | None
-    is_verified: bool
-    limits: HostLimits
+from dispatcher.model.endpoint import EndpointStatus, HostLimits, SealedTarget
 
 
 class DirectoryLedger:

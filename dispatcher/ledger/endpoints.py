@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+import asyncpg
 import orjson
 
 from dispatcher.ledger.accounts import Tenant
@@ -219,7 +220,7 @@ def _rows_of(tag: str) -> int:
     return int(tag.rpartition(" ")[2])
 
 
-def _endpoint(row: Mapping[str, Any]) -> StoredEndpoint:
+def _endpoint(row: asyncpg.Record) -> StoredEndpoint:
     return StoredEndpoint(
         endpoint_id=row["endpoint_id"],
         public_id=row["public_id"],

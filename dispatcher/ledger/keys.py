@@ -16,10 +16,12 @@ import hmac
 import secrets
 import string
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
+
+import asyncpg
 
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
@@ -178,7 +180,7 @@ class KeyLedger:
         return await self._pool.fetchrow("revoke_key", key_id) is not None
 
 
-def _facts(row: Mapping[str, Any]) -> KeyFacts:
+def _facts(row: asyncpg.Record) -> KeyFacts:
     return KeyFacts(
         row["key_id"],
         row["environment"],

@@ -10,6 +10,7 @@ import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+import asyncpg
 import orjson
 
 from dispatcher.ledger.accounts import Tenant
@@ -97,7 +98,7 @@ class LoggedAttempt(NamedTuple):
 
 
 class EventPage(NamedTuple):
-    """Bodies as they are sent. `last` is the last place looked at, None when none was; `is_end`: nothing follows yet."""
+    """Bodies as they are sent. `last` is the last place looked at, None when none was; `is_end`: nothing follows."""
 
     bodies: Sequence[bytes]
     last: EventPlace | None
@@ -194,7 +195,7 @@ class LogLedger:
         return EventPage(bodies, last, len(rows) < scan)
 
 
-def _delivery(row: Mapping[str, Any]) -> LoggedDelivery:
+def _delivery(row: asyncpg.Record) -> LoggedDelivery:
     last_at: dt.datetime | None = row["last_at"]
     outcome = row["outcome"]
     ended_at = None
@@ -219,7 +220,7 @@ def _delivery(row: Mapping[str, Any]) -> LoggedDelivery:
     )
 
 
-def _attempt(row: Mapping[str, Any]) -> LoggedAttempt:
+def _attempt(row: asyncpg.Record) -> LoggedAttempt:
     return LoggedAttempt(
         started_at=row["started_at"],
         delivery_id=row["delivery_id"],

@@ -13,8 +13,8 @@ from dispatcher.model.delivery import Settlement
 from dispatcher.model.errors import Fenced
 from dispatcher.model.outcome import Outcome, VerdictKind
 
-_LONGEST_MS: Final = 2_000_000_000
-"""Largest age or duration that fits Postgres's int: 23 days."""
+_LONGEST_MS: Final = 6 * 86_400_000
+"""Longest age or duration that is written: tables go back eight days, and one without a table would be refused."""
 
 
 class SettlementLedger:

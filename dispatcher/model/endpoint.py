@@ -59,3 +59,24 @@ class HostLimits:
     rate: float
     burst: int
     in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class SealedTarget:
+    """One endpoint's row: where to send, how fast, and what to sign with, still sealed.
+
+    `sealed_keys` pairs secret ids with sealed keys, newest first; `schedule` is None for the environment's default.
+    """
+
+    endpoint_id: int
+    public_id: str
+    account: str
+    environment: str
+    status: EndpointStatus
+    host_id: int
+    url: str
+    sealed_headers: bytes | None
+    sealed_keys: tuple[tuple[int, bytes], ...]
+    schedule: tuple[float, ...] | None
+    is_verified: bool
+    limits: HostLimits

@@ -158,16 +158,12 @@ def _is_public(version: int, number: int) -> bool:
 
 
 def _is_metadata(version: int, number: int) -> bool:
-    return _is_in(_NEVER, version, number) or any(
-        _is_in(_NEVER, 4, inside) for inside in _carried(version, number)
-    )
+    return _is_in(_NEVER, version, number) or any(_is_in(_NEVER, 4, inside) for inside in _carried(version, number))
 
 
 def _carried(version: int, number: int) -> list[int]:
     """Return the IPv4 addresses that an IPv6 address may carry."""
-    found = [
-        number >> shift & _LOW_32 for block, shift in _CARRIERS if block.holds(version, number)
-    ]
+    found = [number >> shift & _LOW_32 for block, shift in _CARRIERS if block.holds(version, number)]
     if _TEREDO.holds(version, number):
         found.append(~number & _LOW_32)
     # The second bit of that word only says whether the IPv4 address is unique.

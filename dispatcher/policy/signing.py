@@ -42,8 +42,7 @@ class Signer:
             raise ValueError(message)
         blocks = [key.ljust(_BLOCK_BYTES, b"\0") for key in keys]
         self._pairs = [
-            (hashlib.sha256(block.translate(_INNER)), hashlib.sha256(block.translate(_OUTER)))
-            for block in blocks
+            (hashlib.sha256(block.translate(_INNER)), hashlib.sha256(block.translate(_OUTER))) for block in blocks
         ]
 
     def sign(self, message_id: bytes, timestamp: bytes, body: bytes) -> bytes:

@@ -159,9 +159,7 @@ def read_url(text: str, rules: UrlRules) -> EndpointUrl | UrlRefusal:
     if split is None:
         return _malformed("the host or port cannot be read")
     host, port_text = split.groups()
-    refusal = _refusal_of_host(host.lower(), rules) or _refusal_of_port(
-        port_text, scheme.lower(), rules
-    )
+    refusal = _refusal_of_host(host.lower(), rules) or _refusal_of_port(port_text, scheme.lower(), rules)
     return refusal or _normalised(text)
 
 
@@ -192,9 +190,7 @@ def _refusal_of_host(host: str, rules: UrlRules) -> UrlRefusal | None:
         # Browsers read any such host as an IPv4 address, in octal and hexadecimal too.
         return _refusal_of_address(host, rules)
     if len(host) > _LONGEST_NAME or not all(_LABEL.fullmatch(label) for label in labels):
-        return _malformed(
-            "the host name may hold letters, digits and inner hyphens between full stops"
-        )
+        return _malformed("the host name may hold letters, digits and inner hyphens between full stops")
     if labels[-1] == "localhost" and rules.allow_localhost:
         return None
     if len(labels) == 1 or labels[-1] in _SPECIAL_USE:

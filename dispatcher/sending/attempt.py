@@ -162,9 +162,7 @@ class Sender:
             raise AssertionError(message)
         return outcome
 
-    async def _exchange(
-        self, connection: Connection, work: _Work, phases: Phases, *, reused: bool
-    ) -> Outcome | None:
+    async def _exchange(self, connection: Connection, work: _Work, phases: Phases, *, reused: bool) -> Outcome | None:
         """Return the outcome on this connection, None when a reused one was already dead."""
         delivery = work.delivery
         try:

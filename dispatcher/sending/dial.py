@@ -29,9 +29,8 @@ _USER_TIMEOUT_MS: Final = 10_000
 """The kernel gives up on unacknowledged bytes after this; idle connections to a dead peer end too."""
 
 _NEXT_ADDRESS_SECONDS: Final = 0.25
-_OURS: Final = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
-)
+_OURS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+_RESETS: Final = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ENOTCONN})
 
 
 class Place(NamedTuple):
@@ -57,9 +56,7 @@ def make_tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
 class Dialer:
     """Makes connections that policy allows. One loop only."""
 
-    def __init__(
-        self, policy: EgressPolicy, resolver: Resolver, tls: ssl.SSLContext, budgets: Budgets
-    ) -> None:
+    def __init__(self, policy: EgressPolicy, resolver: Resolver, tls: ssl.SSLContext, budgets: Budgets) -> None:
         self._policy = policy
         self._resolver = resolver
         self._tls = tls
@@ -134,7 +131,9 @@ class Dialer:
 
     def _make_socket(self, info: tuple[Any, ...]) -> socket.socket:
         family, kind, protocol, _, address = info
-        self._require_allowed(address[0])
+        if refusal_of(address[0], self._policy) is not None:
+            # The race over several addresses understands no error but the system's.
+            raise PermissionError(errno.EACCES, "address forbidden")
         made = socket.socket(family, kind, protocol)
         made.setblocking(False)  # noqa: FBT003 - the socket's own signature
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
@@ -177,12 +176,12 @@ def _socket_address(family: int, text: str, port: int) -> tuple[Any, ...]:
 
 
 def _failure_of(fault: OSError) -> AttemptFailed:
+    if fault.errno == errno.EACCES:
+        return forbidden()
     if fault.errno in _OURS:
         return AttemptFailed(OutcomeKind.INTERNAL_ERROR, errno.errorcode[fault.errno or 0])
-    if isinstance(fault, ConnectionResetError | BrokenPipeError):
-        return AttemptFailed(
-            OutcomeKind.CONNECTION_RESET, "the connection was reset while it opened"
-        )
+    if fault.errno in _RESETS:
+        return AttemptFailed(OutcomeKind.CONNECTION_RESET, "the connection was reset while it opened")
     if fault.errno == errno.ETIMEDOUT:
         return AttemptFailed(OutcomeKind.TIMEOUT_CONNECT, "the TCP connect took too long")
     if fault.errno == errno.ECONNREFUSED:

@@ -44,9 +44,7 @@ class Template:
         self.place = Place(target.authority, target.scheme == "https", target.hostname, target.port)
         self._signer = Signer([key.key for key in target.keys])
         self._n_attempts = len(target.schedule)
-        own_lines = [
-            _encode(name) + b": " + _encode(value) + b"\r\n" for name, value in target.headers
-        ]
+        own_lines = [_encode(name) + b": " + _encode(value) + b"\r\n" for name, value in target.headers]
         fixed = _HEAD % (
             _encode(target.path),
             _encode(_host_of(target)),

@@ -168,9 +168,7 @@ class Resolver:
         self._n_by_domain[lookup.domain] = self._n_by_domain.get(lookup.domain, 0) + 1
         loop = asyncio.get_running_loop()
         # A daemon, so that a tarpit does not hold up the end of the process.
-        threading.Thread(
-            target=self._look_up, args=(loop, lookup), name="look-up", daemon=True
-        ).start()
+        threading.Thread(target=self._look_up, args=(loop, lookup), name="look-up", daemon=True).start()
 
     def _look_up(self, loop: asyncio.AbstractEventLoop, lookup: _Lookup) -> None:
         """Ask the system; runs in a thread and touches nothing of ours but the loop's door."""

@@ -33,9 +33,7 @@ class TlsLayer:
     def __init__(self, context: ssl.SSLContext, server_hostname: str) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._session = context.wrap_bio(
-            self._incoming, self._outgoing, server_hostname=server_hostname
-        )
+        self._session = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
         self.is_established = False
         self.is_ended = False
 
@@ -55,6 +53,11 @@ class TlsLayer:
         except ssl.SSLError as fault:
             raise AttemptFailed(OutcomeKind.TLS_ERROR, _reason_of(fault)) from fault
         self.is_established = True
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether bytes that came with the handshake wait to be opened."""
+        return self._incoming.pending > 0
 
     def pending(self) -> bytes:
         """Take the bytes that wait to be sent: handshake, alerts, key updates. Often empty."""

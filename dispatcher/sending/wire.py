@@ -70,8 +70,11 @@ class Connection(asyncio.BufferedProtocol):
     __slots__ = (
         "_budgets",
         "_deadline",
+        "_early",
         "_head_at",
+        "_is_doubtful",
         "_is_drained",
+        "_is_fresh",
         "_is_silent",
         "_loop",
         "_reader",
@@ -102,8 +105,11 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._shaking: asyncio.Future[None] | None = None
         self._waiter: asyncio.Future[Answer] | None = None
+        self._is_doubtful = False
         self._is_drained = True
+        self._is_fresh = True
         self._is_silent = True
+        self._early = b""
         self._sent_at = 0.0
         self._head_at = 0.0
         self._deadline = 0.0
@@ -113,7 +119,8 @@ class Connection(asyncio.BufferedProtocol):
     def shake(self) -> "asyncio.Future[None]":
         """Start the TLS handshake; the future ends with it, or with AttemptFailed. Has no deadline."""
         self._shaking = self._loop.create_future()
-        self._shake(b"")
+        early, self._early = self._early, b""
+        self._shake(early)
         return self._shaking
 
     def exchange(self, request: bytes) -> "asyncio.Future[Answer]":
@@ -124,7 +131,7 @@ class Connection(asyncio.BufferedProtocol):
         Raises:
             AttemptFailed: the connection closed before the request was written.
         """
-        if not self.is_open or self._transport is None:
+        if self._transport is None or not (self.is_open or self._early):
             raise _reset("the connection closed before the request", is_silent=True)
         self._reader.restart()
         self.is_reusable = False
@@ -132,9 +139,14 @@ class Connection(asyncio.BufferedProtocol):
         self._head_at = 0.0
         waiter = self._waiter = self._loop.create_future()
         tls = self._tls
-        self._transport.write(request if tls is None else tls.seal(request))
+        if self.is_open:
+            self._transport.write(request if tls is None else tls.seal(request))
         self._sent_at = now = clock.mono()
         self._set_deadline(now + self._budgets.head)
+        if self._is_fresh:
+            self._is_fresh = False
+            if self._early:
+                self._loop.call_soon(self._hear_early)
         return waiter
 
     def rest(self) -> None:
@@ -210,6 +222,7 @@ class Connection(asyncio.BufferedProtocol):
     def _shake(self, data: bytes | memoryview) -> None:
         tls, shaking, transport = self._tls, self._shaking, self._transport
         if tls is None or shaking is None or transport is None:
+            self._keep_early(data)
             return
         try:
             tls.shake(data)
@@ -221,6 +234,20 @@ class Connection(asyncio.BufferedProtocol):
         transport.write(tls.pending())
         if tls.is_established and not shaking.done():
             shaking.set_result(None)
+            if tls.has_unread:
+                self._received_sealed(tls, _buffer[:0])
+
+    def _keep_early(self, data: bytes | memoryview) -> None:
+        """Keep bytes from before our first: an overloaded server refuses before it has read a request."""
+        self._early += data
+        if len(self._early) > _READ_BYTES:
+            self.abort()
+
+    def _hear_early(self) -> None:
+        if self._early:
+            self._received(b"")
+        if not self.is_open:
+            self._break(_reset("the connection closed before the request", is_silent=False))
 
     def _received_sealed(self, tls: TlsLayer, data: memoryview) -> None:
         try:
@@ -238,11 +265,17 @@ class Connection(asyncio.BufferedProtocol):
 
     def _received(self, data: bytes | memoryview) -> None:
         waiter = self._waiter
+        if self._is_fresh:
+            self._keep_early(data)
+            return
         if waiter is None or waiter.done():
             # Bytes that nobody asked for: the next answer on this connection could be a forged one.
             self.abort()
             return
         self._is_silent = False
+        if self._early:
+            data, self._early = self._early + data, b""
+            self._is_doubtful = True
         reader = self._reader
         is_over = reader.feed(data)
         if reader.status and not self._head_at:
@@ -261,7 +294,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         if not (reader.is_complete and self._is_drained):
             self.abort()
-        elif reader.can_continue and self.is_open:
+        elif reader.can_continue and self.is_open and not self._is_doubtful:
             self.is_reusable = True
         else:
             self.close()
@@ -269,9 +302,7 @@ class Connection(asyncio.BufferedProtocol):
         if reader.status >= _FIRST_FAILURE_STATUS:
             retry_after = reader.header(b"retry-after")
         wait = max(0.0, self._head_at - self._sent_at)
-        waiter.set_result(
-            Answer(reader.status, retry_after, reader.body, not reader.is_complete, wait)
-        )
+        waiter.set_result(Answer(reader.status, retry_after, reader.body, not reader.is_complete, wait))
 
     def _break(self, failure: AttemptFailed) -> None:
         """End the exchange for good; a head that was complete is still the answer."""

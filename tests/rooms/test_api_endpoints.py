@@ -15,7 +15,7 @@ from dispatcher.ledger.connections import Pool
 from dispatcher.policy.addresses import EgressPolicy
 from dispatcher.policy.urls import UrlRules
 from dispatcher.vault import Vault
-from tests.rooms.test_api_harness import Api, api, ledger_template, ledger_url, pool, serving, vault
+from tests.rooms.test_api_harness import Api, api, ledger_template, ledger_url, pool, serving, shared_api, vault
 
 ENDPOINTS = "/v1/webhook_endpoints"
 
@@ -45,9 +45,11 @@ async def test_a_created_endpoint_is_ready_to_sign_and_send(api: Api) -> None:
     made = await api.create(headers={"Authorization": "Bearer abc"})
 
     async with api.sql() as sql:
-        row = await sql.fetchrow(
+        (row,) = await sql.fetch(
             "SELECT e.endpoint_id, e.sealed_headers, s.secret_id, s.sealed_key, h.authority, h.interval_us, h.burst "
-            "FROM endpoint e JOIN endpoint_secret s USING (endpoint_id) JOIN host h USING (host_id)"
+            "FROM endpoint e JOIN endpoint_secret s USING (endpoint_id) JOIN host h USING (host_id) "
+            "WHERE e.public_id = $1",
+            made.body["id"],
         )
     key = api.vault.open(row["sealed_key"], f"endpoint_secret:{made.body['id']}:{row['secret_id']}")
     headers = api.vault.open(row["sealed_headers"], f"endpoint_headers:{made.body['id']}")
@@ -325,12 +327,12 @@ async def test_an_idempotency_key_that_cannot_be_kept_is_refused(api: Api, text:
 async def test_fifty_endpoints_are_the_most_even_for_racing_makers(api: Api) -> None:
     async with api.sql() as sql:
         await sql.execute(
-            "INSERT INTO host (authority, interval_us, burst, in_flight) VALUES ('https://a:443', 1, 1, 1)"
+            "INSERT INTO host (authority, interval_us, burst, in_flight) VALUES ('https://fifty:443', 1, 1, 1)"
         )
         await sql.execute(
             "INSERT INTO endpoint (public_id, account_id, environment, host_id, url, events, api_version) "
             "SELECT 'we_' || n, $1, 'test', host_id, 'https://a/', '{*}', '2026-11-01' "
-            "FROM generate_series(1, 48) n, host",
+            "FROM generate_series(1, 48) n, host WHERE authority = 'https://fifty:443'",
             api.tenant.account_id,
         )
 

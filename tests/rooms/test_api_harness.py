@@ -1,11 +1,9 @@
 """A served API on a database of its own, and a client that holds every answer against the route table."""
 
-import base64
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -170,13 +168,11 @@ async def pool(ledger_url: str) -> AsyncIterator[Pool]:
     await opened.aclose()
 
 
-@pytest.fixture
-def vault(tmp_path: Path) -> Vault:
+@pytest.fixture(scope="module")
+def vault(tmp_path_factory: pytest.TempPathFactory) -> Vault:
     """Give a vault with a key of its own."""
-    file = tmp_path / "ring.json"
-    ring = {"primary": "k1", "keys": {"k1": base64.b64encode(secrets.token_bytes(32)).decode()}}
-    file.write_bytes(orjson.dumps(ring))
-    file.chmod(0o600)
+    file = tmp_path_factory.mktemp("vault") / "ring.json"
+    Vault.create_file(file)
     return Vault.load(file)
 
 
@@ -213,11 +209,23 @@ async def serving(
         yield Api(server.url, database, services, pool, vault, names, changed, tenant, key.text, client)
 
 
+@pytest.fixture(scope="module")
+async def shared_api(postgres_server: DatabaseServer, ledger_template: str, vault: Vault) -> AsyncIterator[Api]:
+    """Give a served API on a database that the module's tests share."""
+    async with fresh_database(postgres_server, template=ledger_template) as url:
+        opened = await Pool.open(url)
+        async with serving(url, opened, vault) as running:
+            yield running
+        await opened.aclose()
+
+
 @pytest.fixture
-async def api(ledger_url: str, pool: Pool, vault: Vault) -> AsyncIterator[Api]:
-    """Give a served API of the test's own."""
-    async with serving(ledger_url, pool, vault) as running:
-        yield running
+async def api(shared_api: Api) -> Api:
+    """Give the module's API, with an account and a key of the test's own."""
+    shared_api.names.known.clear()
+    shared_api.changed.clear()
+    tenant = await shared_api.other_tenant()
+    return replace(shared_api, tenant=tenant, key=await shared_api.new_key(tenant))
 
 
 class Seeds:
@@ -317,7 +325,8 @@ class Seeds:
         """Make an attempt `ago` seconds ago of a delivery created `age` seconds ago."""
         await self.sql.execute(
             "INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpoint_id, account_id, environment, "
-            "event_id, event_type, subject, attempt_no, duration_ms, status, outcome, verdict, next_at, detail, replica_id) "
+            "event_id, event_type, subject, attempt_no, duration_ms, status, outcome, verdict, next_at, detail, "
+            "replica_id) "
             "VALUES (now() - $1 * interval '1 second', $2, now() - $3 * interval '1 second', $4, $5, $6, $7, "
             "'verification.completed', 'ver_8Zk3QmT1xW5n', $8, 20, $9, $10, $11, NULL, $12, 1)",
             ago,

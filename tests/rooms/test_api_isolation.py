@@ -10,7 +10,7 @@ from dispatcher.api.routes import ROUTES
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.keys import TENANT_SCOPES
 from dispatcher.model.ids import show_event_id
-from tests.rooms.test_api_harness import Api, Seeds, api, ledger_template, ledger_url, pool, vault
+from tests.rooms.test_api_harness import Api, Seeds, api, ledger_template, ledger_url, pool, shared_api, vault
 
 GOOD = {"url": "https://example.com/", "events": ["*"]}
 UNKNOWN = {
@@ -31,7 +31,7 @@ class Things(NamedTuple):
 async def make_things(api: Api, tenant: Tenant) -> Things:
     async with api.sql() as sql:
         seeds = Seeds(sql, tenant)
-        endpoint = await seeds.endpoint("we_" + f"{tenant.account_id:08}" + tenant.environment.rjust(8, "0"))
+        endpoint = await seeds.endpoint()
         event_id = await seeds.event()
         delivery = await seeds.delivery(endpoint, event_id=event_id, attempts=1)
         await seeds.attempt(endpoint, delivery, "retry")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import orjson
 import pytest
 
-from dispatcher.model.ids import show_event_id
-from tests.rooms.test_api_harness import Api, Seeds, api, ledger_template, ledger_url, pool, vault
+from dispatcher.model.ids import new_endpoint_id, show_event_id
+from tests.rooms.test_api_harness import Api, Seeds, api, ledger_template, ledger_url, pool, shared_api, vault
 
 
 @dataclass
@@ -18,7 +18,11 @@ class Logged:
     api: Api
     seeds: Seeds
     number: int
-    path: str
+    public_id: str
+
+    @property
+    def path(self) -> str:
+        return f"/v1/webhook_endpoints/{self.public_id}"
 
     def shown(self, delivery: int) -> str:
         return self.api.services.delivery_ids.show(delivery)
@@ -28,8 +32,8 @@ class Logged:
 async def logged(api: Api) -> AsyncIterator[Logged]:
     async with api.sql() as sql:
         seeds = Seeds(sql, api.tenant)
-        number = await seeds.endpoint("we_0123456789abcdef")
-        yield Logged(api, seeds, number, "/v1/webhook_endpoints/we_0123456789abcdef")
+        public_id = new_endpoint_id()
+        yield Logged(api, seeds, await seeds.endpoint(public_id), public_id)
 
 
 async def test_a_retrying_delivery_shows_its_last_answer_and_its_next_attempt(logged: Logged) -> None:
@@ -43,7 +47,7 @@ async def test_a_retrying_delivery_shows_its_last_answer_and_its_next_attempt(lo
     expected = {
         "id": logged.shown(number),
         "object": "delivery",
-        "endpoint_id": "we_0123456789abcdef",
+        "endpoint_id": logged.public_id,
         "event_id": show_event_id(event_id),
         "event_type": "verification.completed",
         "subject": "ver_8Zk3QmT1xW5n",
@@ -96,9 +100,11 @@ async def test_a_delivery_that_ends_between_two_pages_keeps_its_place(logged: Lo
     made = [await logged.seeds.delivery(logged.number, age=100 - n) for n in range(4)]
 
     first = await logged.api.get(f"{logged.path}/deliveries?limit=2")
-    row = await logged.seeds.sql.fetchrow("DELETE FROM delivery WHERE delivery_id = $1 RETURNING created_at", made[1])
+    (row,) = await logged.seeds.sql.fetch("DELETE FROM delivery WHERE delivery_id = $1 RETURNING created_at", made[1])
     await logged.seeds.attempt(logged.number, made[1], "delivered", outcome="delivered", status=200)
-    await logged.seeds.sql.execute("UPDATE attempt SET delivery_created_at = $1", row["created_at"])
+    await logged.seeds.sql.execute(
+        "UPDATE attempt SET delivery_created_at = $1 WHERE delivery_id = $2", row["created_at"], made[1]
+    )
     second = await logged.api.get(f"{logged.path}/deliveries?limit=2&after={first.body['next']}")
 
     seen = [one["id"] for page in (first, second) for one in page.body["data"]]
@@ -146,7 +152,7 @@ async def test_pages_of_attempts_hold_each_once(logged: Logged) -> None:
 
 async def test_an_event_is_shown_exactly_as_it_is_sent(logged: Logged) -> None:
     event_id = await logged.seeds.event()
-    body = await logged.seeds.sql.fetchval("SELECT body FROM event")
+    body = await logged.seeds.sql.fetchval("SELECT body FROM event WHERE event_id = $1", event_id)
 
     read = await logged.api.get(f"/v1/events/{show_event_id(event_id)}")
     listed = await logged.api.get("/v1/events")

@@ -26,6 +26,7 @@ from tests.rooms.test_api_harness import (
     ledger_url,
     pool,
     serving,
+    shared_api,
     vault,
 )
 
@@ -164,7 +165,8 @@ async def test_an_operators_key_sees_no_account(api: Api) -> None:
             422,
             "forbidden_character",
         ),
-        (b"[" + b'"\\u0000",' * 20_000 + b"1]", 422, "forbidden_character"),
+        (b"[" + b'"\\u0000",' * 9_000 + b"1]", 422, "forbidden_character"),
+        (b"[" + b"[]," * 80_000 + b"1]", 400, "json_too_long"),
     ],
 )
 async def test_a_hostile_body_is_refused_not_stumbled_over(api: Api, body: bytes, status: int, code: str) -> None:
@@ -257,7 +259,7 @@ async def test_a_look_up_that_hangs_is_a_warning(
         b"nonsense\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET /v1/events HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
-        b"POST /v1/webhook_endpoints HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /v1/events HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
@@ -266,7 +268,7 @@ async def test_a_look_up_that_hangs_is_a_warning(
 async def test_what_is_no_http_gets_a_problem_too(api: Api, sent: bytes) -> None:
     head, body = await exchange(api, sent)
 
-    assert head.startswith(b"HTTP/1.1 400 ") or head.startswith(b"HTTP/1.0 400 ")
+    assert head.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
     assert b"application/problem+json" in head
     assert json.loads(body)["code"] == "malformed_request"
 

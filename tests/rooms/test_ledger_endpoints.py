@@ -61,7 +61,7 @@ async def room(ledger_url: str, pool: Pool) -> AsyncIterator[Room]:
 async def test_a_secret_is_sealed_for_the_number_it_is_stored_under(room: Room) -> None:
     made = await room.ledger.create(room.tenant, SIMPLE, most=50)
 
-    row = await room.sql.fetchrow("SELECT secret_id, sealed_key, last4 FROM endpoint_secret")
+    (row,) = await room.sql.fetch("SELECT secret_id, sealed_key, last4 FROM endpoint_secret")
     assert isinstance(made, StoredEndpoint)
     assert row["sealed_key"] == b"sealed:%d" % row["secret_id"]
     assert made.secret_last4 == row["last4"] == "abcd"
@@ -118,7 +118,8 @@ async def test_an_answer_older_than_a_day_is_forgotten(room: Room) -> None:
     assert young == KeptAnswer(b"d" * 32, 201, b"we_0000000000000001")
     assert old is None
     assert isinstance(made, StoredEndpoint)
-    assert await room.sql.fetch("SELECT response FROM idempotency_key") == [(b"we_3",)]
+    rows = await room.sql.fetch("SELECT response FROM idempotency_key")
+    assert [row["response"] for row in rows] == [b"we_3"]
 
 
 async def test_deleting_destroys_secrets_and_cancels_what_waits(room: Room) -> None:
@@ -144,7 +145,7 @@ async def test_deleting_destroys_secrets_and_cancels_what_waits(room: Room) -> N
     left = await room.sql.fetch("SELECT delivery_id FROM delivery ORDER BY delivery_id")
     assert [row["delivery_id"] for row in left] == sorted([in_flight, neighbour])
     assert await room.sql.fetchval("SELECT count(*) FROM endpoint_secret") == 0
-    row = await room.sql.fetchrow(
+    (row,) = await room.sql.fetch(
         "SELECT status, sealed_headers, changed_at > created_at AS is_later FROM endpoint WHERE public_id = $1",
         SIMPLE.public_id,
     )

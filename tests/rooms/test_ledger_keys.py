@@ -8,7 +8,7 @@ import pytest
 
 from dispatcher.ledger.accounts import AccountLedger, Tenant
 from dispatcher.ledger.connections import Pool
-from dispatcher.ledger.keys import TENANT_SCOPES, KeyLedger, Scope, matches, parse_key
+from dispatcher.ledger.keys import OPERATOR_SCOPES, TENANT_SCOPES, KeyLedger, Scope, matches, parse_key
 from tests.rooms.test_api_harness import ledger_template, ledger_url, pool
 
 
@@ -36,7 +36,7 @@ async def test_only_a_digest_of_a_key_is_stored(pool: Pool, tenant: Tenant, ledg
     made = await KeyLedger(pool).create(tenant)
 
     sql = await asyncpg.connect(ledger_url)
-    row = await sql.fetchrow("SELECT * FROM api_key")
+    (row,) = await sql.fetch("SELECT * FROM api_key")
     await sql.close()
     secret = made.text.rpartition("_")[2][:43]
     assert row["secret_sha256"] == hashlib.sha256(secret.encode()).digest()
@@ -87,7 +87,7 @@ async def test_an_operators_key_has_no_tenant_and_its_own_scope(pool: Pool) -> N
 
     assert made.text.startswith("whd_op_")
     assert stored is not None
-    assert (stored.bearer.tenant, stored.bearer.account, stored.bearer.scopes) == (None, None, {Scope.OPERATOR})
+    assert (stored.bearer.tenant, stored.bearer.account, stored.bearer.scopes) == (None, None, OPERATOR_SCOPES)
 
 
 async def test_scopes_of_the_other_kind_are_refused(pool: Pool, tenant: Tenant) -> None:

@@ -13,7 +13,7 @@ import pytest
 from dispatcher.ledger import logs
 from dispatcher.ledger.accounts import AccountLedger, Tenant
 from dispatcher.ledger.connections import Pool
-from dispatcher.ledger.logs import LogLedger
+from dispatcher.ledger.logs import EventPage, LogLedger
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.delivery import DeliveryState
 from dispatcher.model.ids import show_event_id
@@ -215,7 +215,8 @@ async def test_both_orders_of_events_hold_the_same(room: Room) -> None:
     for n in range(9):
         await room.seeds.event(("verification.completed", "verification.created")[n % 2])
 
-    up, down = [], []
+    up: list[bytes] = []
+    down: list[bytes] = []
     place = None
     while True:
         page = await room.ledger.events_after(room.tenant, place, limit=3)
@@ -241,7 +242,7 @@ async def test_a_rare_type_is_found_over_short_pages(room: Room, monkeypatch: py
     for _ in range(9):
         await room.seeds.event()
 
-    pages = []
+    pages: list[EventPage] = []
     place = None
     while not pages or not pages[-1].is_end:
         pages.append(await room.ledger.events_before(room.tenant, place, event_type="verification.created", limit=2))
@@ -287,8 +288,8 @@ async def crowded(room: Room) -> Room:
         "INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpoint_id, account_id, environment, "
         "event_id, event_type, attempt_no, duration_ms, status, outcome, verdict, replica_id) "
         "SELECT now() - n * interval '60 seconds', 1000000 + n, now() - n * interval '60 seconds', "
-        "($3::int[])[1 + n % 5], $1, $2, substring(sha256(n::text::bytea) FOR 20), 'verification.completed', 1, 20, 200, "
-        "'delivered', CASE WHEN n % 100 < 5 THEN 'exhausted' WHEN n % 7 = 0 THEN 'retry' ELSE 'delivered' END, 1 "
+        "($3::int[])[1 + n % 5], $1, $2, substring(sha256(n::text::bytea) FOR 20), 'verification.completed', 1, 20, "
+        "200, 'delivered', CASE WHEN n % 100 < 5 THEN 'exhausted' WHEN n % 7 = 0 THEN 'retry' ELSE 'delivered' END, 1 "
         "FROM generate_series(1, 8000) n",
         account,
         environment,
@@ -304,7 +305,11 @@ FEW_ROWS = 300
 
 def rows_looked_at(plan: list[str]) -> int:
     """Return how many rows the nodes of a plan gave or threw away, at the worst node."""
-    given = [int(match[1]) * int(match[2]) for line in plan if (match := re.search(r"rows=(\d+) loops=(\d+)", line))]
+    given = [
+        round(float(match[1]) * int(match[2]))
+        for line in plan
+        if (match := re.search(r"rows=([\d.]+) loops=(\d+)", line))
+    ]
     thrown = [int(match[1]) for line in plan if (match := re.search(r"Rows Removed by .*: (\d+)", line))]
     return max(given + thrown)
 

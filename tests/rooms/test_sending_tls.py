@@ -287,6 +287,19 @@ async def test_a_cancel_in_the_handshake_leaves_no_socket(trust: Trust) -> None:
             await sink.emptied.wait()
 
 
+async def test_a_server_that_refuses_before_the_request_is_understood(trust: Trust) -> None:
+    async def script(visit: Visit) -> None:
+        await visit.say(b"HTTP/1.1 503 Full\r\nConnection: close\r\nRetry-After: 9\r\nContent-Length: 0\r\n\r\n")
+        await visit.until_client_leaves()
+
+    async with meeting(trust, script, trust.server()) as (sender, sink):
+        for number in range(20):
+            outcome = await sender.send(tls_target(sink.port), a_body(), number + 1)
+
+            assert (outcome.status, outcome.retry_after) == (503, b"9")
+            assert sink.n_connections == number + 1
+
+
 async def test_broken_records_after_a_complete_head_do_not_change_the_answer(trust: Trust) -> None:
     async def script(visit: Visit) -> None:
         await visit.request()

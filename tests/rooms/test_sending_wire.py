@@ -372,6 +372,17 @@ async def test_an_answer_before_the_request_was_read_counts_and_ends_the_connect
     assert not second.reused
 
 
+async def test_a_server_that_refuses_before_the_request_is_understood() -> None:
+    async def script(visit: Visit) -> None:
+        await visit.say(b"HTTP/1.1 503 Full\r\nRetry-After: 9\r\nContent-Length: 0\r\n\r\n")
+        await visit.until_client_leaves()
+
+    for _ in range(20):
+        outcome = await met(script)
+
+        assert (outcome.status, outcome.retry_after) == (503, b"9")
+
+
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nContent-Le"])
 @pytest.mark.parametrize("is_reset", [True, False])
 async def test_an_early_end_on_a_fresh_connection_is_a_failure(said: bytes, *, is_reset: bool) -> None:

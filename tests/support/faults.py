@@ -33,6 +33,7 @@ class Direction:
         self.n_bytes = 0
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._came = asyncio.Event()
         self._is_dropping = False
         self._left: int | None = None
         self._is_reset = False
@@ -59,12 +60,20 @@ class Direction:
         self._left, self._is_dropping = None, False
         self._flowing.set()
 
+    async def until(self, n_bytes: int) -> None:
+        """Wait until `n_bytes` have come in all, passed on or swallowed; see `n_bytes`."""
+        while self.n_bytes < n_bytes:
+            self._came.clear()
+            await self._came.wait()
+
     async def flowing(self) -> None:
         """Wait while stalled."""
         await self._flowing.wait()
 
     def admit(self, data: bytes) -> tuple[bytes, "Ending | None"]:
         """Return what passes of `data`, and how the connection then ends, None if it does not."""
+        self.n_bytes += len(data)
+        self._came.set()
         if self._is_dropping:
             return b"", None
         if self._left is None or len(data) < self._left:
@@ -75,7 +84,6 @@ class Direction:
 
     async def pace(self, n_bytes: int) -> None:
         """Wait as long as `n_bytes` take at the set rate."""
-        self.n_bytes += n_bytes
         if self.bytes_per_second:
             await asyncio.sleep(n_bytes / self.bytes_per_second)
 

@@ -10,6 +10,7 @@ on first use, hold nothing worth keeping, and end with the session. Set to a ser
             ...
 """
 
+import asyncio
 import os
 import secrets
 import signal
@@ -43,6 +44,16 @@ class KafkaServer:
     """Where to reach a broker: `host:port`."""
 
     bootstrap: str
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _default_loop() -> Iterator[None]:
+    # looptime's plugin asks for the thread's loop before each test, which makes one where there is
+    # none; nobody would close it. It finds this one.
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    loop.close()
 
 
 @pytest.fixture(scope="session")

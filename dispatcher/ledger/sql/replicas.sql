@@ -3,9 +3,10 @@
 INSERT INTO replica (pod, lease_until) VALUES ($1, now() + make_interval(secs => $2)) RETURNING replica_id
 
 -- name: heartbeat
--- Statement S5: renew the lease; no row means taken over. Returns the number of live replicas.
+-- Statement S5: renew the lease; no row means taken over. Returns the number of live
+-- replicas, the own one included (the count does not see this statement's own renewal).
 UPDATE replica SET lease_until = now() + make_interval(secs => $2) WHERE replica_id = $1
-RETURNING (SELECT count(*) FROM replica WHERE lease_until > now()) AS live
+RETURNING (SELECT count(*) + 1 FROM replica WHERE lease_until > now() AND replica_id <> $1) AS live
 
 -- name: expired
 -- Statement S6, first of three in one transaction: lock the replicas whose lease ended.

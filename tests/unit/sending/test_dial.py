@@ -49,7 +49,7 @@ async def test_a_connection_that_ends_at_a_refused_address_is_closed_before_the_
 
     def make(_: Dialer, info: tuple[Any, ...]) -> socket.socket:
         made = Strayed(info[0], info[1])
-        made.setblocking(False)  # noqa: FBT003 - the socket's own signature
+        made.setblocking(False)
         return made
 
     monkeypatch.setattr(Dialer, "_make_socket", make)
@@ -76,6 +76,7 @@ async def test_a_connection_that_ends_at_a_refused_address_is_closed_before_the_
         (errno.EHOSTUNREACH, OutcomeKind.CONNECTION_REFUSED),
         (errno.ENETUNREACH, OutcomeKind.CONNECTION_REFUSED),
         (errno.ECONNRESET, OutcomeKind.CONNECTION_RESET),
+        (errno.ENOTCONN, OutcomeKind.CONNECTION_RESET),
         (errno.ETIMEDOUT, OutcomeKind.TIMEOUT_CONNECT),
         (errno.EACCES, OutcomeKind.ADDRESS_FORBIDDEN),
         (errno.EMFILE, OutcomeKind.INTERNAL_ERROR),

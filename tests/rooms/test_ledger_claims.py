@@ -1,0 +1,163 @@
+"""Statements S3 and S3A on a real Postgres: who gets which waiting delivery, and who is never starved."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from unittest.mock import patch
+
+import pytest
+
+from dispatcher.ledger.statements import STATEMENTS
+from dispatcher.model.errors import Fenced
+from tests.rooms.ledger_world import World, open_ledger
+from tests.support.servers import DatabaseServer
+
+
+@pytest.fixture
+async def world(postgres_server: DatabaseServer) -> AsyncIterator[World]:
+    async with open_ledger(postgres_server) as made:
+        yield made
+
+
+async def waiting_host(world: World, n: int, *, seconds_ago: float = 1.0, **host: float) -> int:
+    """Make a host with an endpoint for which `n` deliveries wait."""
+    account, number = await world.account(), await world.host(**host)
+    await world.waiting(account, await world.endpoint(account, host=number), n, seconds_ago=seconds_ago)
+    return number
+
+
+async def test_due_rows_are_taken_with_their_events_and_owned(world: World) -> None:
+    host = await waiting_host(world, 3)
+    process = await world.process()
+
+    claimed = await process.claim()
+
+    assert [(d.host_id, d.event_type, bool(d.body)) for d in claimed] == [(host, "verification.completed", True)] * 3
+    assert await world.value("SELECT count(*) FROM delivery WHERE owner = $1", process.replica.replica_id) == 3
+    assert process.replica.held == {d.delivery_id for d in claimed}
+    assert await process.claim() == []
+
+
+async def test_rows_not_yet_due_held_or_owned_are_left(world: World) -> None:
+    await waiting_host(world, 2, seconds_ago=-60)
+    await waiting_host(world, 2)
+    process = await world.process()
+    await world.sql.execute("UPDATE delivery SET held = true WHERE due_at < now()")
+
+    assert await process.claim() == []
+
+
+async def test_tokens_are_charged_for_what_was_taken_and_then_run_out(world: World) -> None:
+    host = await waiting_host(world, 50, rate=1.0, burst=10)
+    process = await world.process()
+
+    first, second = await process.claim(), await process.claim()
+
+    assert (len(first), len(second)) == (10, 0)
+    assert await world.value("SELECT tat > now() + interval '8 seconds' FROM host WHERE host_id = $1", host)
+
+
+async def test_two_replicas_never_take_the_same_row(world: World) -> None:
+    for _ in range(5):
+        await waiting_host(world, 40)
+    processes = [await world.process() for _ in range(3)]
+
+    taken: Counter[int] = Counter()
+    for _ in range(4):
+        for claimed in await asyncio.gather(*(p.claim(rows_per_host=7) for p in processes)):
+            taken.update(d.delivery_id for d in claimed)
+
+    assert max(taken.values()) == 1
+    assert len(taken) >= 140
+
+
+async def test_paused_and_full_hosts_are_left_alone(world: World) -> None:
+    await waiting_host(world, 2, paused_seconds=60.0)
+    full = await waiting_host(world, 2)
+    open_host = await waiting_host(world, 2)
+    process = await world.process()
+
+    claimed = await process.claim(full_hosts=[full])
+
+    assert {d.host_id for d in claimed} == {open_host}
+
+
+async def crowd(world: World) -> set[int]:
+    """Make 30 paused hosts whose rows are older, and 5 healthy ones behind them; return the healthy ones."""
+    for _ in range(30):
+        await waiting_host(world, 1, seconds_ago=5.0, paused_seconds=60.0)
+    return {await waiting_host(world, 1, seconds_ago=1.0) for _ in range(5)}
+
+
+async def test_many_paused_hosts_do_not_starve_healthy_ones(world: World) -> None:
+    healthy = await crowd(world)
+    process = await world.process()
+
+    claimed = await process.claim(n_hosts=20)
+
+    assert {d.host_id for d in claimed} == healthy
+
+
+async def test_filtering_after_the_limit_would_starve_them(world: World) -> None:
+    await crowd(world)
+    process = await world.process()
+    early = "AND h.paused_until <= now()\n          AND h.tat"
+    assert early in STATEMENTS["claim"]
+    late = STATEMENTS["claim"].replace(early, "AND h.tat").replace("ORDER BY c.due_at, random()", "ORDER BY c.due_at")
+
+    with patch.dict(STATEMENTS, {"claim": late}):
+        claimed = await process.claim(n_hosts=20)
+
+    assert claimed == []
+
+
+async def test_rows_below_the_floor_come_by_the_backlog_list(world: World) -> None:
+    old = await waiting_host(world, 2, seconds_ago=3_600)
+    await waiting_host(world, 2, seconds_ago=1)
+    process = await world.process()
+
+    fresh = await process.claim()
+    backlog = await process.claims.backlog_hosts()
+    rest = await process.claim(backlog_hosts=backlog)
+
+    assert old not in {d.host_id for d in fresh}
+    assert backlog == [old]
+    assert {d.host_id for d in rest} == {old}
+
+
+async def test_a_replica_that_was_taken_over_takes_nothing(world: World) -> None:
+    await waiting_host(world, 2)
+    process = await world.process()
+    await world.sql.execute("DELETE FROM replica")
+
+    with pytest.raises(Fenced):
+        await process.claim()
+
+    assert await world.value("SELECT count(*) FROM delivery WHERE owner IS NULL") == 2
+
+
+async def test_the_backlog_is_counted(world: World) -> None:
+    await waiting_host(world, 3, seconds_ago=30)
+    await waiting_host(world, 2, seconds_ago=-60)
+    process = await world.process()
+
+    backlog = await process.claims.backlog()
+
+    assert (backlog.due, backlog.held) == (3, 0)
+    assert 29 < backlog.oldest_due_seconds < 60
+
+
+async def test_claims_read_the_due_index_and_not_the_table(world: World) -> None:
+    await waiting_host(world, 5_000, seconds_ago=-3_600)
+    await waiting_host(world, 5)
+    await world.sql.execute("ANALYZE delivery")
+    process = await world.process()
+
+    async with world.sql.transaction():
+        plan = await world.rows(
+            "EXPLAIN " + STATEMENTS["claim"], process.replica.replica_id, 10, 10, 10.0, [], []
+        )
+    text = "\n".join(row[0] for row in plan)
+
+    assert "delivery_due" in text
+    assert "Seq Scan on delivery" not in text

@@ -1,0 +1,306 @@
+"""Statement S1 on a real Postgres: exact positions, no event twice, none lost, and who gets what."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from unittest.mock import patch
+
+import pytest
+
+from dispatcher.ledger.statements import STATEMENTS
+from dispatcher.model.errors import Fenced, PoisonBatch, Unavailable
+from tests.rooms.ledger_world import LOG, TOPIC, World, a_batch, a_dead_record, an_event, open_ledger
+from tests.support.servers import DatabaseServer
+
+
+@pytest.fixture
+async def world(postgres_server: DatabaseServer) -> AsyncIterator[World]:
+    async with open_ledger(postgres_server) as made:
+        yield made
+
+
+async def test_events_become_owned_deliveries_and_the_position_moves(world: World) -> None:
+    account = await world.account()
+    endpoint = await world.endpoint(account)
+    process = await world.process()
+    events = [an_event(account) for _ in range(3)]
+
+    accepted = await process.accept(a_batch(events))
+
+    assert (accepted.n_events, accepted.n_duplicates, accepted.refused) == (3, 0, frozenset())
+    assert {d.event_id for d in accepted.fresh} == {event.event_id for event in events}
+    assert {(d.endpoint_id, d.attempts, d.event_type) for d in accepted.fresh} == {(endpoint, 0, "verification.completed")}
+    assert {d.body for d in accepted.fresh} == {event.body for event in events}
+    assert process.replica.held == {d.delivery_id for d in accepted.fresh}
+    owners = await world.rows("SELECT owner, held FROM delivery")
+    assert {(row["owner"], row["held"]) for row in owners} == {(process.replica.replica_id, False)}
+    assert await process.intake.positions(LOG, [(TOPIC, 0), (TOPIC, 1)]) == {(TOPIC, 0): 3}
+
+
+@pytest.mark.parametrize("start", [2, 4], ids=["overlap", "gap"])
+async def test_a_batch_that_starts_elsewhere_is_refused_whole(world: World, start: int) -> None:
+    account = await world.account()
+    await world.endpoint(account)
+    process = await world.process()
+    await process.accept(a_batch([an_event(account) for _ in range(3)]))
+
+    accepted = await process.accept(a_batch([an_event(account)], start=start))
+
+    assert accepted.refused == {(TOPIC, 0)}
+    assert (accepted.n_events, accepted.fresh) == (0, ())
+    assert await world.value("SELECT count(*) FROM event") == 3
+    assert await process.intake.positions(LOG, [(TOPIC, 0)]) == {(TOPIC, 0): 3}
+
+
+async def test_holes_inside_a_stretch_are_accepted(world: World) -> None:
+    account = await world.account()
+    process = await world.process()
+
+    accepted = await process.accept(a_batch([an_event(account)], stop=40))
+    after = await process.accept(a_batch([an_event(account)], start=40))
+
+    assert not accepted.refused
+    assert not after.refused
+
+
+async def test_one_refused_partition_does_not_hold_up_the_others(world: World) -> None:
+    account = await world.account()
+    process = await world.process()
+    good, bad = a_batch([an_event(account)], part=1), a_batch([an_event(account)], part=2, start=7)
+
+    accepted = await process.accept(good._replace(spans=good.spans + bad.spans, events=good.events + bad.events))
+
+    assert accepted.refused == {(TOPIC, 2)}
+    assert accepted.n_events == 1
+
+
+async def _stands(process: object) -> int:
+    positions = await process.intake.positions(LOG, [(TOPIC, 0)])  # type: ignore[attr-defined]
+    return int(positions[TOPIC, 0])
+
+
+async def test_two_owners_of_a_partition_lose_nothing_and_repeat_nothing(world: World) -> None:
+    account = await world.account()
+    first, second = await world.process(), await world.process()
+    events = [an_event(account) for _ in range(10)]
+    await first.accept(a_batch(events[:1]))
+
+    answers = await asyncio.gather(
+        first.intake.accept(a_batch(events[1:6], start=1)), second.accept(a_batch(events[1:6], start=1))
+    )
+
+    assert sorted(len(answer.refused) for answer in answers) == [0, 1]
+    assert await world.value("SELECT count(*) FROM event") == 6
+    assert await _stands(first) == 6
+
+
+async def test_a_looser_guard_moves_positions_backwards_and_is_noticed(world: World) -> None:
+    exact = STATEMENTS["accept"]
+    assert "p.next_offset = s.start" in exact
+    account = await world.account()
+    process = await world.process()
+    await process.accept(a_batch([an_event(account) for _ in range(10)]))
+
+    with patch.dict(STATEMENTS, {"accept": exact.replace("p.next_offset = s.start", "p.next_offset <= s.start")}):
+        loose = await process.accept(a_batch([an_event(account)], start=15))
+
+    # Ten to fifteen were never read, and nobody would ever know.
+    assert not loose.refused
+    assert await _stands(process) == 16
+    assert await world.value("SELECT count(*) FROM event") == 11
+
+
+async def test_the_same_event_again_is_counted_and_changes_nothing(world: World) -> None:
+    account = await world.account()
+    await world.endpoint(account)
+    process = await world.process()
+    event = an_event(account)
+
+    first = await process.accept(a_batch([event, event]))
+    again = await process.accept(a_batch([event], start=2))
+    other_body = await process.accept(a_batch([event._replace(body=b"{}")], start=3))
+
+    assert (first.n_events, first.n_duplicates, len(first.fresh)) == (1, 1, 1)
+    assert (again.n_events, again.n_duplicates, again.n_conflicts, again.fresh) == (0, 1, 0, ())
+    assert (other_body.n_duplicates, other_body.n_conflicts) == (1, 1)
+    assert await world.value("SELECT body FROM event") == event.body
+
+
+async def test_another_accounts_event_with_the_same_id_is_an_event_of_its_own(world: World) -> None:
+    ours, theirs = await world.account(), await world.account()
+    endpoints = {await world.endpoint(ours), await world.endpoint(theirs)}
+    process = await world.process()
+    event = an_event(ours, body=b"ours")
+
+    accepted = await process.accept(a_batch([event, event._replace(account=theirs, body=b"theirs")]))
+
+    assert accepted.n_events == 2
+    assert {d.endpoint_id for d in accepted.fresh} == endpoints
+    by_endpoint = {d.endpoint_id: d.body for d in accepted.fresh}
+    assert [by_endpoint[one] for one in sorted(endpoints)] == [b"ours", b"theirs"]
+
+
+@pytest.mark.parametrize(
+    ("subscription", "matches"),
+    [
+        ({"events": ["verification.completed"]}, True),
+        ({"events": ["verification.*"]}, True),
+        ({"events": ["*"]}, True),
+        ({"events": ["verification.started", "check.*"]}, False),
+        ({"outcomes": ["approved"]}, True),
+        ({"outcomes": ["declined"]}, False),
+        ({"workflows": ["wf_kyc_basic", "other"]}, True),
+        ({"workflows": ["other"]}, False),
+        ({"environment": "test"}, False),
+        ({"status": "paused"}, False),
+        ({"status": "disabled"}, False),
+        ({"status": "deleted"}, False),
+    ],
+    ids=str,
+)
+async def test_an_endpoint_gets_what_it_subscribed_to(world: World, subscription: dict[str, object], matches: bool) -> None:
+    account = await world.account()
+    await world.endpoint(account, **subscription)
+    await world.endpoint(await world.account())
+    process = await world.process()
+
+    accepted = await process.accept(a_batch([an_event(account)]))
+
+    assert len(accepted.fresh) == int(matches)
+    assert await world.value("SELECT count(*) FROM delivery") == int(matches)
+
+
+async def test_a_full_host_and_a_process_that_only_ingests_leave_deliveries_waiting(world: World) -> None:
+    account, host = await world.account(), await world.host()
+    await world.endpoint(account, host=host)
+    full, ingester = await world.process(full_hosts=[host]), await world.process(delivers=False)
+
+    first = await full.accept(a_batch([an_event(account)]))
+    second = await ingester.accept(a_batch([an_event(account)], start=1))
+
+    assert (first.fresh, second.fresh) == ((), ())
+    assert await world.value("SELECT count(*) FROM delivery WHERE owner IS NULL AND due_at <= now()") == 2
+
+
+async def test_dead_records_are_kept_and_the_position_moves_past_them(world: World) -> None:
+    process = await world.process()
+    batch = a_batch([], stop=2)._replace(dead=(a_dead_record(0), a_dead_record(1)))
+
+    accepted = await process.accept(batch)
+
+    assert not accepted.refused
+    rows = await world.rows("SELECT off, reason, detail, sealed_value FROM dead_event ORDER BY off")
+    assert [(row["off"], row["reason"], row["detail"]) for row in rows] == [(0, "not_json", b"at byte 3"), (1, "not_json", b"at byte 3")]
+    assert await _stands(process) == 2
+
+
+async def test_a_value_that_postgres_cannot_take_refuses_the_batch_and_writes_nothing(world: World) -> None:
+    account = await world.account()
+    process = await world.process()
+
+    with pytest.raises(PoisonBatch):
+        await process.accept(a_batch([an_event(account), an_event(account, subject="a\x00b")]))
+
+    assert await world.value("SELECT count(*) FROM event") == 0
+    assert await _stands(process) == 0
+    assert not (await process.accept(a_batch([an_event(account)]))).refused
+
+
+async def test_a_day_without_a_table_fails_and_writes_nothing(world: World) -> None:
+    account = await world.account()
+    process = await world.process()
+    today = (await world.rows("SELECT current_date AS day"))[0]["day"]
+    await world.sql.execute(f"DROP TABLE event_{today:%Y%m%d}")
+
+    with pytest.raises(PoisonBatch):
+        await process.accept(a_batch([an_event(account)]))
+
+    assert await _stands(process) == 0
+
+
+async def test_a_replica_that_was_taken_over_accepts_nothing(world: World) -> None:
+    account = await world.account()
+    await world.endpoint(account)
+    process = await world.process()
+    await world.sql.execute("DELETE FROM replica")
+
+    with pytest.raises(Fenced):
+        await process.accept(a_batch([an_event(account)]))
+
+    assert await world.value("SELECT count(*) FROM event") == 0
+    assert await _stands(process) == 0
+
+
+async def test_without_the_fence_a_dead_replica_would_still_write(world: World) -> None:
+    account = await world.account()
+    await world.endpoint(account)
+    process = await world.process()
+    await world.sql.execute("DELETE FROM replica")
+    fence = "SELECT 1 FROM replica WHERE replica_id = $1 FOR KEY SHARE"
+    assert fence in STATEMENTS["accept"]
+
+    with patch.dict(STATEMENTS, {"accept": STATEMENTS["accept"].replace(fence, "SELECT $1::bigint")}):
+        await process.accept(a_batch([an_event(account)]))
+
+    orphans = "SELECT count(*) FROM delivery d WHERE NOT EXISTS (SELECT FROM replica r WHERE r.replica_id = d.owner)"
+    assert await world.value(orphans) == 1
+
+
+async def test_deliveries_whose_answer_was_lost_are_adopted_once(world: World) -> None:
+    account = await world.account()
+    await world.endpoint(account)
+    process = await world.process()
+    known = await process.accept(a_batch([an_event(account)]))
+    await process.accept(a_batch([an_event(account), an_event(account)], start=1))
+    lost = process.replica.held - {d.delivery_id for d in known.fresh}
+    # As if the second answer had died with its connection.
+    process.replica.held -= lost
+
+    adopted = await process.claims.adopt()
+    again = await process.claims.adopt()
+
+    assert {d.delivery_id for d in adopted} == lost
+    assert all(d.body and d.event_type == "verification.completed" for d in adopted)
+    assert again == []
+
+
+async def test_a_connection_that_dies_makes_the_outcome_unknown_and_the_next_call_works(world: World) -> None:
+    account = await world.account()
+    process = await world.process()
+    await process.accept(a_batch([an_event(account)]))
+    batch = a_batch([an_event(account)], start=1)
+    await process.intake.known_accounts({account}, create=True)
+
+    async with world.sql.transaction():
+        await world.sql.execute("SELECT 1 FROM replica FOR UPDATE")
+        blocked = asyncio.get_running_loop().create_task(process.intake.accept(batch))
+        await world.until_blocked(1)
+        await world.sql.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'dispatcher-intake'"
+            " AND datname = current_database()"
+        )
+        with pytest.raises(Unavailable):
+            await blocked
+
+    assert await _stands(process) == 1
+    assert not (await process.accept(batch)).refused
+
+
+async def test_unknown_accounts_are_made_only_when_asked(world: World) -> None:
+    process = await world.process()
+    names = {"acct_unknown0001", await world.account()}
+
+    kept = await process.intake.known_accounts(names, create=False)
+    made = await process.intake.known_accounts(names, create=True)
+
+    assert kept == names - {"acct_unknown0001"}
+    assert made == names
+
+
+async def test_lost_records_are_noted_once(world: World) -> None:
+    process = await world.process()
+
+    for _ in range(2):
+        await process.intake.record_lost(LOG, TOPIC, 3, 10, 25)
+
+    rows = await world.rows("SELECT topic, part, from_offset, to_offset FROM lost_range")
+    assert [tuple(row) for row in rows] == [(TOPIC, 3, 10, 25)]

@@ -1,0 +1,139 @@
+"""Leases and takeover on a real Postgres: S5, S6 and the safety net."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from dispatcher.kit import clock
+from dispatcher.model.errors import Fenced
+from tests.rooms.ledger_world import LEASE_SECONDS, World, a_batch, an_event, open_ledger
+from tests.support.servers import DatabaseServer
+
+
+@pytest.fixture
+async def world(postgres_server: DatabaseServer) -> AsyncIterator[World]:
+    async with open_ledger(postgres_server) as made:
+        yield made
+
+
+@pytest.fixture
+def clock_of(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Give the monotonic clock of this process, to be set forward by hand."""
+    ahead = [0.0]
+    real = clock.mono
+    monkeypatch.setattr(clock, "mono", lambda: real() + ahead[0])
+    return ahead
+
+
+async def test_numbers_are_never_used_again(world: World) -> None:
+    first = await world.process()
+    await first.members.leave()
+
+    second = await world.process()
+
+    assert second.replica.replica_id > first.replica.replica_id
+
+
+async def test_a_heartbeat_renews_and_counts_the_living(world: World) -> None:
+    first, second = await world.process(), await world.process()
+    await world.expire(second)
+
+    assert await first.members.heartbeat() == 1
+    assert await second.members.heartbeat() == 2
+
+
+async def test_a_dead_replicas_rows_are_freed_and_its_late_statements_change_nothing(
+    world: World, clock_of: list[float]
+) -> None:
+    account = await world.account()
+    await world.endpoint(account)
+    dead, survivor = await world.process(), await world.process()
+    fresh = (await dead.accept(a_batch([an_event(account) for _ in range(5)]))).fresh
+    await world.expire(dead)
+    for ahead in (3.0, 6.0, LEASE_SECONDS + 1.5):
+        clock_of[0] = ahead
+        await survivor.members.heartbeat()
+
+    taken = await survivor.members.take_over()
+    claimed = await survivor.claim()
+
+    assert taken == (1, 5)
+    assert {d.delivery_id for d in claimed} == {d.delivery_id for d in fresh}
+    with pytest.raises(Fenced):
+        await dead.members.heartbeat()
+    with pytest.raises(Fenced):
+        await dead.accept(a_batch([an_event(account)], start=5))
+    with pytest.raises(Fenced):
+        await dead.settlements.settle([])
+    with pytest.raises(Fenced):
+        await dead.claim()
+    assert await world.value("SELECT count(*) FROM delivery WHERE owner = $1", survivor.replica.replica_id) == 5
+
+
+async def test_after_an_outage_nobody_is_taken_over_before_all_had_time_to_renew(
+    world: World, clock_of: list[float]
+) -> None:
+    first, second = await world.process(), await world.process()
+    clock_of[0] = 60.0
+    for process in (first, second):
+        await world.expire(process)
+
+    await first.members.heartbeat()
+    too_soon = await first.members.take_over()
+    await second.members.heartbeat()
+    for ahead in (63.0, 66.0, 68.0):
+        clock_of[0] = ahead
+        await first.members.heartbeat()
+        await second.members.heartbeat()
+    later = await first.members.take_over()
+
+    assert too_soon == (0, 0)
+    assert later == (0, 0)
+    assert first.replica.may_take_over(clock.mono())
+
+
+async def test_past_its_deadline_a_replica_sends_nothing_until_renewed(world: World, clock_of: list[float]) -> None:
+    process = await world.process()
+    assert process.replica.may_send(clock.mono())
+
+    clock_of[0] = LEASE_SECONDS - 1.0
+    assert not process.replica.may_send(clock.mono())
+    await process.members.heartbeat()
+
+    assert process.replica.may_send(clock.mono())
+
+
+async def test_orphans_are_freed_by_the_safety_net(world: World) -> None:
+    account = await world.account()
+    await world.endpoint(account)
+    dead, survivor = await world.process(), await world.process()
+    await dead.accept(a_batch([an_event(account)]))
+    await world.sql.execute("DELETE FROM replica WHERE replica_id = $1", dead.replica.replica_id)
+
+    await survivor.members.free_orphans()
+
+    assert await world.value("SELECT count(*) FROM delivery WHERE owner IS NULL") == 1
+
+
+async def test_leaving_frees_what_is_left_and_removes_the_row(world: World) -> None:
+    account = await world.account()
+    await world.endpoint(account)
+    process = await world.process()
+    await process.accept(a_batch([an_event(account)]))
+
+    await process.members.leave()
+
+    assert await world.value("SELECT count(*) FROM replica") == 0
+    assert await world.value("SELECT count(*) FROM delivery WHERE owner IS NULL") == 1
+
+
+async def test_tables_are_made_seven_days_ahead_and_only_where_missing(world: World) -> None:
+    process = await world.process()
+    today = clock.utcnow().date()
+    await world.sql.execute(f"DROP TABLE event_{today:%Y%m%d}")
+
+    first, last = await process.members.make_days()
+
+    assert (today - first).days == 8
+    assert (last - today).days == 7
+    assert await world.value("SELECT to_regclass($1)", f"event_{today:%Y%m%d}") is not None

@@ -1,0 +1,224 @@
+"""Statement S2 on a real Postgres: attempts, verdicts, leases; once, whatever happens to the answer."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from unittest.mock import patch
+
+import pytest
+
+from dispatcher.kit import clock
+from dispatcher.ledger.statements import STATEMENTS
+from dispatcher.model.delivery import Delivery, Settlement
+from dispatcher.model.errors import Fenced, PoisonBatch
+from dispatcher.model.outcome import Outcome, OutcomeKind, Phases, Verdict, VerdictKind
+from tests.rooms.ledger_world import Process, World, a_batch, an_event, open_ledger
+from tests.support.servers import DatabaseServer
+
+
+@pytest.fixture
+async def world(postgres_server: DatabaseServer) -> AsyncIterator[World]:
+    async with open_ledger(postgres_server) as made:
+        yield made
+
+
+async def deliveries(world: World, process: Process, n: int = 1) -> list[Delivery]:
+    """Accept `n` events for one endpoint and return their deliveries."""
+    account = await world.account()
+    await world.endpoint(account)
+    return list((await process.accept(a_batch([an_event(account) for _ in range(n)], part=next(_parts)))).fresh)
+
+
+_parts = iter(range(10_000))
+
+
+def settled(delivery: Delivery, verdict: VerdictKind, *, retry_in: float | None = None, **outcome: object) -> Settlement:
+    """Return a settlement of the first attempt."""
+    plain = Outcome(OutcomeKind.DELIVERED, 0.0314, 200, Phases(0.001, 0.002, 0.003, 0.02), reason="", peer="127.0.0.1")
+    now = clock.mono()
+    return Settlement(delivery, plain._replace(**outcome), Verdict(verdict, 1, retry_in), 1, now - 0.05, now, (7, 6))
+
+
+async def test_a_delivered_row_leaves_and_its_attempt_tells_the_story(world: World) -> None:
+    process = await world.process()
+    (delivery,) = await deliveries(world, process)
+
+    await process.settlements.settle([settled(delivery, VerdictKind.DELIVERED)])
+
+    assert await world.value("SELECT count(*) FROM delivery") == 0
+    (row,) = await world.rows("SELECT *, now() - started_at < interval '10 seconds' AS recent FROM attempt")
+    assert (row["delivery_id"], row["attempt_no"], row["duration_ms"], row["status"]) == (delivery.delivery_id, 1, 31, 200)
+    assert (row["outcome"], row["verdict"], row["next_at"], row["recent"]) == ("delivered", "delivered", None, True)
+    assert (row["event_id"], row["event_type"]) == (delivery.event_id, delivery.event_type)
+    assert b'"wait_ms":20.0' in row["detail"]
+    assert b'"keys":[7,6]' in row["detail"]
+    assert process.replica.held == set()
+
+
+async def test_a_retry_goes_back_with_its_due_time(world: World) -> None:
+    process = await world.process()
+    (delivery,) = await deliveries(world, process)
+
+    await process.settlements.settle(
+        [settled(delivery, VerdictKind.RETRY, retry_in=300.0, kind=OutcomeKind.HTTP_5XX, status=503)]
+    )
+
+    (row,) = await world.rows("SELECT owner, held, attempts, extract(epoch FROM due_at - now())::float8 AS due FROM delivery")
+    assert (row["owner"], row["held"], row["attempts"]) == (None, False, 1)
+    assert 290 < row["due"] <= 300
+    assert await world.value("SELECT next_at = (SELECT due_at FROM delivery) FROM attempt")
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "attempts", "held"),
+    [
+        (VerdictKind.EXHAUSTED, 0, 1, None),
+        (VerdictKind.CANCELED, 0, 1, None),
+        (VerdictKind.INTERRUPTED, 1, 1, False),
+        (VerdictKind.PARKED, 1, 0, False),
+        (VerdictKind.HELD, 1, 0, True),
+        (VerdictKind.GONE, 1, 1, True),
+    ],
+)
+async def test_each_verdict_leaves_what_it_should(
+    world: World, kind: VerdictKind, rows: int, attempts: int, held: bool | None
+) -> None:
+    process = await world.process()
+    (delivery,) = await deliveries(world, process)
+    retry_in = 0.0 if rows else None
+    settlement = settled(delivery, kind, retry_in=retry_in)
+    if kind in (VerdictKind.CANCELED, VerdictKind.PARKED, VerdictKind.HELD):
+        settlement = settlement._replace(outcome=None)
+
+    await process.settlements.settle([settlement])
+
+    assert await world.value("SELECT count(*) FROM delivery WHERE owner IS NULL") == rows
+    assert await world.value("SELECT count(*) FROM attempt") == attempts
+    if held is not None:
+        assert await world.value("SELECT held FROM delivery") is held
+
+
+async def test_410_disables_the_endpoint_and_holds_what_waits_for_it(world: World) -> None:
+    process = await world.process()
+    delivery, other = await deliveries(world, process, 2)
+    await process.settlements.settle([settled(other, VerdictKind.RETRY, retry_in=60.0, kind=OutcomeKind.HTTP_5XX)])
+
+    await process.settlements.settle([settled(delivery, VerdictKind.GONE, retry_in=0.0, kind=OutcomeKind.HTTP_410, status=410)])
+
+    (row,) = await world.rows("SELECT status, disabled_reason, held_since IS NOT NULL AS is_held FROM endpoint")
+    assert tuple(row) == ("disabled", "gone", True)
+    assert await world.value("SELECT count(*) FROM delivery WHERE held AND owner IS NULL") == 2
+
+
+async def test_the_first_success_verifies_the_endpoint_and_later_ones_change_nothing(world: World) -> None:
+    process = await world.process()
+    first, second = await deliveries(world, process, 2)
+
+    await process.settlements.settle([settled(first, VerdictKind.DELIVERED)], first_successes=[first.endpoint_id])
+    verified_at = await world.value("SELECT verified_at FROM endpoint")
+    await process.settlements.settle([settled(second, VerdictKind.DELIVERED)], first_successes=[first.endpoint_id])
+
+    assert verified_at is not None
+    assert await world.value("SELECT verified_at FROM endpoint") == verified_at
+
+
+async def test_a_batch_whose_answer_was_lost_applies_once(world: World) -> None:
+    process = await world.process()
+    (delivery,) = await deliveries(world, process)
+    batch = [settled(delivery, VerdictKind.DELIVERED)]
+    await process.settlements.settle(batch)
+    # As if the answer had never come: the same number is sent again.
+    process.settlements._flush_seq -= 1
+
+    await process.settlements.settle(batch)
+
+    assert await world.value("SELECT count(*) FROM attempt") == 1
+    assert await world.value("SELECT flush_seq FROM replica") == 1
+
+
+async def test_a_repeat_that_overtakes_its_own_first_try_waits_for_it_and_applies_once(world: World) -> None:
+    process = await world.process()
+    (delivery,) = await deliveries(world, process)
+    batch = [settled(delivery, VerdictKind.DELIVERED)]
+    loop = asyncio.get_running_loop()
+
+    async with world.sql.transaction():
+        await world.sql.execute("SELECT 1 FROM delivery FOR UPDATE")
+        first = loop.create_task(process.settlements.settle(batch))
+        await world.until_blocked(1)
+        twin = await world.process()
+        twin.settlements._replica = process.replica
+        second = loop.create_task(twin.settlements.settle(batch))
+        await world.until_blocked(2)
+    await asyncio.gather(first, second)
+
+    assert await world.value("SELECT count(*) FROM attempt") == 1
+
+
+async def test_without_its_number_a_repeated_batch_would_be_written_twice(world: World) -> None:
+    process = await world.process()
+    (delivery,) = await deliveries(world, process)
+    batch = [settled(delivery, VerdictKind.DELIVERED)]
+    guard = "AND flush_seq = $2 - 1"
+    assert guard in STATEMENTS["settle"]
+
+    with patch.dict(STATEMENTS, {"settle": STATEMENTS["settle"].replace(guard, "")}):
+        await process.settlements.settle(batch)
+        process.settlements._flush_seq -= 1
+        await process.settlements.settle(batch)
+
+    assert await world.value("SELECT count(*) FROM attempt") == 2
+
+
+async def test_rows_of_another_replica_are_left_alone(world: World) -> None:
+    zombie, survivor = await world.process(), await world.process()
+    (delivery,) = await deliveries(world, zombie)
+    await world.sql.execute("UPDATE delivery SET owner = $1", survivor.replica.replica_id)
+
+    await zombie.settlements.settle([settled(delivery, VerdictKind.DELIVERED)])
+
+    assert await world.value("SELECT owner FROM delivery") == survivor.replica.replica_id
+
+
+async def test_a_replica_that_was_taken_over_settles_nothing(world: World) -> None:
+    process = await world.process()
+    (delivery,) = await deliveries(world, process)
+    await world.sql.execute("DELETE FROM replica")
+
+    with pytest.raises(Fenced):
+        await process.settlements.settle([settled(delivery, VerdictKind.DELIVERED)])
+
+    assert await world.value("SELECT count(*) FROM attempt") == 0
+    assert await world.value("SELECT count(*) FROM delivery") == 1
+
+
+async def test_a_value_that_postgres_cannot_take_refuses_the_batch_and_the_next_one_applies(world: World) -> None:
+    process = await world.process()
+    bad, good = await deliveries(world, process, 2)
+
+    with pytest.raises(PoisonBatch):
+        await process.settlements.settle([settled(bad._replace(subject="\x00"), VerdictKind.DELIVERED)])
+    await process.settlements.settle([settled(good, VerdictKind.DELIVERED)])
+
+    assert await world.value("SELECT count(*) FROM attempt") == 1
+
+
+async def test_settling_renews_the_lease(world: World) -> None:
+    process = await world.process()
+    await world.expire(process)
+
+    await process.settlements.settle([])
+
+    assert await world.value("SELECT lease_until > now() FROM replica")
+    assert process.replica.may_send(clock.mono())
+
+
+async def test_times_that_make_no_sense_are_bent_and_not_fatal(world: World) -> None:
+    process = await world.process()
+    one, two = await deliveries(world, process, 2)
+    ancient = settled(one, VerdictKind.DELIVERED)._replace(started_mono=clock.mono() - 1e9)
+    future = settled(two, VerdictKind.RETRY, retry_in=-5.0, kind=OutcomeKind.HTTP_5XX)._replace(started_mono=clock.mono() + 50)
+
+    await process.settlements.settle([ancient, future])
+
+    assert await world.value("SELECT count(*) FROM delivery WHERE owner IS NULL AND due_at <= now()") == 1
+    assert await world.value("SELECT count(*) FROM attempt WHERE started_at > now() - interval '8 days'") == 2
