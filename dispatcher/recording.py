@@ -20,8 +20,9 @@ from dispatcher.model.outcome import OutcomeKind
 
 _LINGER_SECONDS: Final = 0.02
 _BATCH: Final = 500
-_HIGH: Final = 5_000
-_LOW: Final = 2_500
+_HIGH: Final = 1_000
+"""Results that may wait: each is a duplicate if the process is killed now. Two full batches keep the writer busy."""
+_LOW: Final = 500
 _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 _log = structlog.get_logger("recording")
@@ -59,7 +60,7 @@ class Recorder:
 
     @property
     def is_behind(self) -> bool:
-        """Tell whether starting more attempts would only grow the buffer: from 5,000 waiting until below 2,500."""
+        """Tell whether starting more attempts would only grow the buffer: from 1,000 waiting until below 500."""
         if self._is_behind:
             self._is_behind = len(self._waiting) > _LOW
         else:

@@ -75,7 +75,7 @@ class NewEndpointBody(Incoming):
     """An endpoint to be made. `schedule`: seconds before each attempt, the first usually 0."""
 
     url: str
-    events: Annotated[list[str], Field(max_length=100)]
+    events: Annotated[list[str], Field(max_length=40)]
     description: Annotated[str, Field(max_length=255)] | None = None
     api_version: str | None = None
     payload_mode: Literal["thin", "full"] = "thin"

@@ -165,7 +165,7 @@ async def test_an_operators_key_sees_no_account(api: Api) -> None:
             422,
             "forbidden_character",
         ),
-        (b"[" + b'"\\u0000",' * 9_000 + b"1]", 422, "forbidden_character"),
+        (b"[" + b'"\\u0000",' * 1_500 + b"1]", 422, "forbidden_character"),
         (b"[" + b"[]," * 80_000 + b"1]", 400, "json_too_long"),
     ],
 )

@@ -139,6 +139,16 @@ async def test_a_host_can_be_vetted_without_a_request(egress: EgressPolicy, verd
         assert await sender.vet("127.0.0.1") is verdict
 
 
+async def test_a_look_up_for_registration_tells_addresses_or_why_there_are_none() -> None:
+    async with a_sender(getaddrinfo=resolving("127.0.0.1")) as sender:
+        assert await sender.look_up("hooks.example.com", 443) == ("127.0.0.1",)
+        with pytest.raises(PermissionError):
+            await sender.look_up("10.0.0.1", 443)
+    async with a_sender(getaddrinfo=resolving()) as sender:
+        with pytest.raises(OSError, match=r"^$"):
+            await sender.look_up("hooks.example.com", 443)
+
+
 async def test_keys_are_named_newest_first() -> None:
     async with a_sender() as sender:
         assert sender.key_ids(plain_target(1)) == (7,)

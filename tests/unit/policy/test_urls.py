@@ -1,6 +1,7 @@
 """The URL grammar: what passes, what is refused, and with which code."""
 
 import pytest
+import yarl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -133,6 +134,28 @@ def test_no_text_breaks_the_reader_and_a_normal_form_is_its_own_normal_form(text
     if isinstance(first, EndpointUrl):
         assert read_url(first.url, LOCAL) == first
         assert first.path.startswith("/")
+
+
+def test_a_url_that_grows_too_long_in_its_normal_form_is_refused() -> None:
+    refusal = read_url("https://example.com/?" + "'" * 1000, PUBLIC)
+
+    assert isinstance(refusal, UrlRefusal)
+    assert refusal.code is UrlFault.TOO_LONG
+
+
+def test_a_url_that_a_second_parser_reads_differently_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def other(text: str, *, encoded: bool) -> yarl.URL:
+        return parse(text.replace("example", "evil"), encoded=encoded)
+
+    parse = yarl.URL
+    monkeypatch.setattr(yarl, "URL", other)
+
+    refusal = read_url("https://example.com/", PUBLIC)
+
+    assert isinstance(refusal, UrlRefusal)
+    assert refusal.code is UrlFault.MALFORMED
 
 
 def test_ports_listed_one_by_one_open_what_a_range_keeps_shut() -> None:
