@@ -85,9 +85,9 @@ class Links:
 
     def __init__(self, url: str) -> None:
         self.lost: Callable[[], None] = lambda: None
-        self.intake = Link(url, "intake", on_lost=lambda: self.lost())
+        self.intake = Link(url, "intake", on_lost=lambda: self.lost())  # noqa: PLW0108 - `lost` is set later
         self.settlement = Link(url, "settlement")
-        self.claims = Link(url, "claims", on_lost=lambda: self.lost())
+        self.claims = Link(url, "claims", on_lost=lambda: self.lost())  # noqa: PLW0108 - the same
         self.control = Link(url, "control")
 
     async def aclose(self) -> None:
@@ -140,7 +140,11 @@ class Deliverer:
         )
         self.claims = ClaimLedger(links.claims, replica)
         self.due = DueReader(
-            self.claims, self.board, self.submit, on_adopted=services.journal.adopted, jitter=lambda: _chance.uniform(0.8, 1.2)
+            self.claims,
+            self.board,
+            self.submit,
+            on_adopted=services.journal.adopted,
+            jitter=lambda: _chance.uniform(0.8, 1.2),
         )
 
     async def submit(self, deliveries: Sequence[Delivery]) -> None:
@@ -185,7 +189,9 @@ class Deliverer:
 class Daemon:
     """One replica, from its first statement to its last. `run` is the whole life; make a new one for another."""
 
-    def __init__(self, settings: Settings, *, stop: StopRequest, on_ready: Callable[["Daemon"], Awaitable[None]]) -> None:
+    def __init__(
+        self, settings: Settings, *, stop: StopRequest, on_ready: Callable[["Daemon"], Awaitable[None]]
+    ) -> None:
         self._settings = settings
         self._stop = stop
         self._on_ready = on_ready
@@ -202,7 +208,9 @@ class Daemon:
         """
         async with AsyncExitStack() as stack:
             links = self._open_links(stack)
-            replica = await _patiently(lambda: register(links.control, socket.gethostname(), self._settings.lease.seconds))
+            replica = await _patiently(
+                lambda: register(links.control, socket.gethostname(), self._settings.lease.seconds)
+            )
             _log.info("replica_registered", replica=replica.replica_id)
             services = await self._make_services(stack, links)
             self.journal, self.vault = services.journal, services.vault
@@ -225,7 +233,7 @@ class Daemon:
 
     async def _make_services(self, stack: AsyncExitStack, links: Links) -> Services:
         settings = self._settings
-        assert settings.secrets.key_file is not None  # noqa: S101 - `load` has seen to it
+        assert settings.secrets.key_file is not None
         book = DirectoryLedger(links.control)
         await book.set_default_limits(settings.limits.host_limits())
         delivery_ids = DeliveryIds(await book.id_key())
@@ -325,7 +333,9 @@ class Daemon:
         bind = settings.http.bind
         try:
             server = await stack.enter_async_context(ApiServer(_address(bind), api))
-            watch = ProbeServer(probes, services.registry, host=settings.metrics.bind.host, port=settings.metrics.bind.port)
+            watch = ProbeServer(
+                probes, services.registry, host=settings.metrics.bind.host, port=settings.metrics.bind.port
+            )
             await stack.enter_async_context(watch)
         except OSError as fault:
             message = (

@@ -49,7 +49,7 @@ _RFC3339: Final = re.compile(
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-class Refused(Exception):  # noqa: N818 -- a verdict on the record, not an error of ours
+class Refused(Exception):
     """The record is no event; caught by the decoder and nobody else."""
 
     def __init__(self, reason: DeadReason, detail: str) -> None:

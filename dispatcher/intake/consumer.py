@@ -72,7 +72,7 @@ class KafkaSettings:
         return options
 
 
-class OutsideLog(Exception):  # noqa: N818 - a fact about positions, not a failure
+class OutsideLog(Exception):
     """A position lies outside its partition's log; `where` maps each such partition to the position."""
 
     def __init__(self, where: Mapping[Partition, int]) -> None:
@@ -80,7 +80,7 @@ class OutsideLog(Exception):  # noqa: N818 - a fact about positions, not a failu
         self.where = dict(where)
 
 
-class Oversized(Exception):  # noqa: N818 - as above
+class Oversized(Exception):
     """A record is larger than a fetch; `where` maps its partition to its offset, which was stepped over."""
 
     def __init__(self, where: Mapping[Partition, int]) -> None:
@@ -130,10 +130,10 @@ class Consumer:
 
     def _watch_log(self) -> None:
         """Learn the cluster's id from every metadata answer; the library itself throws it away."""
-        cluster = self._consumer._client.cluster
+        cluster = self._consumer._client.cluster  # noqa: SLF001 - there is no public way to it
         update = cluster.update_metadata
 
-        def observed(metadata: Any) -> None:  # noqa: ANN401 - one of a dozen classes
+        def observed(metadata: Any) -> None:
             found = getattr(metadata, "cluster_id", None)
             if found:
                 self.log_changed = self.log_changed or bool(self.log_id and found != self.log_id)
@@ -234,7 +234,7 @@ class Consumer:
         """Leave the group and close, within five seconds whatever the broker does."""
         task = spawn(_quietly(self._consumer.stop()), name="consumer-stop")
         await finish_within(task, _STOP_SECONDS)
-        task = spawn(_quietly(self._consumer._client.close()), name="client-close")
+        task = spawn(_quietly(self._consumer._client.close()), name="client-close")  # noqa: SLF001 - see _watch_log
         await finish_within(task, _STOP_SECONDS)
 
 
@@ -255,7 +255,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # the library
         self._assigned = assigned
         self._revoked = revoked
 
-    async def on_partitions_revoked(self, _: Any) -> None:  # noqa: ANN401
+    async def on_partitions_revoked(self, _: Any) -> None:
         self._revoked()
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
@@ -264,7 +264,9 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # the library
 
 
 def _record(found: ConsumerRecord) -> Record:
-    return Record(found.topic, found.partition, found.offset, found.timestamp, found.key, found.value, tuple(found.headers))
+    return Record(
+        found.topic, found.partition, found.offset, found.timestamp, found.key, found.value, tuple(found.headers)
+    )
 
 
 def _oversized(fault: RecordTooLargeError) -> dict[Partition, int]:

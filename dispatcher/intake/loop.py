@@ -12,6 +12,7 @@ import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 import orjson
@@ -114,7 +115,15 @@ class Intake:
     """
 
     def __init__(
-        self, kafka: KafkaSettings, ledger: Ledger, decoder: Decoder, doors: Doors, meter: Meter, *, unknown_account: str, start: str
+        self,
+        kafka: KafkaSettings,
+        ledger: Ledger,
+        decoder: Decoder,
+        doors: Doors,
+        meter: Meter,
+        *,
+        unknown_account: str,
+        start: str,
     ) -> None:
         self._kafka = kafka
         self._ledger = ledger
@@ -247,7 +256,7 @@ class Intake:
             if position < beginning:
                 self._meter.lost(*partition, position, beginning)
                 await self._until_available(
-                    lambda p=partition, at=position, to=beginning: self._ledger.record_lost(consumer.log_id, *p, at, to)
+                    partial(self._ledger.record_lost, consumer.log_id, *partition, position, beginning)
                 )
             else:
                 _log.error("position_beyond_log", topic=partition[0], partition=partition[1], position=position)
@@ -256,7 +265,9 @@ class Intake:
     # records
 
     async def _take(self, consumer: Consumer, found: Mapping[Partition, Sequence[Record]]) -> None:
-        builder = BatchBuilder(consumer.log_id, self._ledger.days(), lambda record, dead: self._buried(consumer.log_id, record, dead))
+        builder = BatchBuilder(
+            consumer.log_id, self._ledger.days(), lambda record, dead: self._buried(consumer.log_id, record, dead)
+        )
         for partition, records in found.items():
             stands = self._stands.get(partition)
             if stands is None:
@@ -323,7 +334,9 @@ class Intake:
         if not batch.events:
             raise fault
         guilty = batch.events[0]
-        _log.error("event_refused", topic=guilty.topic, partition=guilty.partition, offset=guilty.offset, reason=str(fault))
+        _log.error(
+            "event_refused", topic=guilty.topic, partition=guilty.partition, offset=guilty.offset, reason=str(fault)
+        )
         place = f"dead_event:{batch.log_id}:{guilty.topic}:{guilty.partition}:{guilty.offset}"
         dead = DeadRecord(
             guilty.topic,
@@ -368,7 +381,7 @@ class Intake:
             else:
                 self._stands.pop(partition, None)
 
-    async def _until_available(self, ask: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401 - what `ask` returns
+    async def _until_available(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         """Ask Postgres until it answers; None when told to stop first."""
         while True:
             try:
@@ -387,18 +400,24 @@ class Intake:
                 for _ in range(_MOST_RECORDS):
                     record, offset = await consumer.poll_one(partition)
                     if record is None:
-                        await self._bury_unreadable(consumer, {partition: offset}, DeadReason.BAD_HEADERS, "not readable as a record")
+                        await self._bury_unreadable(
+                            consumer, {partition: offset}, DeadReason.BAD_HEADERS, "not readable as a record"
+                        )
                         return
                     await self._take(consumer, {partition: [record]})
             except TimeoutError:
                 continue
 
-    async def _bury_unreadable(self, consumer: Consumer, where: Mapping[Partition, int], reason: DeadReason, detail: str) -> None:
+    async def _bury_unreadable(
+        self, consumer: Consumer, where: Mapping[Partition, int], reason: DeadReason, detail: str
+    ) -> None:
         for partition, offset in where.items():
             stands = self._stands.get(partition)
             if stands is None:
                 continue
-            builder = BatchBuilder(consumer.log_id, self._ledger.days(), lambda record, dead: self._buried(consumer.log_id, record, dead))
+            builder = BatchBuilder(
+                consumer.log_id, self._ledger.days(), lambda record, dead: self._buried(consumer.log_id, record, dead)
+            )
             builder.add_span(partition, stands, offset + 1)
             builder.add(Record(*partition, offset, 0, None, None, ()), DeadEvent(reason, detail))
             await self._accept(consumer, builder.build())

@@ -10,7 +10,9 @@ from dispatcher.model.event import DeadEvent, DeadReason, Event, Record, Skipped
 Partition = tuple[str, int]
 Days = tuple[dt.date, dt.date]
 
-_NOT_PLACED: Final = DeadEvent(DeadReason.BAD_TIMESTAMP, "neither ce_time nor the record's time falls into a day that is kept")
+_NOT_PLACED: Final = DeadEvent(
+    DeadReason.BAD_TIMESTAMP, "neither ce_time nor the record's time falls into a day that is kept"
+)
 
 
 def place(event: Event, record: Record, days: Days) -> dt.date | None:

@@ -23,21 +23,23 @@ class Producer:
     """
 
     def __init__(self, settings: KafkaSettings) -> None:
-        self._producer = AIOKafkaProducer(**settings.connection(), enable_idempotence=False, acks="all", request_timeout_ms=8_000)
+        self._producer = AIOKafkaProducer(
+            **settings.connection(), enable_idempotence=False, acks="all", request_timeout_ms=8_000
+        )
         self._brake()
 
     def _brake(self) -> None:
-        """Slow the library's search for a leader: it tries four thousand times per second when a broker leaves politely."""
+        """Slow the library's search for a leader: 4,000 tries per second when a broker leaves politely."""
         client = self._producer.client
-        update = client._metadata_update
+        update = client._metadata_update  # noqa: SLF001 - there is no public way to slow it
 
-        async def braked(*arguments: Any) -> Any:  # noqa: ANN401
+        async def braked(*arguments: Any) -> Any:
             found = await update(*arguments)
             if not found:
                 await asyncio.sleep(_BRAKE_SECONDS)
             return found
 
-        client._metadata_update = braked
+        client._metadata_update = braked  # noqa: SLF001 - see above
 
     async def __aenter__(self) -> Self:
         try:
@@ -55,7 +57,9 @@ class Producer:
         except TimeoutError:
             return
 
-    async def send(self, topic: str, value: bytes | None, *, key: bytes | None = None, headers: Headers = ()) -> tuple[int, int]:
+    async def send(
+        self, topic: str, value: bytes | None, *, key: bytes | None = None, headers: Headers = ()
+    ) -> tuple[int, int]:
         """Send one record and return its partition and offset.
 
         Raises:

@@ -4,7 +4,7 @@ from pathlib import Path
 from tests.house.files import PACKAGE, ROOT, functions_in, python_files, shown
 
 MAX_FUNCTION_LINES = 60
-MAX_MODULE_LINES = 600
+MAX_MODULE_LINES = 500
 # A table, written as a function because one column is an argument.
 TABLES = {"dispatcher/telemetry/metrics.py: catalogue"}
 

@@ -1,6 +1,5 @@
 """The whole daemon on Apache Kafka: the story, encrypted, and through everything that only this broker does."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -71,6 +70,7 @@ async def test_events_come_through_encryption_and_a_password(postgres_server: Da
             "KAFKA__SASL_USERNAME": broker.user,
             "KAFKA__SASL_PASSWORD_FILE": str(password),
             "KAFKA__CA_FILE": str(broker.authority),
+            "KAFKA__SESSION_TIMEOUT_MS": "6000",
         }
         async with (
             fresh_database(postgres_server) as url,
@@ -93,8 +93,8 @@ async def test_a_broker_that_dies_and_comes_back_costs_nothing(world: World, apa
         await sink.arrival(100, seconds=60)
         await publishing
 
-        await asyncio.to_thread(apache_kafka.kill)
-        await asyncio.to_thread(apache_kafka.start)
+        apache_kafka.kill()
+        apache_kafka.start()
         await world.publish(second)
         await sink.arrival(600, seconds=90)
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import pytest_asyncio
 
 from dispatcher.lanes.board import Board, BoardLimits
 from dispatcher.model.delivery import Delivery, Settlement
@@ -15,6 +16,17 @@ from tests.support.builders import a_delivery, a_settlement
 pytestmark = [pytest.mark.looptime, pytest.mark.asyncio(loop_scope="function")]
 
 WIDE = HostLimits(rate=1e6, burst=1_000_000, in_flight=64)
+
+
+_boards: list[Board] = []
+
+
+@pytest_asyncio.fixture(autouse=True, loop_scope="function")
+async def _end_attempts() -> AsyncIterator[None]:
+    """Cut what still hangs at the end of a test."""
+    yield
+    while _boards:
+        await _boards.pop().drain(0.0)
 
 
 class World:
@@ -35,6 +47,7 @@ class World:
             may_start=lambda _: self.may_start,
             limits=board or BoardLimits(in_flight=1_000, memory_bytes=1 << 28),
         )
+        _boards.append(self.board)
 
     async def carry(self, delivery: Delivery) -> Settlement:
         host = delivery.host_id
