@@ -57,6 +57,7 @@ class Lab:
             "LIMITS__HOST_RATE": "100000",
             "LIMITS__HOST_BURST": "10000",
             "LIMITS__HOST_IN_FLIGHT": "8",
+            "LIMITS__IN_FLIGHT": "50",
             "DATA_DIR": str(self.folder / "data"),
             "LOG__LEVEL": "warning",
             **(
