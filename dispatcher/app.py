@@ -26,9 +26,9 @@ from dispatcher.api.call import ApiServices
 from dispatcher.api.server import ApiServer
 from dispatcher.directory import Directory
 from dispatcher.intake.consumer import KafkaSettings
+from dispatcher.intake.dead_letters import DeadLetters
 from dispatcher.intake.decoding import Decoder
 from dispatcher.intake.loop import Doors, Intake
-from dispatcher.intake.producer import Producer
 from dispatcher.journal import Journal
 from dispatcher.kit import clock
 from dispatcher.kit.stopping import StopRequest
@@ -40,13 +40,11 @@ from dispatcher.ledger.claims import ClaimLedger
 from dispatcher.ledger.connections import Link, Pool
 from dispatcher.ledger.directory import DirectoryLedger
 from dispatcher.ledger.intake import IntakeLedger
-from dispatcher.ledger.replicas import MARGIN_SECONDS, Membership, Replica, register
+from dispatcher.ledger.replicas import Membership, Replica, register
 from dispatcher.ledger.settlement import SettlementLedger
-from dispatcher.model.batch import DeadRecord
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.endpoint import HostLimits
 from dispatcher.model.errors import DispatcherError, Unavailable
-from dispatcher.model.event import Record
 from dispatcher.model.ids import DeliveryIds
 from dispatcher.model.outcome import VerdictKind
 from dispatcher.policy.addresses import EgressPolicy, refusal_of
@@ -58,6 +56,7 @@ from dispatcher.sending.attempt import Sender, SendingOptions
 from dispatcher.settings import Bind, Settings
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.telemetry.probes import Probes, ProbeServer
+from dispatcher.upkeep import Upkeep
 from dispatcher.vault import Vault
 
 T = TypeVar("T")
@@ -70,9 +69,6 @@ _FLUSH_SECONDS: Final = 10.0
 """How long the last results may take to be written; what is left is sent again by another replica."""
 _LEAVE_SECONDS: Final = 3.0
 _READY_SECONDS: Final = 60.0
-_ORPHAN_SECONDS: Final = 30
-_BACKLOG_SECONDS: Final = 15.0
-_ROUNDS_PER_HOUR: Final = 240
 _EMBEDDED_SESSION_MS: Final = 2_000
 
 
@@ -221,8 +217,8 @@ class Daemon:
             links.lost = deliverer.due.answer_was_lost
             probes = self._make_probes(services, deliverer, replica, intake)
             await self._serve(stack, services, deliverer, probes)
-            duties = Duties(members, replica, deliverer, services, self._settings.lease.seconds)
-            await self._live(deliverer, intake, duties, probes)
+            upkeep = Upkeep(members, replica, deliverer.claims, services.metrics)
+            await self._live(deliverer, intake, upkeep, probes)
             await _patiently(members.leave, seconds=_LEAVE_SECONDS)
             _log.info("replica_left", replica=replica.replica_id)
 
@@ -345,14 +341,14 @@ class Daemon:
             raise DispatcherError(message) from fault
         self.api_url, self.metrics_url = server.url, f"{watch.url}/metrics"
 
-    async def _live(self, deliverer: Deliverer, intake: Intake, duties: "Duties", probes: Probes) -> None:
+    async def _live(self, deliverer: Deliverer, intake: Intake, upkeep: Upkeep, probes: Probes) -> None:
         """Run every root task until asked to stop; then take the rooms down in the order of the journey."""
         eternal = (
             ("directory", deliverer.directory.run()),
             ("board", deliverer.board.run()),
-            ("heartbeat", duties.keep_lease()),
-            ("takeover", duties.take_over()),
-            ("upkeep", duties.keep_up()),
+            ("heartbeat", upkeep.keep_lease()),
+            ("takeover", upkeep.take_over()),
+            ("upkeep", upkeep.keep_up()),
             ("probes", probes.run()),
         )
         try:
@@ -376,97 +372,6 @@ class Daemon:
         except BaseExceptionGroup as group_fault:
             deliverer.board.interrupt()
             raise _first(group_fault) from group_fault
-
-
-class Duties:
-    """What a replica owes the others and itself, again and again. Unavailable is waited out, Fenced passes."""
-
-    def __init__(
-        self, members: Membership, replica: Replica, deliverer: Deliverer, services: Services, lease_seconds: float
-    ) -> None:
-        self._members = members
-        self._replica = replica
-        self._deliverer = deliverer
-        self._counts = services.metrics.counts
-        self._lease_seconds = lease_seconds
-
-    async def keep_lease(self) -> None:
-        """Renew the lease at least every third of it; settlements renew it, too."""
-        while True:
-            await asyncio.sleep(min(1.0, self._lease_seconds / 10))
-            if self._replica.lease_left(clock.mono()) < self._lease_seconds * 2 / 3 - MARGIN_SECONDS:
-                await self._try("heartbeat", self._heartbeat)
-
-    async def _heartbeat(self) -> None:
-        self._counts("live_replicas").put(await self._members.heartbeat())
-
-    async def take_over(self) -> None:
-        """Look for replicas whose lease ended every second, for orphaned rows every thirty."""
-        seconds = 0
-        while True:
-            await asyncio.sleep(1.0)
-            seconds += 1
-            await self._try("take_over", self._take_over)
-            if seconds % _ORPHAN_SECONDS == 0:
-                await self._try("free_orphans", self._members.free_orphans)
-
-    async def _take_over(self) -> None:
-        n_replicas, n_rows = await self._members.take_over()
-        if n_replicas:
-            self._counts("takeovers").add(by=n_replicas)
-            self._counts("taken_over_rows").add(by=n_rows)
-            _log.warning("replicas_taken_over", n_replicas=n_replicas, n_deliveries=n_rows)
-
-    async def keep_up(self) -> None:
-        """Make tables ahead every hour, read the backlog every fifteen seconds."""
-        rounds = 0
-        while True:
-            if rounds % _ROUNDS_PER_HOUR == 0:
-                await self._try("make_days", self._make_days)
-            await self._try("backlog", self._read_backlog)
-            rounds += 1
-            await asyncio.sleep(_BACKLOG_SECONDS)
-
-    async def _make_days(self) -> None:
-        _, last = await self._members.make_days()
-        self._counts("partitions_ahead_days").put((last - clock.utcnow().date()).days)
-
-    async def _read_backlog(self) -> None:
-        backlog = await self._deliverer.claims.backlog()
-        self._counts("due_deliveries").put(backlog.due)
-        self._counts("held_deliveries").put(backlog.held)
-        self._counts("oldest_due_age_seconds").put(backlog.oldest_due_seconds)
-
-    async def _try(self, name: str, duty: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await duty()
-        except Unavailable as fault:
-            _log.warning("duty_failed", duty=name, reason=str(fault))
-
-
-class DeadLetters:
-    """Copies bad records to a topic of their own; a copy that fails is logged, the table has the record."""
-
-    def __init__(self, kafka: KafkaSettings, topic: str) -> None:
-        self._kafka = kafka
-        self._topic = topic
-
-    async def send(self, dead: Sequence[tuple[Record, DeadRecord]]) -> None:
-        """Send the original key, value and headers, and where and why in `x-dlq-` headers."""
-        try:
-            async with Producer(self._kafka) as producer:
-                for record, one in dead:
-                    why = {
-                        "reason": one.reason.value,
-                        "topic": one.topic,
-                        "partition": str(one.partition),
-                        "offset": str(one.offset),
-                        "at": clock.utcnow().isoformat(),
-                    }
-                    marks = tuple((f"x-dlq-{name}", text.encode()) for name, text in why.items())
-                    await producer.send(self._topic, record.value, key=record.key, headers=(*record.headers, *marks))
-        except Unavailable as fault:
-            _log.warning("dead_letter_copy_failed", n_records=len(dead), reason=str(fault))
 
 
 def kafka_settings(settings: Settings) -> KafkaSettings:

@@ -66,16 +66,12 @@ class Catalogue:
     `verification.completed`. Raises ConfigurationError listing every alias that leads nowhere.
     """
 
-    def __init__(
-        self, types: Iterable[EventType], aliases: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, types: Iterable[EventType], aliases: Mapping[str, str] | None = None) -> None:
         self.types: Final = tuple(types)
         self._by_name = {event_type.name: event_type for event_type in self.types}
         self._groups = {f"{event_type.group}.*" for event_type in self.types}
         self._from_producers = {
-            event_type.name: event_type.name
-            for event_type in self.types
-            if event_type.origin is Origin.PRODUCER
+            event_type.name: event_type.name for event_type in self.types if event_type.origin is Origin.PRODUCER
         }
         faults = [
             f"event type {theirs!r} is mapped to {ours!r}, which no producer may send; "
@@ -88,9 +84,7 @@ class Catalogue:
         self._from_producers.update(aliases or {})
 
     @classmethod
-    def from_document(
-        cls, document: JsonObject, aliases: Mapping[str, str] | None = None
-    ) -> "Catalogue":
+    def from_document(cls, document: JsonObject, aliases: Mapping[str, str] | None = None) -> "Catalogue":
         """Build from the published catalogue."""
         entries = cast("list[JsonObject]", document["types"])
         return cls((_event_type(entry) for entry in entries), aliases)

@@ -190,11 +190,7 @@ def _compile(schema: JsonObject, root: JsonObject, where: str) -> _Rule:
     if "properties" in schema:
         fields = cast("dict[str, JsonObject]", schema["properties"])
         return _Object(
-            {
-                name: _compile(field, root, f"{where}/{name}")
-                for name, field in fields.items()
-                if name != PERSONAL_DATA
-            }
+            {name: _compile(field, root, f"{where}/{name}") for name, field in fields.items() if name != PERSONAL_DATA}
         )
     if "additionalProperties" in schema:
         return _Map()

@@ -24,7 +24,13 @@ class SampleRecord(NamedTuple):
 
 
 def sample_record(
-    example: bytes, *, account: str, environment: str, token: str, now: dt.datetime, changes: Mapping[str, Json] | None = None
+    example: bytes,
+    *,
+    account: str,
+    environment: str,
+    token: str,
+    now: dt.datetime,
+    changes: Mapping[str, Json] | None = None,
 ) -> SampleRecord:
     """Return a fresh event made from the `example` body of its type.
 

@@ -34,9 +34,7 @@ BINARY = [file for file in GOOD_RECORDS if file.name.startswith("binary.")]
 
 
 def validator(urn: str) -> jsonschema_rs.Draft202012Validator:
-    return jsonschema_rs.Draft202012Validator(
-        {"$ref": urn}, validate_formats=True, registry=REGISTRY, offline=True
-    )
+    return jsonschema_rs.Draft202012Validator({"$ref": urn}, validate_formats=True, registry=REGISTRY, offline=True)
 
 
 @pytest.mark.parametrize("urn", sorted(EVENT_SCHEMAS.documents))
@@ -96,9 +94,7 @@ def test_a_bad_example_fails_where_it_says_and_nowhere_else(path: Path) -> None:
     assert document["reason"]
 
 
-@pytest.mark.parametrize(
-    "name", [kind.name for kind in CATALOGUE.types if kind.origin is Origin.PRODUCER]
-)
+@pytest.mark.parametrize("name", [kind.name for kind in CATALOGUE.types if kind.origin is Origin.PRODUCER])
 def test_the_data_of_a_producers_example_is_a_valid_record_value(name: str) -> None:
     body = orjson.loads(load_example(schema_folder(), name))
 
@@ -199,9 +195,7 @@ def test_a_good_record_keeps_the_kafka_contract(file: RecordFile) -> None:
     key = message()["bindings"]["kafka"]["key"]
 
     jsonschema_rs.Draft202012Validator(schema, validate_formats=True).validate(headers)
-    jsonschema_rs.Draft202012Validator(payload, validate_formats=True).validate(
-        orjson.loads(file.record.value or b"")
-    )
+    jsonschema_rs.Draft202012Validator(payload, validate_formats=True).validate(orjson.loads(file.record.value or b""))
     jsonschema_rs.Draft202012Validator(key).validate((file.record.key or b"").decode())
 
 

@@ -65,9 +65,7 @@ def test_a_vector_is_what_hmac_makes_of_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VECTORS)
-def test_an_independent_library_accepts_every_vector(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_independent_library_accepts_every_vector(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     receive_at(VECTORS[name]["timestamp"], VECTORS[name], monkeypatch)
 
 
@@ -76,9 +74,7 @@ def test_vector_c_signs_the_example_byte_for_byte() -> None:
 
     assert VECTORS["C"]["body"].encode() == example
     assert len(example) == 806
-    assert hashlib.sha256(example).hexdigest() == (
-        "ccf3ddc6b19ea0d8428a182bf6cb98465904f1a0851acade7d2c9d6f446cfda4"
-    )
+    assert hashlib.sha256(example).hexdigest() == ("ccf3ddc6b19ea0d8428a182bf6cb98465904f1a0851acade7d2c9d6f446cfda4")
 
 
 def test_both_secrets_verify_during_a_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,9 +88,7 @@ def test_both_secrets_verify_during_a_rotation(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("case", PUBLISHED["refused"], ids=lambda case: case["name"])
-def test_what_must_be_refused_is_refused(
-    case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_must_be_refused_is_refused(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     vector = VECTORS[case["vector"]] | case.get("change", {})
     now = case.get("now", VECTORS[case["vector"]]["timestamp"])
 
@@ -103,9 +97,7 @@ def test_what_must_be_refused_is_refused(
 
 
 @pytest.mark.parametrize("case", PUBLISHED["accepted"], ids=lambda case: case["name"])
-def test_the_edges_of_what_is_accepted(
-    case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_edges_of_what_is_accepted(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     vector = VECTORS[case["vector"]] | case.get("change", {})
 
     receive_at(case.get("now", vector["timestamp"]), vector, monkeypatch)

@@ -74,7 +74,9 @@ async def test_events_come_through_encryption_and_a_password(postgres_server: Da
         }
         async with (
             fresh_database(postgres_server) as url,
-            open_world(tmp_path, bootstrap=broker.kafka.bootstrap, database_url=url, topic=topic, kafka=settings) as world,
+            open_world(
+                tmp_path, bootstrap=broker.kafka.bootstrap, database_url=url, topic=topic, kafka=settings
+            ) as world,
             subscribed(world, world.daemon()) as sink,
         ):
             sent = [world.good(number) for number in range(200)]

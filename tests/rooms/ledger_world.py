@@ -45,7 +45,9 @@ def an_event(account: str, **changes: Any) -> Event:
     return plain._replace(**changes)
 
 
-def a_batch(events: Sequence[Event], *, start: int = 0, part: int = 0, stop: int | None = None, log_id: str = LOG) -> Batch:
+def a_batch(
+    events: Sequence[Event], *, start: int = 0, part: int = 0, stop: int | None = None, log_id: str = LOG
+) -> Batch:
     """Return a batch of one partition that was read from `start` to one past its last event."""
     today = clock.utcnow().date()
     placed = tuple(PlacedEvent(TOPIC, part, start + n, today, event) for n, event in enumerate(events))
@@ -198,7 +200,8 @@ class World:
     async def expire(self, process: Process) -> None:
         """Let a replica's lease be long over."""
         await self.sql.execute(
-            "UPDATE replica SET lease_until = now() - interval '1 hour' WHERE replica_id = $1", process.replica.replica_id
+            "UPDATE replica SET lease_until = now() - interval '1 hour' WHERE replica_id = $1",
+            process.replica.replica_id,
         )
 
 

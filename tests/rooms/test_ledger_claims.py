@@ -154,9 +154,7 @@ async def test_claims_read_the_due_index_and_not_the_table(world: World) -> None
     process = await world.process()
 
     async with world.sql.transaction():
-        plan = await world.rows(
-            "EXPLAIN " + STATEMENTS["claim"], process.replica.replica_id, 10, 10, 10.0, [], []
-        )
+        plan = await world.rows("EXPLAIN " + STATEMENTS["claim"], process.replica.replica_id, 10, 10, 10.0, [], [])
     text = "\n".join(row[0] for row in plan)
 
     assert "delivery_due" in text

@@ -28,7 +28,9 @@ async def test_events_become_owned_deliveries_and_the_position_moves(world: Worl
 
     assert (accepted.n_events, accepted.n_duplicates, accepted.refused) == (3, 0, frozenset())
     assert {d.event_id for d in accepted.fresh} == {event.event_id for event in events}
-    assert {(d.endpoint_id, d.attempts, d.event_type) for d in accepted.fresh} == {(endpoint, 0, "verification.completed")}
+    assert {(d.endpoint_id, d.attempts, d.event_type) for d in accepted.fresh} == {
+        (endpoint, 0, "verification.completed")
+    }
     assert {d.body for d in accepted.fresh} == {event.body for event in events}
     assert process.replica.held == {d.delivery_id for d in accepted.fresh}
     owners = await world.rows("SELECT owner, held FROM delivery")
@@ -157,7 +159,9 @@ async def test_another_accounts_event_with_the_same_id_is_an_event_of_its_own(wo
     ],
     ids=str,
 )
-async def test_an_endpoint_gets_what_it_subscribed_to(world: World, subscription: dict[str, object], matches: bool) -> None:
+async def test_an_endpoint_gets_what_it_subscribed_to(
+    world: World, subscription: dict[str, object], matches: bool
+) -> None:
     account = await world.account()
     await world.endpoint(account, **subscription)
     await world.endpoint(await world.account())
@@ -189,7 +193,10 @@ async def test_dead_records_are_kept_and_the_position_moves_past_them(world: Wor
 
     assert not accepted.refused
     rows = await world.rows("SELECT off, reason, detail, sealed_value FROM dead_event ORDER BY off")
-    assert [(row["off"], row["reason"], row["detail"]) for row in rows] == [(0, "not_json", b"at byte 3"), (1, "not_json", b"at byte 3")]
+    assert [(row["off"], row["reason"], row["detail"]) for row in rows] == [
+        (0, "not_json", b"at byte 3"),
+        (1, "not_json", b"at byte 3"),
+    ]
     assert await _stands(process) == 2
 
 

@@ -31,7 +31,9 @@ async def deliveries(world: World, process: Process, n: int = 1) -> list[Deliver
 _parts = iter(range(10_000))
 
 
-def settled(delivery: Delivery, verdict: VerdictKind, *, retry_in: float | None = None, **outcome: object) -> Settlement:
+def settled(
+    delivery: Delivery, verdict: VerdictKind, *, retry_in: float | None = None, **outcome: object
+) -> Settlement:
     """Return a settlement of the first attempt."""
     plain = Outcome(OutcomeKind.DELIVERED, 0.0314, 200, Phases(0.001, 0.002, 0.003, 0.02), reason="", peer="127.0.0.1")
     now = clock.mono()
@@ -46,7 +48,12 @@ async def test_a_delivered_row_leaves_and_its_attempt_tells_the_story(world: Wor
 
     assert await world.value("SELECT count(*) FROM delivery") == 0
     (row,) = await world.rows("SELECT *, now() - started_at < interval '10 seconds' AS recent FROM attempt")
-    assert (row["delivery_id"], row["attempt_no"], row["duration_ms"], row["status"]) == (delivery.delivery_id, 1, 31, 200)
+    assert (row["delivery_id"], row["attempt_no"], row["duration_ms"], row["status"]) == (
+        delivery.delivery_id,
+        1,
+        31,
+        200,
+    )
     assert (row["outcome"], row["verdict"], row["next_at"], row["recent"]) == ("delivered", "delivered", None, True)
     assert (row["event_id"], row["event_type"]) == (delivery.event_id, delivery.event_type)
     assert b'"wait_ms":20.0' in row["detail"]
@@ -62,7 +69,9 @@ async def test_a_retry_goes_back_with_its_due_time(world: World) -> None:
         [settled(delivery, VerdictKind.RETRY, retry_in=300.0, kind=OutcomeKind.HTTP_5XX, status=503)]
     )
 
-    (row,) = await world.rows("SELECT owner, held, attempts, extract(epoch FROM due_at - now())::float8 AS due FROM delivery")
+    (row,) = await world.rows(
+        "SELECT owner, held, attempts, extract(epoch FROM due_at - now())::float8 AS due FROM delivery"
+    )
     assert (row["owner"], row["held"], row["attempts"]) == (None, False, 1)
     assert 290 < row["due"] <= 300
     assert await world.value("SELECT next_at = (SELECT due_at FROM delivery) FROM attempt")
@@ -102,7 +111,9 @@ async def test_410_disables_the_endpoint_and_holds_what_waits_for_it(world: Worl
     delivery, other = await deliveries(world, process, 2)
     await process.settlements.settle([settled(other, VerdictKind.RETRY, retry_in=60.0, kind=OutcomeKind.HTTP_5XX)])
 
-    await process.settlements.settle([settled(delivery, VerdictKind.GONE, retry_in=0.0, kind=OutcomeKind.HTTP_410, status=410)])
+    await process.settlements.settle(
+        [settled(delivery, VerdictKind.GONE, retry_in=0.0, kind=OutcomeKind.HTTP_410, status=410)]
+    )
 
     (row,) = await world.rows("SELECT status, disabled_reason, held_since IS NOT NULL AS is_held FROM endpoint")
     assert tuple(row) == ("disabled", "gone", True)
@@ -216,7 +227,9 @@ async def test_times_that_make_no_sense_are_bent_and_not_fatal(world: World) -> 
     process = await world.process()
     one, two = await deliveries(world, process, 2)
     ancient = settled(one, VerdictKind.DELIVERED)._replace(started_mono=clock.mono() - 1e9)
-    future = settled(two, VerdictKind.RETRY, retry_in=-5.0, kind=OutcomeKind.HTTP_5XX)._replace(started_mono=clock.mono() + 50)
+    future = settled(two, VerdictKind.RETRY, retry_in=-5.0, kind=OutcomeKind.HTTP_5XX)._replace(
+        started_mono=clock.mono() + 50
+    )
 
     await process.settlements.settle([ancient, future])
 

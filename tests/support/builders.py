@@ -63,7 +63,5 @@ def an_outcome(kind: OutcomeKind = OutcomeKind.DELIVERED, **changes: Any) -> Out
 
 def a_settlement(delivery: Delivery | None = None, **changes: Any) -> Settlement:
     """Return the settlement of a delivered first attempt; change what matters."""
-    plain = Settlement(
-        delivery or a_delivery(), an_outcome(), Verdict(VerdictKind.DELIVERED, 1), 1, 0.0, 0.0, (7,)
-    )
+    plain = Settlement(delivery or a_delivery(), an_outcome(), Verdict(VerdictKind.DELIVERED, 1), 1, 0.0, 0.0, (7,))
     return plain._replace(**changes)

@@ -32,7 +32,13 @@ def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
 def run_command(settings: Mapping[str, str], *words: str) -> str:
     """Run one command to its end and return what it printed; fails with its errors when it fails."""
     done = subprocess.run(
-        command(*words), env=clean_environment(settings), cwd=REPO, capture_output=True, text=True, timeout=60, check=False
+        command(*words),
+        env=clean_environment(settings),
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 0, f"dispatcher {' '.join(words)} ended with {done.returncode}: {done.stderr}"
     return done.stdout

@@ -205,9 +205,7 @@ def test_plain_json_is_read_by_its_mapping() -> None:
         ({"body": "x"}, DeadReason.BAD_HEADERS),
     ],
 )
-def test_plain_json_without_what_the_mapping_names_is_dead(
-    changes: dict[str, Any], reason: DeadReason
-) -> None:
+def test_plain_json_without_what_the_mapping_names_is_dead(changes: dict[str, Any], reason: DeadReason) -> None:
     decoder = Decoder(SCHEMAS, CATALOGUE, plain=PLAIN)
 
     assert decode(plain(**changes), [], decoder).reason is reason
@@ -476,9 +474,7 @@ _values = (
 
 
 @given(value=_values, headers=st.lists(st.tuples(_header_names, _header_values), max_size=12))
-def test_no_record_makes_decoding_fail(
-    value: bytes | None, headers: list[tuple[str, bytes | None]]
-) -> None:
+def test_no_record_makes_decoding_fail(value: bytes | None, headers: list[tuple[str, bytes | None]]) -> None:
     assert isinstance(decode(value, headers), Event | DeadEvent | Skipped)
 
 

@@ -51,9 +51,7 @@ def test_types_groups_and_everything_may_be_subscribed(names: list[str]) -> None
         ("endpoint.disable", "endpoint.disabled"),
     ],
 )
-def test_an_unknown_name_is_refused_with_the_nearest_known_one_first(
-    name: str, nearest: str
-) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_known_one_first(name: str, nearest: str) -> None:
     (fault,) = CATALOGUE.check_subscription([name])
 
     assert (fault.name, fault.kind) == (name, FaultKind.UNKNOWN)

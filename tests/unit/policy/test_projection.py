@@ -221,11 +221,7 @@ def test_a_schema_that_allows_everything_is_refused_at_start() -> None:
 def test_a_body_keeps_text_as_utf8_and_has_the_published_order() -> None:
     at = dt.datetime(2026, 11, 3, 9, 0, tzinfo=dt.UTC)
 
-    body = build_body(
-        Envelope(
-            "evt_1", "t", at, "test", "acct_0000000000", test=True, data={"name": "José 日本 😀"}
-        )
-    )
+    body = build_body(Envelope("evt_1", "t", at, "test", "acct_0000000000", test=True, data={"name": "José 日本 😀"}))
 
     assert "José 日本 😀".encode() in body
     assert list(json.loads(body)) == [

@@ -1,0 +1,83 @@
+"""The standing duties of a replica: its lease, the takeover of dead ones, tables made ahead, the backlog's gauges."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from dispatcher.kit import clock
+from dispatcher.ledger.claims import ClaimLedger
+from dispatcher.ledger.replicas import MARGIN_SECONDS, Membership, Replica
+from dispatcher.model.errors import Unavailable
+from dispatcher.telemetry.metrics import Metrics
+
+_log = structlog.get_logger("upkeep")
+
+_ORPHAN_SECONDS: Final = 30
+_BACKLOG_SECONDS: Final = 15.0
+_ROUNDS_PER_HOUR: Final = 240
+
+
+class Upkeep:
+    """What a replica owes the others and itself, again and again. Unavailable is waited out, Fenced passes."""
+
+    def __init__(self, members: Membership, replica: Replica, claims: ClaimLedger, metrics: Metrics) -> None:
+        self._members = members
+        self._replica = replica
+        self._claims = claims
+        self._counts = metrics.counts
+        self._lease_seconds = replica.lease_seconds
+
+    async def keep_lease(self) -> None:
+        """Renew the lease at least every third of it; settlements renew it, too."""
+        while True:
+            await asyncio.sleep(min(1.0, self._lease_seconds / 10))
+            if self._replica.lease_left(clock.mono()) < self._lease_seconds * 2 / 3 - MARGIN_SECONDS:
+                await self._try("heartbeat", self._heartbeat)
+
+    async def _heartbeat(self) -> None:
+        self._counts("live_replicas").put(await self._members.heartbeat())
+
+    async def take_over(self) -> None:
+        """Look for replicas whose lease ended every second, for orphaned rows every thirty."""
+        seconds = 0
+        while True:
+            await asyncio.sleep(1.0)
+            seconds += 1
+            await self._try("take_over", self._take_over)
+            if seconds % _ORPHAN_SECONDS == 0:
+                await self._try("free_orphans", self._members.free_orphans)
+
+    async def _take_over(self) -> None:
+        n_replicas, n_rows = await self._members.take_over()
+        if n_replicas:
+            self._counts("takeovers").add(by=n_replicas)
+            self._counts("taken_over_rows").add(by=n_rows)
+            _log.warning("replicas_taken_over", n_replicas=n_replicas, n_deliveries=n_rows)
+
+    async def keep_up(self) -> None:
+        """Make tables ahead every hour, read the backlog every fifteen seconds."""
+        rounds = 0
+        while True:
+            if rounds % _ROUNDS_PER_HOUR == 0:
+                await self._try("make_days", self._make_days)
+            await self._try("backlog", self._read_backlog)
+            rounds += 1
+            await asyncio.sleep(_BACKLOG_SECONDS)
+
+    async def _make_days(self) -> None:
+        _, last = await self._members.make_days()
+        self._counts("partitions_ahead_days").put((last - clock.utcnow().date()).days)
+
+    async def _read_backlog(self) -> None:
+        backlog = await self._claims.backlog()
+        self._counts("due_deliveries").put(backlog.due)
+        self._counts("held_deliveries").put(backlog.held)
+        self._counts("oldest_due_age_seconds").put(backlog.oldest_due_seconds)
+
+    async def _try(self, name: str, duty: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await duty()
+        except Unavailable as fault:
+            _log.warning("duty_failed", duty=name, reason=str(fault))

@@ -1,0 +1,143 @@
+"""Every command against a running embedded dispatcher, as a person would type it."""
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.journey.test_embedded import started
+from tests.journey.world import World
+from tests.support.daemon import REPO, clean_environment, command
+from tests.support.sink import Sink, Step
+
+pytestmark = pytest.mark.timeout(180)
+
+
+class Terminal:
+    """Runs commands in the data directory of a running dispatcher."""
+
+    def __init__(self, folder: Path) -> None:
+        self._environment = clean_environment({"DATA_DIR": str(folder / "data")})
+
+    async def run(self, *words: str, code: int = 0) -> str:
+        """Run a command and return its standard output; `code` is the exit code it must have."""
+        done = await asyncio.to_thread(
+            subprocess.run,
+            command(*words),
+            env=self._environment,
+            cwd=REPO,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout if code == 0 else done.stderr
+
+    async def json(self, *words: str) -> Any:
+        """Run a command with JSON output and return what it printed."""
+        return json.loads(await self.run(*words, "-o", "json"))
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with started(tmp_path, "only") as (daemon, made, _):
+        yield made
+        assert await daemon.stop() == 0
+
+
+async def test_the_five_minute_tour(world: World) -> None:
+    terminal = Terminal(world.folder)
+    async with Sink.serving() as sink:
+        made = await terminal.json(
+            "endpoints", "add", sink.url("/hook"), "-e", "verification.*", "--description", "mine"
+        )
+        sink.verify("/hook", made["secret"])
+        sink.script("/hook", [Step(status=500), Step()])
+
+        told = await terminal.run("trigger", "verification.completed", "--outcome", "declined")
+        await sink.arrival(1, seconds=10)
+
+        assert "retrying" in told or "delivered" in told
+        body = json.loads(sink.requests[0].body)
+        assert body["data"]["verification"]["outcome"] == "declined"
+        assert sink.requests[0].signature == "valid"
+        listed = await terminal.json("endpoints", "list")
+        assert [(one["id"], one["description"]) for one in listed] == [(made["id"], "mine")]
+        assert "secret" not in (await terminal.json("endpoints", "show", made["id"]))
+        (delivery,) = await terminal.json("deliveries", "list", "--endpoint", made["id"])
+        shown = await terminal.json("deliveries", "show", delivery["id"])
+        assert shown["event_id"] == body["id"]
+        assert len(shown["attempt_log"]) >= 1
+        (event,) = await terminal.json("events", "list", "--type", "verification.completed")
+        assert event["id"] == body["id"]
+        assert body["id"] in await terminal.run("events", "list", "-o", "jsonl")
+        assert made["id"] in await terminal.run("endpoints", "list")
+        await terminal.run("endpoints", "delete", made["id"], "--yes")
+        assert await terminal.json("endpoints", "list") == []
+
+
+async def test_a_dead_record_is_listed_opened_redriven_and_discarded(world: World) -> None:
+    terminal = Terminal(world.folder)
+    await world.publish([world.bad(1), world.bad(2)])
+    while len(await world.fetch("SELECT 1 FROM dead_event")) < 2:
+        await asyncio.sleep(0.05)
+
+    listed = await terminal.json("dead-events", "list")
+    assert {one["reason"] for one in listed} == {"not_json", "not_utf8"}
+    name = next(one["id"] for one in listed if one["reason"] == "not_json")
+    shown = await terminal.json("dead-events", "show", name, "--value")
+    assert shown["value"] == "{not json"
+    assert shown["headers"]["ce_accountid"] == world.account
+    await terminal.run("dead-events", "redrive", name)
+    while len(await world.fetch("SELECT 1 FROM dead_event")) < 3:
+        await asyncio.sleep(0.05)
+    assert "redriven before" in await terminal.run("dead-events", "redrive", name, code=1)
+    await terminal.run("dead-events", "discard", name, "--yes")
+
+    assert "no dead event" in await terminal.run("dead-events", "show", name, code=1)
+
+
+async def test_the_operators_commands(world: World) -> None:
+    terminal = Terminal(world.folder)
+
+    account = await terminal.json("accounts", "create", "--id", "acct_tour000001", "--name", "Tour")
+    key = await terminal.json(
+        "keys", "create", "--account", account["id"], "--env", "live", "--scope", "endpoints:read"
+    )
+    assert key["key"].startswith("whd_live_")
+    assert "acct_tour000001" in await terminal.run("accounts", "list")
+    (listed,) = await terminal.json("keys", "list", "--account", account["id"])
+    assert listed["scopes"] == ["endpoints:read"]
+    await terminal.run("keys", "revoke", key["id"])
+    assert (await terminal.json("keys", "list", "--account", account["id"]))[0]["revoked_at"] is not None
+    assert "exists already" in await terminal.run("accounts", "create", "--id", "acct_tour000001", code=1)
+    assert "version" in await terminal.run("version", "--json")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("trigger", "verification.complete"), 2, "verification.completed"),
+        (("trigger", "endpoint.disabled"), 2, "dispatcher itself"),
+        (("endpoints", "add", "http://10.0.0.1/x", "-e", "*"), 1, "url_forbidden_address"),
+        (("endpoints", "show", "we_nobody"), 1, "404"),
+        (("endpoints", "add", "https://example.com/x", "-e", "verification.finished"), 1, "verification."),
+        (("deliveries", "show", "dlv_nobody"), 1, "404"),
+        (("dead-events", "show", "nonsense"), 1, "named like"),
+        (("keys", "create"), 2, "--operator"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+async def test_a_mistake_is_answered_with_what_to_do(
+    world: World, words: tuple[str, ...], code: int, told: str
+) -> None:
+    assert told in await Terminal(world.folder).run(*words, code=code)
+
+
+async def test_without_a_dispatcher_commands_say_so(tmp_path: Path) -> None:
+    assert "no dispatcher is known" in await Terminal(tmp_path).run("endpoints", "list", code=1)
