@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -19,7 +20,7 @@ async def world(postgres_server: DatabaseServer) -> AsyncIterator[World]:
         yield made
 
 
-async def waiting_host(world: World, n: int, *, seconds_ago: float = 1.0, **host: float) -> int:
+async def waiting_host(world: World, n: int, *, seconds_ago: float = 1.0, **host: Any) -> int:
     """Make a host with an endpoint for which `n` deliveries wait."""
     account, number = await world.account(), await world.host(**host)
     await world.waiting(account, await world.endpoint(account, host=number), n, seconds_ago=seconds_ago)

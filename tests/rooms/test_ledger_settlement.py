@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -31,9 +32,7 @@ async def deliveries(world: World, process: Process, n: int = 1) -> list[Deliver
 _parts = iter(range(10_000))
 
 
-def settled(
-    delivery: Delivery, verdict: VerdictKind, *, retry_in: float | None = None, **outcome: object
-) -> Settlement:
+def settled(delivery: Delivery, verdict: VerdictKind, *, retry_in: float | None = None, **outcome: Any) -> Settlement:
     """Return a settlement of the first attempt."""
     plain = Outcome(OutcomeKind.DELIVERED, 0.0314, 200, Phases(0.001, 0.002, 0.003, 0.02), reason="", peer="127.0.0.1")
     now = clock.mono()
