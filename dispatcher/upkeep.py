@@ -57,11 +57,12 @@ class Upkeep:
             _log.warning("replicas_taken_over", n_replicas=n_replicas, n_deliveries=n_rows)
 
     async def keep_up(self) -> None:
-        """Make tables ahead every hour, read the backlog every fifteen seconds."""
+        """Make tables ahead and forget what is too old every hour, read the backlog every fifteen seconds."""
         rounds = 0
         while True:
             if rounds % _ROUNDS_PER_HOUR == 0:
                 await self._try("make_days", self._make_days)
+                await self._try("forget", self._members.forget)
             await self._try("backlog", self._read_backlog)
             rounds += 1
             await asyncio.sleep(_BACKLOG_SECONDS)

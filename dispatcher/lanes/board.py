@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dispatcher.kit import clock
+from dispatcher.lanes.courier import parked
 from dispatcher.lanes.lane import Lane, Place
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.endpoint import HostLimits
@@ -29,6 +30,7 @@ from dispatcher.model.endpoint import HostLimits
 _OVERHEAD_BYTES: Final = 1_024
 """What a delivery costs beside its body: tuple, task, buffers. Measured about 700; counted generously."""
 
+_FALLEN_SECONDS: Final = 30.0
 _LOOK_SECONDS: Final = 0.5
 _IDLE_LOOKS: Final = 20
 """A lane without work is forgotten after this many looks (10 s), when its pacer has long been full again."""
@@ -47,7 +49,8 @@ class BoardLimits:
 class Board:
     """The lanes of this process. Every method but `run`, `room` and `drain` is synchronous; one loop only.
 
-    `carry` takes a delivery through one attempt and returns its settlement; it must not raise. `settle` takes the
+    `carry` takes a delivery through one attempt and returns its settlement; when it raises, which is a bug, the
+    delivery goes back to Postgres for half a minute. `settle` takes the
     settlement. `limits_of` names a host's limits. `may_start` is asked before every start with the monotonic time:
     the lease and the recorder speak through it; while it says no the board looks again every 50 ms.
     """
@@ -230,6 +233,10 @@ class Board:
     async def _attempt(self, lane: Lane, delivery: Delivery) -> None:
         try:
             self._settle(await self._carry(delivery))
+        except Exception:
+            # A bug of ours must not leave the delivery in nobody's hands: it comes back, and so does the bug.
+            self._settle(parked(delivery, _FALLEN_SECONDS, clock.mono()))
+            raise
         finally:
             lane.in_flight -= 1
             lane.done += 1

@@ -125,6 +125,11 @@ class Membership:
         self._days = (row["first"], row["last"])
         return self._days
 
+    async def forget(self) -> None:
+        """Delete what may not be kept longer: dead events after 14 days, idempotency keys after one."""
+        await self._link.fetch("forget_idempotency_keys")
+        await self._link.fetch("forget_dead_events")
+
     def days(self) -> tuple[dt.date, dt.date]:
         """Return the first and last UTC day that can hold events, as last read by `make_days`."""
         if self._days is None:

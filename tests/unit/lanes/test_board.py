@@ -247,3 +247,27 @@ async def test_new_limits_hold_from_the_next_start() -> None:
     await asyncio.sleep(1.5)
 
     assert len(world.settled) == 3
+
+
+async def test_a_delivery_whose_attempt_falls_goes_back_and_the_lane_goes_on() -> None:
+    world = World()
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    broken = a_delivery()
+    sound = world.carry
+
+    async def carry(delivery: Delivery) -> Settlement:
+        if delivery is broken:
+            raise ZeroDivisionError
+        return await sound(delivery)
+
+    world.board._carry = carry
+    world.board.submit(broken)
+    world.submit(5)
+    await asyncio.sleep(1)
+
+    verdicts = {s.delivery.delivery_id: s.verdict.kind for s in world.settled}
+    assert len(verdicts) == 6
+    assert verdicts[broken.delivery_id] == "parked"
+    assert [type(fault) for fault in told] == [ZeroDivisionError]
+    assert world.board.held_bytes == 0
