@@ -1,5 +1,6 @@
 """The whole daemon on Apache Kafka: the story, encrypted, and through everything that only this broker does."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -152,6 +153,9 @@ async def test_partitions_added_while_running_are_read_from_their_beginning(worl
     from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 
     async with subscribed(world, world.daemon(KAFKA__START="latest")) as sink:
+        # "latest" begins where the log ends at the moment of placing: wait for that.
+        while len(await world.fetch("SELECT 1 FROM ingest_progress")) < 4:
+            await asyncio.sleep(0.05)
         await world.publish([world.good(1)])
         await sink.arrival(1, seconds=60)
         admin = AIOKafkaAdminClient(bootstrap_servers=world.bootstrap)

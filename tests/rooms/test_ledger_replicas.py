@@ -143,10 +143,12 @@ async def test_what_may_not_be_kept_longer_is_forgotten(world: World) -> None:
     process = await world.process()
     await world.sql.execute(
         "INSERT INTO dead_event (log_id, topic, part, off, reason, detail, headers, seen_at)"
-        " SELECT 'log', 'topic', 0, n, 'not_json', '', '[]', now() - n * interval '1 day' FROM generate_series(12, 16) n"
+        " SELECT 'log', 'topic', 0, n, 'not_json', '', '[]', now() - n * interval '1 day'"
+        " FROM generate_series(12, 16) n"
     )
     await world.sql.execute(
-        "INSERT INTO idempotency_key (account_id, environment, idempotency_key, request_sha256, status, response, created_at)"
+        "INSERT INTO idempotency_key"
+        " (account_id, environment, idempotency_key, request_sha256, status, response, created_at)"
         " SELECT 1, 'live', n::text, '', 201, '', now() - n * interval '1 hour' FROM generate_series(22, 26) n"
     )
 
