@@ -80,6 +80,14 @@ def _checked_ports(value: str) -> str:
     return value
 
 
+def _checked_cidrs(value: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        EgressPolicy.parse(value, ())
+    except ConfigurationError as fault:
+        raise ValueError("; ".join(fault.faults)) from fault
+    return value
+
+
 def _must_exist(value: Path | None) -> Path | None:
     if value is not None and not value.is_file():
         message = f"there is no file {value}"
@@ -88,7 +96,7 @@ def _must_exist(value: Path | None) -> Path | None:
 
 
 BindField: TypeAlias = Annotated[Bind, BeforeValidator(_read_bind)]
-ListField: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_read_list)]
+CidrsField: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_read_list), AfterValidator(_checked_cidrs)]
 TopicsField: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_read_topics), Field(min_length=1)]
 FileField: TypeAlias = Annotated[Path | None, AfterValidator(_must_exist)]
 ScheduleField: TypeAlias = Annotated[tuple[float, ...], BeforeValidator(_read_list), AfterValidator(_checked_schedule)]
@@ -183,10 +191,10 @@ class Secrets(Group):
 class Egress(Group):
     """Where requests may go."""
 
-    allow_cidrs: ListField = _doc(
+    allow_cidrs: CidrsField = _doc(
         (), description="Private targets to allow; never re-opens metadata addresses. Embedded: loopback."
     )
-    deny_cidrs: ListField = _doc((), description="Own public ranges to refuse.")
+    deny_cidrs: CidrsField = _doc((), description="Own public ranges to refuse.")
     allow_http: bool = _doc(
         default=False, description="http:// endpoints, in the test environment only. Embedded: true."
     )
@@ -410,10 +418,6 @@ def _contradictions(settings: Settings) -> list[str]:
         faults.append(f"{PREFIX}KAFKA__CERT_FILE and {PREFIX}KAFKA__KEY_FILE go together")
     if settings.database.url and not settings.database.url.startswith(("postgresql://", "postgres://")):
         faults.append(f"{PREFIX}DATABASE__URL begins with postgresql://")
-    try:
-        EgressPolicy.parse(settings.egress.allow_cidrs, settings.egress.deny_cidrs)
-    except ConfigurationError as fault:
-        faults += [f"{PREFIX}EGRESS__ALLOW_CIDRS or EGRESS__DENY_CIDRS: {one}" for one in fault.faults]
     return faults
 
 

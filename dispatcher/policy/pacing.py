@@ -17,7 +17,8 @@ class Pacer:
 
     def __init__(self, rate: float, burst: int) -> None:
         self._interval: Final = 1.0 / rate
-        self._tolerance: Final = (burst - 1) * self._interval
+        # A millionth of a request more: sums of floats must not deny the last request of a burst.
+        self._tolerance: Final = (burst - 1 + 1e-6) * self._interval
         self._arrival = 0.0
 
     def reserve(self, now: float) -> float:
