@@ -31,8 +31,14 @@ _PASSING: Final = ("08", "25", "40", "53", "55", "57", "58")
 shutting down, input/output error."""
 
 
-def _settings(name: str) -> dict[str, str]:
-    return {
+_HOT: Final = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+"""The hot statements look up single rows by index, always. Left to itself the planner reads the whole delivery table
+whenever its statistics say that it is empty, as they do after every drained backlog, and with it all rows that died
+since: 0.38 instead of 0.04 CPU-seconds of Postgres per 1,000 deliveries."""
+
+
+def _settings(name: str, *, is_hot: bool = False) -> dict[str, str]:
+    plain = {
         "application_name": f"dispatcher-{name}",
         "timezone": "UTC",
         "statement_timeout": f"{int(STATEMENT_SECONDS * 1000)}",
@@ -40,10 +46,11 @@ def _settings(name: str) -> dict[str, str]:
         "idle_in_transaction_session_timeout": "10000",
         "jit": "off",
     }
+    return plain | _HOT if is_hot else plain
 
 
-async def connect(url: str, name: str) -> asyncpg.Connection:
-    """Open one connection for the job `name`; the caller terminates it.
+async def connect(url: str, name: str, *, is_hot: bool = False) -> asyncpg.Connection:
+    """Open one connection for the job `name`; the caller terminates it. `is_hot`: plans use indexes, always.
 
     Raises:
         Unavailable: the server cannot be reached or does not let us in, with its reason.
@@ -53,7 +60,7 @@ async def connect(url: str, name: str) -> asyncpg.Connection:
             url,
             timeout=_CONNECT_SECONDS,
             command_timeout=_CLIENT_SECONDS,
-            server_settings=_settings(name),
+            server_settings=_settings(name, is_hot=is_hot),
             target_session_attrs=SessionAttribute.read_write,
         )
     except (OSError, TimeoutError, ssl.SSLError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
@@ -119,7 +126,7 @@ class Link:
         async with self._turn:
             connection = self._connection
             if connection is None or connection.is_closed():
-                connection = self._connection = await connect(self._url, self._name)
+                connection = self._connection = await connect(self._url, self._name, is_hot=True)
             self.round_trips += 1
             try:
                 return await work(connection)

@@ -23,7 +23,7 @@ async def throughput(lab: Lab, n: int) -> None:
     """Drain over https and http on both loops; compare with clients that only post."""
     say(f"Drain of {n:,} events of 1 KiB, fan-out 1, {N_HOSTS} hosts on loopback, nothing else running")
     say(
-        "  settings: LIMITS__HOST_RATE=100000 LIMITS__HOST_BURST=10000 LIMITS__HOST_IN_FLIGHT=8, "
+        "  settings: LIMITS__HOST_RATE=100000 LIMITS__HOST_BURST=10000 LIMITS__HOST_IN_FLIGHT=3, "
         "PostgreSQL with fsync on"
     )
     say(f"  {'':<34}{'per second':>12}{'CPU-s/1,000':>13}{'vs aiohttp':>12}")

@@ -21,7 +21,9 @@ FAILURES = sorted(set(OutcomeKind) - FREE_OUTCOMES - {OutcomeKind.DELIVERED, Out
 JITTERS = st.floats(0.9, 1.1)
 
 
-def failed(kind: OutcomeKind = OutcomeKind.HTTP_5XX, *, status: int | None = 500, retry_after: bytes | None = None) -> Outcome:
+def failed(
+    kind: OutcomeKind = OutcomeKind.HTTP_5XX, *, status: int | None = 500, retry_after: bytes | None = None
+) -> Outcome:
     """Return a failed outcome."""
     return Outcome(kind, 0.1, status, retry_after=retry_after)
 

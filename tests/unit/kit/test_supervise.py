@@ -1,0 +1,55 @@
+"""Tasks that end: by themselves, by their bound, by their own hand."""
+
+import asyncio
+
+import pytest
+
+from dispatcher.kit.stopping import StopRequest
+from dispatcher.kit.supervise import finish_within, sleep_until_set, spawn
+
+pytestmark = [pytest.mark.looptime, pytest.mark.asyncio(loop_scope="function")]
+
+
+async def test_a_task_that_ends_in_time_is_told_so() -> None:
+    assert await finish_within(spawn(asyncio.sleep(1), name="short"), 5)
+
+
+async def test_a_task_that_outlasts_its_bound_is_canceled() -> None:
+    task = spawn(asyncio.sleep(3_600), name="long")
+
+    assert not await finish_within(task, 5)
+    assert task.cancelled()
+
+
+async def test_a_tasks_own_fault_is_raised_and_its_own_cancel_is_not() -> None:
+    async def fall() -> None:
+        raise ZeroDivisionError
+
+    async def give_up() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(ZeroDivisionError):
+        await finish_within(spawn(fall(), name="falls"), 5)
+    assert await finish_within(spawn(give_up(), name="gives-up"), 5)
+
+
+async def test_a_sleep_ends_with_its_event() -> None:
+    event = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    assert not await sleep_until_set(event, 3)
+    loop.call_later(1, event.set)
+    assert await sleep_until_set(event, 3)
+
+    assert loop.time() - began == pytest.approx(4, abs=0.1)
+
+
+async def test_asking_twice_presses() -> None:
+    stop = StopRequest()
+
+    stop.ask()
+    assert (stop.asked.is_set(), stop.pressed.is_set()) == (True, False)
+    stop.ask()
+
+    assert stop.pressed.is_set()

@@ -1,0 +1,147 @@
+"""What waits in Postgres comes back: in time, only while there is room, and after any outage."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from dispatcher.lanes.due import DueReader
+from dispatcher.model.delivery import Delivery
+from dispatcher.model.errors import Fenced, Unavailable
+from tests.support.builders import a_delivery
+
+pytestmark = [pytest.mark.looptime, pytest.mark.asyncio(loop_scope="function")]
+
+
+class Claims:
+    """Hands out what it was given, and remembers how it was asked."""
+
+    def __init__(self) -> None:
+        self.due: list[list[Delivery]] = []
+        self.lost: list[list[Delivery]] = []
+        self.faults: list[Exception] = []
+        self.asked: list[tuple[list[int], list[int]]] = []
+        self.n_backlog_looks = 0
+        self.adopted_at: list[float] = []
+
+    async def backlog_hosts(self) -> list[int]:
+        self.n_backlog_looks += 1
+        return [77]
+
+    async def claim(
+        self, *, rows_per_host: int, n_hosts: int, full_hosts: Sequence[int], backlog_hosts: Collection[int]
+    ) -> list[Delivery]:
+        assert rows_per_host * n_hosts <= 2_000
+        self.asked.append((list(full_hosts), list(backlog_hosts)))
+        if self.faults:
+            raise self.faults.pop(0)
+        return self.due.pop(0) if self.due else []
+
+    async def adopt(self) -> list[Delivery]:
+        self.adopted_at.append(asyncio.get_running_loop().time())
+        return self.lost.pop(0) if self.lost else []
+
+
+class Lanes:
+    """Has room, or not."""
+
+    def __init__(self) -> None:
+        self.room = True
+
+    def has_room(self) -> bool:
+        return self.room
+
+    def unwilling_hosts(self) -> list[int]:
+        return [5]
+
+
+class World:
+    """A due-reader with its fakes."""
+
+    def __init__(self) -> None:
+        self.claims, self.lanes = Claims(), Lanes()
+        self.submitted: list[Delivery] = []
+        self.n_adopted = 0
+        self.reader = DueReader(self.claims, self.lanes, self._submit, on_adopted=self._adopted, jitter=lambda: 1.0)
+
+    async def _submit(self, deliveries: Sequence[Delivery]) -> None:
+        self.submitted += deliveries
+
+    def _adopted(self, n_deliveries: int) -> None:
+        self.n_adopted += n_deliveries
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.get_running_loop().create_task(self.reader.run())
+        yield
+        self.reader.stop()
+        async with asyncio.timeout(5):
+            await task
+
+
+async def test_due_rows_are_handed_on_within_half_a_second() -> None:
+    world, deliveries = World(), [a_delivery(), a_delivery()]
+    world.claims.due = [deliveries]
+
+    async with world.running():
+        await asyncio.sleep(0.5)
+
+    assert world.submitted == deliveries
+    assert world.claims.asked[0] == ([5], [77])
+
+
+async def test_nothing_is_claimed_while_there_is_no_room() -> None:
+    world = World()
+    world.lanes.room = False
+
+    async with world.running():
+        await asyncio.sleep(10)
+        assert world.claims.asked == []
+        world.lanes.room = True
+        await asyncio.sleep(1)
+
+    assert world.claims.asked
+
+
+async def test_the_backlog_is_looked_for_every_five_seconds() -> None:
+    world = World()
+
+    async with world.running():
+        await asyncio.sleep(21)
+
+    assert world.claims.n_backlog_looks in (4, 5)
+
+
+async def test_an_outage_is_waited_out() -> None:
+    world, delivery = World(), a_delivery()
+    world.claims.faults = [Unavailable("away")] * 5
+    world.claims.due = [[delivery]]
+
+    async with world.running():
+        await asyncio.sleep(5)
+
+    assert world.submitted == [delivery]
+
+
+async def test_after_a_lost_answer_own_rows_are_looked_for_twice() -> None:
+    world, found = World(), [a_delivery()]
+    world.claims.lost = [[], found]
+    began = asyncio.get_running_loop().time()
+
+    async with world.running():
+        world.reader.answer_was_lost()
+        await asyncio.sleep(10)
+
+    first, second = (at - began for at in world.claims.adopted_at)
+    assert first < 1.0
+    assert 6.0 <= second < 7.0
+    assert (world.submitted, world.n_adopted) == (found, 1)
+
+
+async def test_being_taken_over_ends_it() -> None:
+    world = World()
+    world.claims.faults = [Fenced("taken over")]
+
+    with pytest.raises(Fenced):
+        await world.reader.run()

@@ -1,0 +1,192 @@
+"""Where to send, kept in memory: fresh within a second, loaded in one go, one bad secret harming nobody else."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from dispatcher.directory import Directory
+from dispatcher.model.endpoint import EndpointStatus, HostLimits, SealedTarget, Target
+from dispatcher.model.errors import SealBroken, Unavailable
+
+pytestmark = [pytest.mark.looptime, pytest.mark.asyncio(loop_scope="function")]
+
+LIMITS = HostLimits(100.0, 100, 64)
+
+
+def a_row(number: int = 1) -> SealedTarget:
+    """Return an endpoint's row."""
+    return SealedTarget(
+        endpoint_id=number,
+        public_id=f"we_{number}",
+        account="acct_5hQ2vN8rTb",
+        environment="live",
+        status=EndpointStatus.ENABLED,
+        host_id=10 + number,
+        url="https://example.com/hook?x=1",
+        sealed_headers=None,
+        sealed_keys=((9, b"new"), (7, b"old")),
+        schedule=None,
+        is_verified=True,
+        limits=LIMITS,
+    )
+
+
+class Book:
+    """Rows by number, and what changed lately."""
+
+    def __init__(self, *rows: SealedTarget) -> None:
+        self.rows = {row.endpoint_id: row for row in rows}
+        self.changes: list[int] = []
+        self.asked: list[list[int]] = []
+        self.is_away = False
+
+    async def targets(self, endpoint_ids: Collection[int]) -> list[SealedTarget]:
+        if self.is_away:
+            raise Unavailable("away")
+        self.asked.append(sorted(endpoint_ids))
+        return [self.rows[number] for number in endpoint_ids if number in self.rows]
+
+    async def changed(self, within_seconds: float) -> list[int]:
+        assert within_seconds > 5
+        if self.is_away:
+            raise Unavailable("away")
+        return self.changes
+
+
+class Seals:
+    """Opens everything but what is broken."""
+
+    def open(self, sealed: bytes, place: str) -> bytes:
+        assert place.startswith(("endpoint_secret:we_", "endpoint_headers:we_"))
+        if sealed == b"broken":
+            raise SealBroken(place)
+        return b"{}" if place.startswith("endpoint_headers") else b"open " + sealed
+
+
+class World:
+    """A directory with its fakes."""
+
+    def __init__(self, *rows: SealedTarget) -> None:
+        self.book = Book(*rows)
+        self.limits: dict[int, HostLimits] = {}
+        self.directory = Directory(
+            self.book,
+            Seals(),
+            schedules={"live": (0.0, 5.0), "test": (0.0,)},
+            default_limits=HostLimits(1.0, 1, 1),
+            on_limits=self.limits.__setitem__,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.get_running_loop().create_task(self.directory.run())
+        yield
+        task.cancel()
+
+    async def target(self, number: int) -> Target:
+        found = await self.directory.target(number)
+        assert found is not None
+        return found
+
+
+async def test_a_target_holds_everything_that_sending_needs() -> None:
+    world = World(a_row())
+
+    target = await world.target(1)
+
+    assert (target.scheme, target.hostname, target.port, target.path) == ("https", "example.com", 443, "/hook?x=1")
+    assert [(key.key_id, key.key) for key in target.keys] == [(9, b"open new"), (7, b"open old")]
+    assert target.schedule == (0.0, 5.0)
+    assert world.limits == {11: LIMITS}
+    assert (world.directory.limits_of(11), world.directory.limits_of(99)) == (LIMITS, HostLimits(1.0, 1, 1))
+    assert "open" not in repr(target)
+
+
+async def test_a_batch_is_loaded_in_one_query_and_known_ones_cost_none() -> None:
+    world = World(a_row(1), a_row(2))
+
+    await world.directory.load([1, 2, 2, 1])
+    await world.directory.load([1, 2])
+    await world.target(1)
+
+    assert world.book.asked == [[1, 2]]
+
+
+async def test_an_endpoint_that_does_not_exist_is_none() -> None:
+    assert await World().directory.target(1) is None
+
+
+async def test_a_change_is_seen_within_about_a_second_and_what_did_not_change_stays_the_same_object() -> None:
+    world = World(a_row(1), a_row(2))
+    one, two = await world.target(1), await world.target(2)
+    world.book.rows[1] = replace(a_row(1), url="https://other.example/", limits=HostLimits(5.0, 5, 5))
+    world.book.changes = [1, 2, 3]
+
+    async with world.running():
+        await asyncio.sleep(1.5)
+
+    changed = await world.target(1)
+    assert changed is not one
+    assert changed.hostname == "other.example"
+    assert await world.target(2) is two
+    assert world.limits[11] == HostLimits(5.0, 5, 5)
+
+
+async def test_a_vanished_row_is_forgotten() -> None:
+    world = World(a_row())
+    await world.target(1)
+    del world.book.rows[1]
+    world.book.changes = [1]
+
+    async with world.running():
+        await asyncio.sleep(1.5)
+
+    assert await world.directory.target(1) is None
+
+
+async def test_everything_is_read_again_once_a_minute() -> None:
+    world = World(a_row())
+    await world.target(1)
+    # A secret whose time is over leaves no trace in what changed.
+    world.book.rows[1] = replace(a_row(), sealed_keys=((9, b"new"),))
+
+    async with world.running():
+        await asyncio.sleep(61)
+
+    assert [key.key_id for key in (await world.target(1)).keys] == [9]
+
+
+async def test_an_outage_leaves_what_is_known() -> None:
+    world = World(a_row())
+    target = await world.target(1)
+    world.book.is_away = True
+
+    async with world.running():
+        await asyncio.sleep(5)
+        assert await world.target(1) is target
+        with pytest.raises(Unavailable):
+            await world.directory.target(2)
+
+
+async def test_a_secret_that_does_not_open_quarantines_its_own_endpoint_alone() -> None:
+    world = World(replace(a_row(1), sealed_keys=((9, b"broken"),)), a_row(2))
+    await world.directory.load([1, 2])
+
+    with pytest.raises(SealBroken):
+        await world.directory.target(1)
+    assert await world.target(2)
+
+
+async def test_closing_holds_at_once_and_forgetting_reads_again() -> None:
+    world = World(a_row())
+    await world.target(1)
+
+    world.directory.close(1)
+    assert (await world.target(1)).status is EndpointStatus.DISABLED
+    world.directory.forget(1)
+
+    assert (await world.target(1)).status is EndpointStatus.ENABLED
+    assert world.book.asked == [[1], [1]]
