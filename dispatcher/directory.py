@@ -147,8 +147,9 @@ class Directory:
             if self._limits.get(row.host_id) != row.limits:
                 self._limits[row.host_id] = row.limits
                 self._on_limits(row.host_id, row.limits)
-            # An unchanged row keeps its Target: templates made from it are kept by identity.
-            if self._rows.get(row.endpoint_id) != row:
+            # An unchanged row keeps its Target: templates made from it are kept by identity. What did not open is
+            # tried again: the key ring may have been mended since.
+            if self._rows.get(row.endpoint_id) != row or isinstance(self._targets.get(row.endpoint_id), SealBroken):
                 self._rows[row.endpoint_id] = row
                 self._targets[row.endpoint_id] = self._open(row)
 

@@ -25,7 +25,6 @@ from dispatcher.policy.urls import PortRules
 PREFIX: Final = "DISPATCHER_"
 CONFIG_VARIABLE: Final = "DISPATCHER_CONFIG"
 _OWN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "DISPATCHER_API_URL", "DISPATCHER_API_KEY"})
-_SECRET_KEYS: Final = ("PASSWORD", "DATABASE__URL")
 _MIB: Final = 1_048_576
 
 
@@ -435,9 +434,11 @@ def _shown(key: str, value: object) -> str:
     if value is None or value == "":
         return ""
     if key == "DATABASE__URL":
+        # The query can hold a password too, and a password any character.
         head, at, tail = str(value).rpartition("@")
-        user = head.removeprefix("postgresql://").partition(":")[0]
-        return f"postgresql://{user}:…@{tail}" if at else str(value)
+        user = head.partition("://")[2].partition(":")[0]
+        shown, query, _ = (f"postgresql://{user}:…@{tail}" if at else str(value)).partition("?")
+        return f"{shown}?…" if query else shown
     if isinstance(value, Bind):
         return f"{value.host}:{value.port}"
     if isinstance(value, tuple):

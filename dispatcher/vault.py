@@ -118,7 +118,7 @@ def _read(path: Path) -> tuple[str, dict[str, AESGCM]]:
         for name, key in keys.items()
         if len(key) != _KEY_BYTES
     ]
-    if primary not in keys:
+    if not isinstance(primary, str) or primary not in keys:
         faults.append(f"the key ring {path}: the primary key {primary!r} is not in it")
     if faults:
         raise ConfigurationError(faults)

@@ -139,7 +139,11 @@ async def _call(who: Profile, method: str, path: str, body: object) -> Any:
         raise CallFailed(message) from fault
     if response.status >= 400:
         raise CallFailed(_problem(response.status, text))
-    return orjson.loads(text) if text else None
+    try:
+        return orjson.loads(text) if text else None
+    except orjson.JSONDecodeError as fault:
+        message = f"{who.api_url} answers, but not like a dispatcher; is this the address of the API?"
+        raise CallFailed(message) from fault
 
 
 def _problem(status: int, text: bytes) -> str:

@@ -47,7 +47,7 @@ class Received:
 class TrialReceiver:
     """Serves POST on every path of `host:port` (0: any free port); use as an async context manager.
 
-    `on_received` is called after each request was answered in full.
+    `on_received` is called with each request once its answer is decided, just before it is sent.
     """
 
     def __init__(
@@ -80,7 +80,8 @@ class TrialReceiver:
         site = web.TCPSite(self._runner, self._host, self._port)
         await site.start()
         port: int = self._runner.addresses[0][1]
-        self.url = f"http://{self._host}:{port}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        self.url = f"http://{host}:{port}"
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -1,7 +1,7 @@
 """A gate that many may hold together and one may hold alone."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 
@@ -13,38 +13,47 @@ class Gate:
         self._shared = 0
         self._exclusive = False
         self._waiting_exclusive = 0
-        self._changed = asyncio.Condition()
+        self._waiters: set[asyncio.Future[None]] = set()
 
     @asynccontextmanager
     async def shared(self) -> AsyncIterator[None]:
         """Hold the gate together with others; waits while somebody holds or awaits it alone."""
-        if self._exclusive or self._waiting_exclusive:
-            async with self._changed:
-                await self._changed.wait_for(lambda: not (self._exclusive or self._waiting_exclusive))
+        await self._wait_until(lambda: not (self._exclusive or self._waiting_exclusive))
         self._shared += 1
         try:
             yield
         finally:
             self._shared -= 1
-            if self._waiting_exclusive and not self._shared:
-                await self._tell()
+            self._tell()
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
         """Hold the gate alone; waits until every shared holder has left."""
         self._waiting_exclusive += 1
         try:
-            async with self._changed:
-                await self._changed.wait_for(lambda: not (self._exclusive or self._shared))
-                self._exclusive = True
+            await self._wait_until(lambda: not (self._exclusive or self._shared))
+            self._exclusive = True
         finally:
             self._waiting_exclusive -= 1
+            # Whoever gives up waiting may have been all that others waited for.
+            self._tell()
         try:
             yield
         finally:
             self._exclusive = False
-            await self._tell()
+            self._tell()
 
-    async def _tell(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    async def _wait_until(self, is_free: Callable[[], bool]) -> None:
+        while not is_free():
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+
+    def _tell(self) -> None:
+        # Never awaits: a holder that is canceled on its way out must still wake the others.
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)

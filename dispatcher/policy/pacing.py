@@ -4,6 +4,7 @@
 are granted. The whole state is one number, the theoretical arrival time of the next request.
 """
 
+import math
 from typing import Final
 
 
@@ -29,10 +30,12 @@ class Pacer:
             return 0.0
         wait = arrival - self._tolerance - now
         if wait > 0.0:
-            return wait
+            # Rounded up: whoever waits exactly this long must not come a hair too early.
+            return wait + 2 * math.ulp(max(arrival, now))
         self._arrival = arrival + self._interval
         return 0.0
 
     def peek(self, now: float) -> float:
         """Return the seconds until a request would be granted, 0.0 for at once; takes nothing."""
-        return max(0.0, self._arrival - self._tolerance - now)
+        wait = self._arrival - self._tolerance - now
+        return wait + 2 * math.ulp(max(self._arrival, now)) if wait > 0.0 else 0.0

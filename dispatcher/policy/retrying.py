@@ -10,6 +10,7 @@ The live schedule, seconds before each attempt, with the time since the first:
 Each wait is multiplied by a jitter of 0.9 to 1.1, so that what failed together does not come back together.
 """
 
+import datetime as dt
 import math
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
@@ -39,13 +40,15 @@ def parse_retry_after(value: bytes, now: float) -> float | None:
     """
     if len(value) > _LONGEST_HEADER or not value.isascii():
         return None
-    text = value.decode("ascii").strip()
+    text = value.decode("ascii").strip(" \t")
     if text.isdigit():
         return min(float(text), LONGEST_WAIT_SECONDS)
     if not text[:3].isalpha():
         return None
     try:
-        moment = parsedate_to_datetime(text).timestamp()
+        parsed = parsedate_to_datetime(text)
+        # The form of C's asctime names no zone; HTTP means UTC, Python would take the machine's.
+        moment = (parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=dt.UTC)).timestamp()
     except (ValueError, TypeError, OverflowError, OSError):
         return None
     return min(max(0.0, moment - now), LONGEST_WAIT_SECONDS)

@@ -42,6 +42,10 @@ def verify(headers: Mapping[str, str], body: bytes, *secrets: str, now: float | 
     if abs(int(time.time() if now is None else now) - int(stamp)) > TOLERANCE_SECONDS:
         message = "the timestamp is more than 5 minutes away from now: a replay, or a clock that is wrong"
         raise InvalidWebhook(message)
+    if not (event_id.isascii() and offered.isascii()):
+        # Servers hand on foreign bytes as characters that cannot be encoded; ours are plain ASCII always.
+        message = "the headers are not ASCII"
+        raise InvalidWebhook(message)
     content = f"{event_id}.{stamp}.".encode() + body
     expected = [_signature(secret, content) for secret in secrets]
     for entry in offered.split(" ")[:_MOST_SIGNATURES]:
@@ -58,4 +62,8 @@ def _signature(secret: str, content: bytes) -> bytes:
     except binascii.Error as fault:
         message = "the secret is not base64; copy it whole, from whsec_ on"
         raise ValueError(message) from fault
+    if not key:
+        # An empty key, say from a variable that is not set, would let anybody sign.
+        message = "the secret is empty"
+        raise ValueError(message)
     return base64.b64encode(hmac.digest(key, content, "sha256"))

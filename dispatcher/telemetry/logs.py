@@ -9,6 +9,7 @@ import queue
 import re
 import sys
 import threading
+import traceback
 from collections.abc import MutableMapping
 from typing import Any, BinaryIO, Final
 
@@ -19,11 +20,12 @@ from dispatcher.kit import clock
 
 _QUEUE: Final = 10_000
 _SECRETS: Final = re.compile(
-    r"whsec_[A-Za-z0-9+/=]{8,}|whd_(?:live|test|op)_[A-Za-z0-9_]{12,}|(?<=://)[^/\s@:]*:[^/\s@]*(?=@)|(?i:bearer\s+)\S+"
+    r"whsec_[A-Za-z0-9+/=]{8,}|whd_(?:live|test|op)_[A-Za-z0-9_]{12,}|(?<=://)[^/\s?#]*(?=@)|(?i:bearer\s+)\S+"
 )
-_QUERY: Final = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']*")
+_QUERY: Final = re.compile(r"(\w+://[^\s?\"']+)\?[^\s\"']*")
 _LIMITED: Final = ("aiokafka", "asyncpg", "asyncio")
 _LIMIT_SECONDS: Final = 10.0
+_MOST_FRAMES: Final = 20
 
 
 class LineWriter:
@@ -81,14 +83,35 @@ class _RateLimited(logging.Filter):
 
 
 def strike_secrets(text: str) -> str:
-    """Return the text without signing secrets, API keys, passwords in URLs and URL queries."""
+    """Return the text without signing secrets, API keys, what stands before the @ of a URL, and URL queries."""
     return _QUERY.sub(r"\1?…", _SECRETS.sub("…", text))
 
 
 def _redact(_: object, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name, value in line.items():
-        if isinstance(value, str) and len(value) > 8:
-            line[name] = strike_secrets(value)
+        line[name] = _struck(value)
+    return line
+
+
+def _struck(value: Any) -> Any:
+    if isinstance(value, str):
+        return strike_secrets(value) if len(value) > 8 else value
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_struck(part) for part in value]
+    if isinstance(value, dict):
+        return {str(name): _struck(part) for name, part in value.items()}
+    # Others are written as their repr, which is to be struck, too.
+    return value if value is None or isinstance(value, bool | int | float) else strike_secrets(repr(value))
+
+
+def _tell_exception(_: object, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Name an exception's class and the frames it came through; its message and the locals can hold values."""
+    given = line.pop("exc_info", None)
+    fault = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
+    if isinstance(fault, BaseException):
+        frames = traceback.extract_tb(fault.__traceback__)[-_MOST_FRAMES:]
+        line["error_type"] = type(fault).__name__
+        line["frames"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
     return line
 
 
@@ -103,17 +126,14 @@ def set_up_logs(level: str, form: str, *, stream: BinaryIO | None = None) -> Lin
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _tell_exception,
+        _redact,
     ]
     rendering: list[Any]
     if is_console:
-        rendering = [_redact, structlog.dev.ConsoleRenderer(colors=True), lambda _, __, text: text.encode() + b"\n"]
+        rendering = [structlog.dev.ConsoleRenderer(colors=True), lambda _, __, text: text.encode() + b"\n"]
     else:
-        rendering = [
-            structlog.processors.format_exc_info,
-            _redact,
-            structlog.processors.JSONRenderer(_json),
-            lambda _, __, line: line + b"\n",
-        ]
+        rendering = [structlog.processors.JSONRenderer(_json), lambda _, __, line: line + b"\n"]
     number = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[*shared, *rendering],
@@ -141,10 +161,10 @@ class _Standard(logging.Handler):
     """Sends what libraries log through the same pipeline."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = {"logger": record.name, "message": record.getMessage()[:2_000]}
+        # The first line alone: asyncio appends the exception's repr, and that can quote values and URLs.
+        line: dict[str, Any] = {"logger": record.name, "message": record.getMessage().partition("\n")[0][:2_000]}
         if record.exc_info and record.exc_info[0] is not None:
-            # The class alone: messages of drivers and clients can quote values and URLs.
-            line["error_type"] = record.exc_info[0].__name__
+            line["exc_info"] = record.exc_info
         name = "library_reported"
         log = structlog.get_logger()
         (

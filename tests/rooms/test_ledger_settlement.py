@@ -1,6 +1,7 @@
 """Statement S2 on a real Postgres: attempts, verdicts, leases; once, whatever happens to the answer."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 from unittest.mock import patch
@@ -8,6 +9,8 @@ from unittest.mock import patch
 import pytest
 
 from dispatcher.kit import clock
+from dispatcher.ledger.connections import connect
+from dispatcher.ledger.settlement import _row
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.errors import Fenced, PoisonBatch
@@ -234,3 +237,37 @@ async def test_times_that_make_no_sense_are_bent_and_not_fatal(world: World) -> 
 
     assert await world.value("SELECT count(*) FROM delivery WHERE owner IS NULL AND due_at <= now()") == 1
     assert await world.value("SELECT count(*) FROM attempt WHERE started_at > now() - interval '8 days'") == 2
+
+
+PLAIN_JOIN = """fin AS (DELETE FROM delivery d USING r
+        WHERE d.delivery_id = r.delivery_id AND d.owner = $1 AND r.next_in_ms IS NULL RETURNING 1),"""
+
+
+@pytest.mark.parametrize("is_plain", [False, True], ids=["as it is", "as a plain join"])
+async def test_a_table_that_statistics_call_empty_is_not_compared_row_by_row(world: World, is_plain: bool) -> None:
+    process = await world.process()
+    account = await world.account()
+    await world.waiting(account, await world.endpoint(account), 2_000)
+    await world.sql.execute("DELETE FROM delivery")
+    await world.sql.execute("VACUUM ANALYZE delivery")
+    accepted = await process.accept(a_batch([an_event(account) for _ in range(1_000)]))
+    settle = STATEMENTS["settle"]
+    if is_plain:
+        start, end = settle.index("fin AS ("), settle.index("re  AS (")
+        settle = settle[:start] + PLAIN_JOIN + "\n" + settle[end:]
+    columns = [
+        list(one) for one in zip(*(_row(_delivered(d), clock.mono()) for d in accepted.fresh[:300]), strict=True)
+    ]
+    connection = await connect(world.url, "plan", is_hot=True)
+
+    plan = await connection.fetch(
+        "EXPLAIN (ANALYZE, TIMING OFF, SUMMARY OFF) " + settle, process.replica.replica_id, 1, 6.0, *columns, []
+    )
+    connection.terminate()
+
+    wasted = [int(found) for found in re.findall(r"Rows Removed by Join Filter: (\d+)", str(plan))]
+    assert (max(wasted, default=0) > 100_000) is is_plain
+
+
+def _delivered(delivery: Delivery) -> Settlement:
+    return settled(delivery, VerdictKind.DELIVERED)

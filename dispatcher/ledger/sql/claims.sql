@@ -39,14 +39,14 @@ lk  AS MATERIALIZED (SELECT h.host_id, h.interval_us / h.scale AS iv, h.burst, G
 gr  AS MATERIALIZED (SELECT host_id, iv,
           LEAST($2, floor(extract(epoch FROM now() - base) * 1e6 / iv + burst)::int) AS n,
           CASE WHEN host_id = ANY($6::int[]) THEN 'epoch'::timestamptz ELSE now() - make_interval(secs => $4) END AS fl FROM lk),
-pk  AS MATERIALIZED (SELECT x.delivery_id, x.host_id FROM gr CROSS JOIN LATERAL (
-          SELECT delivery_id, host_id FROM delivery
+pk  AS MATERIALIZED (SELECT x.place, x.host_id FROM gr CROSS JOIN LATERAL (
+          SELECT ctid AS place, host_id FROM delivery
           WHERE owner IS NULL AND NOT held AND host_id = gr.host_id AND due_at <= now() AND due_at > gr.fl
           ORDER BY due_at LIMIT GREATEST(gr.n, 0) FOR UPDATE SKIP LOCKED) x),
 tk  AS (UPDATE host h SET tat = GREATEST(h.tat, now()) + c.n * gr.iv * interval '1 microsecond'
         FROM (SELECT host_id, count(*) AS n FROM pk GROUP BY host_id) c JOIN gr USING (host_id)
         WHERE h.host_id = c.host_id),
-up  AS (UPDATE delivery d SET owner = $1 FROM pk WHERE d.delivery_id = pk.delivery_id
+up  AS (UPDATE delivery d SET owner = $1 FROM pk WHERE d.ctid = pk.place
         RETURNING d.delivery_id, d.event_day, d.event_id, d.account_id, d.environment, d.endpoint_id, d.host_id,
                   d.attempts, d.created_at)
 SELECT (SELECT count(*) FROM me) AS live, up.*, e.event_type, e.subject, e.occurred_at, e.body

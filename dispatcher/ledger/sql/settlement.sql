@@ -3,6 +3,9 @@
 -- renew the lease. One statement, idempotent by flush_seq: a repeat of the same number changes nothing.
 -- Locks: the own replica row (serializes with a takeover), the settled rows. A row that is no longer owned is
 -- not touched.
+-- Rows are looked up one by one (LATERAL ... OFFSET 0, then by ctid): whatever the statistics say. After a drained
+-- backlog they call the table empty, and a plain join then compares every row with every settlement. A row that changed
+-- hands in between has another ctid and is left alone.
 -- $1 replica, $2 flush number, $3 lease seconds, $4..$20 per settlement, $21 endpoints with their first success
 WITH me AS MATERIALIZED (
        UPDATE replica SET flush_seq = $2, lease_until = now() + make_interval(secs => $3)
@@ -18,12 +21,17 @@ a   AS (INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpo
                event_id, event_type, subject, attempt_no, duration_ms, status, outcome, verdict,
                CASE WHEN verdict <> 'gone' THEN now() + next_in_ms * interval '1 millisecond' END, detail, $1
         FROM r WHERE verdict NOT IN ('parked', 'held')),
-fin AS (DELETE FROM delivery d USING r
-        WHERE d.delivery_id = r.delivery_id AND d.owner = $1 AND r.next_in_ms IS NULL RETURNING 1),
-re  AS (UPDATE delivery d SET owner = NULL, attempts = r.attempts_after, held = r.verdict IN ('gone', 'held'),
-               due_at = now() + r.next_in_ms * interval '1 millisecond'
-        FROM r
-        WHERE d.delivery_id = r.delivery_id AND d.owner = $1 AND r.next_in_ms IS NOT NULL RETURNING 1),
+fin AS (DELETE FROM delivery d
+        USING (SELECT x.place FROM r CROSS JOIN LATERAL (
+                 SELECT o.ctid AS place FROM delivery o WHERE o.delivery_id = r.delivery_id AND o.owner = $1 OFFSET 0) x
+               WHERE r.next_in_ms IS NULL OFFSET 0) t
+        WHERE d.ctid = t.place RETURNING 1),
+re  AS (UPDATE delivery d SET owner = NULL, attempts = t.attempts_after, held = t.verdict IN ('gone', 'held'),
+               due_at = now() + t.next_in_ms * interval '1 millisecond'
+        FROM (SELECT x.place, r.attempts_after, r.verdict, r.next_in_ms FROM r CROSS JOIN LATERAL (
+                SELECT o.ctid AS place FROM delivery o WHERE o.delivery_id = r.delivery_id AND o.owner = $1 OFFSET 0) x
+              WHERE r.next_in_ms IS NOT NULL OFFSET 0) t
+        WHERE d.ctid = t.place RETURNING 1),
 gone AS (UPDATE endpoint e SET status = 'disabled', disabled_reason = 'gone', held_since = now(), changed_at = now()
         WHERE e.endpoint_id IN (SELECT endpoint_id FROM r WHERE verdict = 'gone') AND e.status IN ('enabled', 'paused')),
 ok  AS (UPDATE endpoint e SET verified_at = now(), changed_at = now()

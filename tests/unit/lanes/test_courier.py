@@ -134,7 +134,7 @@ async def test_an_attempt_that_is_cut_is_settled_as_interrupted_and_costs_nothin
     assert settlement.verdict.retry_in_seconds == 0.0
 
 
-def test_parking_keeps_the_count_of_attempts() -> None:
+async def test_parking_keeps_the_count_of_attempts() -> None:
     settlement = parked(a_delivery(attempts=4), 2.5, 100.0)
 
     assert (settlement.verdict.kind, settlement.verdict.attempts) == (VerdictKind.PARKED, 4)
