@@ -69,6 +69,8 @@ _FLUSH_SECONDS: Final = 10.0
 """How long the last results may take to be written; what is left is sent again by another replica."""
 _LEAVE_SECONDS: Final = 3.0
 _READY_SECONDS: Final = 60.0
+_JOIN_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 0.02
 _EMBEDDED_SESSION_MS: Final = 2_000
 
 
@@ -267,6 +269,7 @@ class Daemon:
         topic = settings.kafka.dead_letter_topic
         doors = Doors(
             submit=deliverer.submit,
+            has_room=deliverer.board.has_room,
             room=deliverer.board.room,
             seal=services.vault.seal,
             unknown_outcome=deliverer.due.answer_was_lost,
@@ -341,6 +344,12 @@ class Daemon:
             raise DispatcherError(message) from fault
         self.api_url, self.metrics_url = server.url, f"{watch.url}/metrics"
 
+    async def _until_joined(self, intake: Intake) -> None:
+        """Wait until events are being read, so that "ready" means it; a Kafka that is away does not hold it up."""
+        give_up = clock.mono() + _JOIN_SECONDS
+        while not intake.is_joined and clock.mono() < give_up and not self._stop.asked.is_set():
+            await asyncio.sleep(_LOOK_SECONDS)
+
     async def _live(self, deliverer: Deliverer, intake: Intake, upkeep: Upkeep, probes: Probes) -> None:
         """Run every root task until asked to stop; then take the rooms down in the order of the journey."""
         eternal = (
@@ -357,6 +366,7 @@ class Daemon:
                 reading = group.create_task(intake.run(), name="intake")
                 claiming = group.create_task(deliverer.due.run(), name="due-reader")
                 roots = [group.create_task(_for_ever(name, work), name=name) for name, work in eternal]
+                await self._until_joined(intake)
                 await self._on_ready(self)
                 await self._stop.asked.wait()
                 _log.info("stop_asked")

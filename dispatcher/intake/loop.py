@@ -97,11 +97,12 @@ class Meter(Protocol):
 class Doors:
     """What intake is given: where deliveries go, whether there is room, how values are sealed.
 
-    `room` returns when there is room. `unknown_outcome` is called when an accept may have committed without an
+    `has_room` tells whether there is room, `room` returns when there is. `unknown_outcome` is called when an accept may have committed without an
     answer. `dead_letters` gets the records that died, once their batch is accepted.
     """
 
     submit: Callable[[Sequence[Delivery]], Awaitable[None]]
+    has_room: Callable[[], bool]
     room: Callable[[], Awaitable[None]]
     seal: Callable[[bytes, str], bytes]
     unknown_outcome: Callable[[], None]
@@ -137,6 +138,7 @@ class Intake:
         self._stands: dict[Partition, int] = {}
         self._consumer: Consumer | None = None
         self._generation = 0
+        self._placing = asyncio.Lock()
         self._copying: asyncio.Task[None] | None = None
         self._next_copy = 0.0
         self._told_away = -_QUIET_SECONDS
@@ -196,6 +198,8 @@ class Intake:
                 return
 
     async def _await_room(self) -> None:
+        if self._doors.has_room():
+            return
         room = spawn(_awaited(self._doors.room()), name="room")
         stopping = spawn(_awaited(self._stopping.wait()), name="stopping")
         try:
@@ -211,8 +215,16 @@ class Intake:
         self._generation += 1
 
     async def _place(self, partitions: Sequence[Partition]) -> None:
-        """Find out where partitions stand and send the consumer there. Failures leave them unplaced for later."""
+        """Find out where partitions stand and send the consumer there. Failures leave them unplaced for later.
+
+        The library calls this with an assignment, the loop with what is left; one at a time, or the slower one would
+        send the consumer back.
+        """
+        async with self._placing:
+            await self._place_unplaced([partition for partition in partitions if partition not in self._stands])
         self.is_joined = True
+
+    async def _place_unplaced(self, partitions: Sequence[Partition]) -> None:
         consumer, generation = self._consumer, self._generation
         if not partitions or consumer is None or not consumer.log_id:
             return

@@ -26,6 +26,7 @@ async def latency(lab: Lab, *, per_second: int, seconds: int, loop: str = "uvloo
         daemon = Daemon(lab.folder, lab.settings(topic), ("--loop", loop), name=f"latency-{loop}")
         async with running(daemon):
             await _send(lab, topic, per_second, 2, "warm")
+            await to.count_to(per_second * 2, seconds=30)
             sent = await _send(lab, topic, per_second, seconds, "run")
             await to.count_to(per_second * (seconds + 2), seconds=30)
             received = await to.ask("times")
