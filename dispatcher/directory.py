@@ -102,10 +102,13 @@ class Directory:
 
     async def load(self, endpoint_ids: Collection[int]) -> None:
         """Read those of the endpoints that are not in memory, in one query. Raises Unavailable."""
-        missing = [number for number in set(endpoint_ids) if number not in self._targets]
-        if not missing:
+        if all(number in self._targets for number in endpoint_ids):
             return
         async with self._loading:
+            # Only now: whoever held the lock may have read them.
+            missing = [number for number in set(endpoint_ids) if number not in self._targets]
+            if not missing:
+                return
             if len(self._targets) + len(missing) > _MOST_HELD:
                 self._targets.clear()
                 self._rows.clear()

@@ -4,6 +4,7 @@ Each room states the few facts it reports as a protocol beside its use; this cla
 knows a metric's name.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -68,8 +69,8 @@ class Journal:
     def _log_attempt(self, delivery: Delivery, target: Target, settlement: Settlement) -> None:
         outcome, verdict = settlement.outcome, settlement.verdict
         assert outcome is not None
-        line = _log.info if outcome.kind is OutcomeKind.DELIVERED else _log.warning
-        line(
+        _log.log(
+            logging.INFO if outcome.kind is OutcomeKind.DELIVERED else logging.WARNING,
             "attempt_settled",
             event_id=show_event_id(delivery.event_id),
             event_type=delivery.event_type,

@@ -101,18 +101,20 @@ def only(batch: Batch, partitions: Sequence[Partition]) -> Batch:
 
 
 def halves(batch: Batch) -> tuple[Batch, Batch] | None:
-    """Cut a batch in two that together read the same stretches, in order; None when it holds a single event.
+    """Cut a batch in two that together read the same stretches, in order; None when it holds a single record.
 
-    Several partitions are divided between the halves; one partition is cut between two of its events.
+    Several partitions are divided between the halves; one partition is cut between two of its records, dead ones
+    too. Each half holds fewer records or partitions than the whole, so halving again and again ends.
     """
     if len(batch.spans) > 1:
         names = [(span.topic, span.partition) for span in batch.spans]
         middle = len(names) // 2
         return only(batch, names[:middle]), only(batch, names[middle:])
-    if len(batch.events) < 2:
+    offsets = sorted({one.offset for one in (*batch.events, *batch.dead)})
+    if len(offsets) < 2:
         return None
     span = batch.spans[0]
-    cut = batch.events[len(batch.events) // 2].offset
+    cut = offsets[len(offsets) // 2]
     first = Batch(
         batch.log_id,
         (span._replace(stop=cut),),

@@ -5,7 +5,6 @@ parsing and serialising again.
 """
 
 import base64
-import binascii
 import hmac
 import time
 from collections.abc import Mapping
@@ -59,7 +58,7 @@ def verify(headers: Mapping[str, str], body: bytes, *secrets: str, now: float | 
 def _signature(secret: str, content: bytes) -> bytes:
     try:
         key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-    except binascii.Error as fault:
+    except ValueError as fault:
         message = "the secret is not base64; copy it whole, from whsec_ on"
         raise ValueError(message) from fault
     if not key:

@@ -161,19 +161,15 @@ class _Standard(logging.Handler):
     """Sends what libraries log through the same pipeline."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # The first line alone: asyncio appends the exception's repr, and that can quote values and URLs.
-        line: dict[str, Any] = {"logger": record.name, "message": record.getMessage().partition("\n")[0][:2_000]}
-        if record.exc_info and record.exc_info[0] is not None:
-            line["exc_info"] = record.exc_info
-        name = "library_reported"
-        log = structlog.get_logger()
-        (
-            log.error
-            if record.levelno >= logging.ERROR
-            else log.warning
-            if record.levelno >= logging.WARNING
-            else log.info
-        )(name, **line)
+        is_error, is_warning = record.levelno >= logging.ERROR, record.levelno >= logging.WARNING
+        structlog.get_logger().log(
+            logging.ERROR if is_error else logging.WARNING if is_warning else logging.INFO,
+            "library_reported",
+            logger=record.name,
+            # The first line alone: asyncio appends the exception's repr, and that can quote values and URLs.
+            message=record.getMessage().partition("\n")[0][:2_000],
+            exc_info=record.exc_info,
+        )
 
 
 def _take_over_standard_logging(level: int) -> None:

@@ -42,11 +42,13 @@ class Book:
         self.changes: list[int] = []
         self.asked: list[list[int]] = []
         self.is_away = False
+        self.seconds = 0.0
 
     async def targets(self, endpoint_ids: Collection[int]) -> list[SealedTarget]:
         if self.is_away:
             raise Unavailable("away")
         self.asked.append(sorted(endpoint_ids))
+        await asyncio.sleep(self.seconds)
         return [self.rows[number] for number in endpoint_ids if number in self.rows]
 
     async def changed(self, within_seconds: float) -> list[int]:
@@ -57,11 +59,13 @@ class Book:
 
 
 class Seals:
-    """Opens everything but what is broken."""
+    """Opens everything but what is broken, until it is mended."""
+
+    is_mended = False
 
     def open(self, sealed: bytes, place: str) -> bytes:
         assert place.startswith(("endpoint_secret:we_", "endpoint_headers:we_"))
-        if sealed == b"broken":
+        if sealed == b"broken" and not self.is_mended:
             raise SealBroken(place)
         return b"{}" if place.startswith("endpoint_headers") else b"open " + sealed
 
@@ -71,10 +75,11 @@ class World:
 
     def __init__(self, *rows: SealedTarget) -> None:
         self.book = Book(*rows)
+        self.seals = Seals()
         self.limits: dict[int, HostLimits] = {}
         self.directory = Directory(
             self.book,
-            Seals(),
+            self.seals,
             schedules={"live": (0.0, 5.0), "test": (0.0,)},
             default_limits=HostLimits(1.0, 1, 1),
             on_limits=self.limits.__setitem__,
@@ -177,7 +182,31 @@ async def test_a_secret_that_does_not_open_quarantines_its_own_endpoint_alone() 
 
     with pytest.raises(SealBroken):
         await world.directory.target(1)
-    assert await world.target(2)
+    assert (await world.target(2)).endpoint_id == 2
+
+
+async def test_a_secret_that_opens_again_ends_the_quarantine_though_its_row_never_changed() -> None:
+    world = World(replace(a_row(1), sealed_keys=((9, b"broken"),)))
+    with pytest.raises(SealBroken):
+        await world.directory.target(1)
+
+    world.seals.is_mended = True
+    async with world.running():
+        await asyncio.sleep(61)
+
+    assert [key.key_id for key in (await world.target(1)).keys] == [9]
+
+
+async def test_two_who_need_the_same_endpoint_at_once_ask_once() -> None:
+    world = World(a_row(1), a_row(2))
+    world.book.seconds = 0.1
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(world.directory.load([1]))
+        group.create_task(world.directory.load([1, 2]))
+        group.create_task(world.directory.load([2]))
+
+    assert world.book.asked == [[1], [2]]
 
 
 async def test_closing_holds_at_once_and_forgetting_reads_again() -> None:

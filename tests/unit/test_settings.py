@@ -112,6 +112,126 @@ def test_no_secret_is_shown(needed: dict[str, str], tmp_path: Path) -> None:
     assert settings.database_url() == "postgresql://dispatcher:hunter23@db/dispatcher"
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://dispatcher:hunter2@db/dispatcher",
+        "postgres://dispatcher:hunter2@db/dispatcher",
+        "postgresql://dispatcher:hun@ter2@db/dispatcher",
+        "postgresql://dispatcher:hunter2?@db/dispatcher",
+        "postgresql://dispatcher@db/dispatcher?password=hunter2",
+        "postgresql://dispatcher@db/dispatcher?password=hunter2@x",
+        "postgresql://db/dispatcher?password=hunter2",
+    ],
+)
+def test_a_password_is_not_shown_wherever_in_the_url_it_stands(needed: dict[str, str], url: str) -> None:
+    shown = {key: value for key, value, _ in effective(load({**needed, "DISPATCHER_DATABASE__URL": url}))}
+
+    assert "ter2" not in shown["DISPATCHER_DATABASE__URL"]
+    assert shown["DISPATCHER_DATABASE__URL"].startswith("postgresql://")
+    assert "db/dispatcher" in shown["DISPATCHER_DATABASE__URL"]
+
+
+def test_a_password_from_a_file_takes_the_place_of_the_one_in_the_url(needed: dict[str, str], tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("p@ss/w:rd?\n")
+    environ = {**needed, "DISPATCHER_DATABASE__PASSWORD_FILE": str(password)}
+
+    for url in ("postgresql://u@[::1]:5432/d?sslmode=require", "postgresql://u:old@[::1]:5432/d?sslmode=require"):
+        settings = load({**environ, "DISPATCHER_DATABASE__URL": url})
+        assert settings.database_url() == "postgresql://u:p%40ss%2Fw%3Ard%3F@[::1]:5432/d?sslmode=require"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"KAFKA__SECURITY_PROTOCOL": "SASL_SSL", "KAFKA__SASL_USERNAME": "u"}, "SASL_PASSWORD_FILE are needed"),
+        ({"KAFKA__SECURITY_PROTOCOL": "sasl"}, "KAFKA__SECURITY_PROTOCOL"),
+        ({"KAFKA__CERT_FILE": __file__}, "go together"),
+        ({"KAFKA__KEY_FILE": __file__}, "go together"),
+        ({"DATABASE__URL": "mysql://db"}, "begins with postgresql://"),
+        ({"HTTP__BIND": "localhost"}, "give host:port"),
+        ({"HTTP__BIND": "localhost:65536"}, "give host:port"),
+        ({"METRICS__BIND": "localhost:-1"}, "give host:port"),
+        ({"RETRY__LIVE": ""}, "1 to 24 entries"),
+        ({"RETRY__LIVE": "0,five"}, "RETRY__LIVE"),
+        ({"RETRY__TEST": "0,90000"}, "longer than a day"),
+        ({"RETRY__TEST": "0,nan"}, "0 or more"),
+        ({"LIMITS__HOST_RATE": "inf"}, "LIMITS__HOST_RATE"),
+        ({"LIMITS__MEMORY_BYTES": "64 MB"}, "give bytes"),
+        ({"KAFKA__TOPICS": ","}, "KAFKA__TOPICS"),
+        ({"LOG__LEVEL": "loud"}, "LOG__LEVEL"),
+        ({"HTTP__PRODUCT_NAME": "two words"}, "HTTP__PRODUCT_NAME"),
+        ({"kafka__start": "latest"}, "is no setting"),
+        ({"SOURCES__X": "1"}, "is no setting"),
+    ],
+    ids=str,
+)
+def test_a_value_that_makes_no_sense_is_refused_in_words(
+    needed: dict[str, str], changes: dict[str, str], told: str
+) -> None:
+    faults = faults_of({**needed, **{f"DISPATCHER_{key}": value for key, value in changes.items()}})
+
+    assert told in faults
+    assert len(faults.splitlines()) == 1
+
+
+PUBLISHED = {
+    "KAFKA__BOOTSTRAP_SERVERS": "",
+    "KAFKA__TOPICS": "verification.events.v1",
+    "KAFKA__GROUP_ID": "webhook-dispatcher",
+    "KAFKA__SECURITY_PROTOCOL": "PLAINTEXT",
+    "KAFKA__SASL_MECHANISM": "SCRAM-SHA-512",
+    "KAFKA__SASL_USERNAME": "",
+    "KAFKA__SASL_PASSWORD_FILE": "",
+    "KAFKA__CA_FILE": "",
+    "KAFKA__START": "earliest",
+    "KAFKA__DEAD_LETTER_TOPIC": "",
+    "INTAKE__UNKNOWN_ACCOUNT": "create",
+    "DATABASE__URL": "",
+    "DATABASE__PASSWORD_FILE": "",
+    "HTTP__BIND": "127.0.0.1:8080",
+    "HTTP__PUBLIC_URL": "",
+    "METRICS__BIND": "127.0.0.1:9464",
+    "SECRETS__KEY_FILE": "",
+    "EGRESS__ALLOW_CIDRS": "",
+    "EGRESS__DENY_CIDRS": "",
+    "EGRESS__ALLOW_HTTP": "false",
+    "EGRESS__PORTS": "443,8443,1024-65535",
+    "EGRESS__CA_FILE": "",
+    "LIMITS__HOST_RATE": "100",
+    "LIMITS__HOST_BURST": "100",
+    "LIMITS__HOST_IN_FLIGHT": "64",
+    "LIMITS__IN_FLIGHT": "1000",
+    "LIMITS__MEMORY_BYTES": str(256 * 1_048_576),
+    "RETRY__LIVE": "0,5,300,1800,7200,18000,36000,50400,72000,86400",
+    "RETRY__TEST": "0,5,60,300",
+    "RETENTION__PAYLOAD_DAYS": "30",
+    "RETENTION__ATTEMPT_DAYS": "90",
+    "RETENTION__RESPONSE_DAYS": "7",
+    "LEASE__SECONDS": "15",
+    "SHUTDOWN__DRAIN_SECONDS": "20",
+    "LOG__LEVEL": "info",
+    "LOG__FORMAT": "auto",
+    "LOG__ATTEMPTS": "failures",
+    "DATA_DIR": ".dispatcher",
+}
+
+
+def test_every_published_key_exists_with_its_default() -> None:
+    shown = {key.removeprefix("DISPATCHER_"): value for key, value, _ in effective(load({}, required=False))}
+
+    assert {key: shown.get(key) for key in PUBLISHED} == PUBLISHED
+    assert {source for *_, source in effective(load({}, required=False))} == {"default"}
+
+
+def test_nothing_is_required_of_an_embedded_dispatcher_and_its_defaults_are_told_as_such() -> None:
+    sources = {key: source for key, _, source in effective(load({}, embedded=True))}
+
+    assert sources["DISPATCHER_EGRESS__ALLOW_CIDRS"] == "embedded"
+    assert sources["DISPATCHER_HTTP__BIND"] == "default"
+
+
 def test_values_are_read_in_the_forms_people_write(needed: dict[str, str]) -> None:
     settings = load(
         {

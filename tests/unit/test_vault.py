@@ -103,6 +103,10 @@ def test_a_faulty_reload_keeps_the_ring_in_use(tmp_path: Path) -> None:
         {"primary": "k1", "keys": {"k1": "not base64!"}},
         {"primary": "k1", "keys": {"k1": base64.b64encode(b"short").decode()}},
         {"primary": "k2", "keys": {"k1": base64.b64encode(b"1" * 32).decode()}},
+        {"primary": [], "keys": {}},
+        {"primary": None, "keys": None},
+        {"primary": "k1", "keys": {"k1": 5}},
+        {"primary": "k1", "keys": ["k1"]},
         {"primary": "a b", "keys": {"a b": base64.b64encode(b"1" * 32).decode()}},
     ],
     ids=str,
@@ -112,7 +116,7 @@ def test_a_ring_that_cannot_be_used_is_refused(tmp_path: Path, content: Any) -> 
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     path.chmod(0o600)
 
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError, match=r"the key ring .*ring\.json"):
         Vault.load(path)
 
 

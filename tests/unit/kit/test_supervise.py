@@ -53,3 +53,24 @@ async def test_asking_twice_presses() -> None:
     stop.ask()
 
     assert stop.pressed.is_set()
+
+
+async def test_a_task_that_will_not_end_is_not_waited_for_without_end() -> None:
+    ended = asyncio.Event()
+
+    async def endure() -> None:
+        while not ended.is_set():
+            try:
+                await ended.wait()
+            except asyncio.CancelledError:
+                continue
+
+    task = spawn(endure(), name="stubborn")
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    assert not await finish_within(task, 5)
+
+    assert loop.time() - began < 7
+    ended.set()
+    await task

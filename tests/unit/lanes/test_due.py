@@ -21,6 +21,7 @@ class Claims:
         self.due: list[list[Delivery]] = []
         self.lost: list[list[Delivery]] = []
         self.faults: list[Exception] = []
+        self.adopt_faults: list[Exception] = []
         self.asked: list[tuple[list[int], list[int]]] = []
         self.n_backlog_looks = 0
         self.adopted_at: list[float] = []
@@ -40,6 +41,8 @@ class Claims:
 
     async def adopt(self) -> list[Delivery]:
         self.adopted_at.append(asyncio.get_running_loop().time())
+        if self.adopt_faults:
+            raise self.adopt_faults.pop(0)
         return self.lost.pop(0) if self.lost else []
 
 
@@ -145,3 +148,29 @@ async def test_being_taken_over_ends_it() -> None:
 
     with pytest.raises(Fenced):
         await world.reader.run()
+
+
+async def test_a_look_for_own_rows_that_fails_is_taken_again() -> None:
+    world, found = World(), [a_delivery()]
+    world.claims.lost = [found]
+    world.claims.adopt_faults = [Unavailable("away")] * 3
+
+    async with world.running():
+        world.reader.answer_was_lost()
+        await asyncio.sleep(3)
+
+    assert (world.submitted, world.n_adopted) == (found, 1)
+
+
+async def test_the_last_success_stands_still_while_postgres_is_away() -> None:
+    world = World()
+    world.claims.faults = [Unavailable("away")] * 1_000
+    began = world.reader.last_success
+
+    async with world.running():
+        await asyncio.sleep(10)
+        assert world.reader.last_success == began
+        world.claims.faults = []
+        await asyncio.sleep(1)
+
+    assert world.reader.last_success >= began + 10

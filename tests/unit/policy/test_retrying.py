@@ -1,5 +1,8 @@
 """What follows an attempt: the schedule, Retry-After, and what costs nothing."""
 
+import time
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,11 +102,32 @@ def test_what_is_our_own_doing_costs_no_attempt(kind: OutcomeKind, before: int, 
         ("١٢".encode(), None),
         (b"Tue, 99 Nov 2026 99:99:99 GMT", None),
         (b"1" * 65, None),
+        (b"\x1c7\x1f", None),
+        (b"7\x00", None),
+        (b"\t7 ", 7.0),
     ],
 )
 def test_retry_after_is_read_or_left_alone(value: bytes, seconds: float | None) -> None:
     # 1793704... is Tue, 03 Nov 2026 11:25:00 UTC, worked out here and not by the code under test.
     assert parse_retry_after(value, 1_793_705_100.0) == seconds
+
+
+@pytest.fixture
+def _far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put this machine fourteen hours ahead of UTC."""
+    monkeypatch.setenv("TZ", "Pacific/Kiritimati")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_far_east")
+@pytest.mark.parametrize(
+    "value", [b"Tue, 03 Nov 2026 11:26:00 GMT", b"Tuesday, 03-Nov-26 11:26:00 GMT", b"Tue Nov  3 11:26:00 2026"]
+)
+def test_dates_are_utc_whatever_the_zone_of_the_machine(value: bytes) -> None:
+    assert parse_retry_after(value, 1_793_705_100.0) == 60.0
 
 
 @given(st.binary(max_size=80))

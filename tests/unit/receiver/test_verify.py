@@ -1,5 +1,10 @@
 """The receiver's check: what we sign passes, everything else is refused, and only in one way."""
 
+import base64
+import hmac
+import json
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +12,10 @@ from standardwebhooks import Webhook
 
 from dispatcher.policy.signing import Signer, show_secret
 from dispatcher.receiver import InvalidWebhook, verify
+from tests.support.record_files import SCHEMAS
 
+PUBLISHED = json.loads((SCHEMAS / "vectors" / "signatures.json").read_text(encoding="utf-8"))
+VECTORS: dict[str, dict[str, Any]] = {vector["name"]: vector for vector in PUBLISHED["vectors"]}
 KEY, OTHER = b"k" * 36, b"o" * 36
 SECRET = show_secret(KEY)
 NOW = 1_793_697_900
@@ -66,10 +74,69 @@ def test_a_missing_header_is_named(name: str) -> None:
         verify(headers, BODY, SECRET, now=NOW)
 
 
+def receive(vector: dict[str, Any], now: int) -> str:
+    """Verify a published message at a moment."""
+    names = {"webhook-id": "id", "webhook-timestamp": "timestamp", "webhook-signature": "signature"}
+    headers = {name: str(vector[field]) for name, field in names.items()}
+    return verify(headers, vector["body"].encode(), vector["secret"], now=now)
+
+
+@pytest.mark.parametrize("vector", VECTORS.values(), ids=lambda vector: vector["description"])
+def test_every_published_signature_passes(vector: dict[str, Any]) -> None:
+    assert receive(vector, vector["timestamp"]) == vector["id"]
+
+
+@pytest.mark.parametrize("case", PUBLISHED["accepted"], ids=lambda case: case["name"])
+def test_the_published_edges_pass(case: dict[str, Any]) -> None:
+    vector = VECTORS[case["vector"]] | case.get("change", {})
+
+    assert receive(vector, case.get("now", vector["timestamp"]))
+
+
+@pytest.mark.parametrize("case", PUBLISHED["refused"], ids=lambda case: case["name"])
+def test_what_is_published_as_refused_is_refused(case: dict[str, Any]) -> None:
+    vector = VECTORS[case["vector"]] | case.get("change", {})
+
+    with pytest.raises(InvalidWebhook):
+        receive(vector, case.get("now", VECTORS[case["vector"]]["timestamp"]))
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_no base64", "whsec_é"])
+def test_a_secret_that_is_none_is_the_receivers_own_fault_and_accepts_nobody(secret: str) -> None:
+    digest = hmac.digest(b"", f"evt_1.{NOW}.".encode() + BODY, "sha256")
+    signature = f"v1,{base64.b64encode(digest).decode()}"
+    headers = {"webhook-id": "evt_1", "webhook-timestamp": str(NOW), "webhook-signature": signature}
+
+    with pytest.raises(ValueError, match="the secret is"):
+        verify(headers, BODY, secret, now=NOW)
+
+
+@pytest.mark.parametrize("version", ["v2", "v1a", "V1", ""])
+def test_a_good_signature_under_another_version_is_refused(version: str) -> None:
+    headers = signed()
+    signature = headers["WEBHOOK-SIGNATURE"].partition(",")[2]
+
+    with pytest.raises(InvalidWebhook, match="no signature matches"):
+        verify({**headers, "WEBHOOK-SIGNATURE": f"{version},{signature}"}, BODY, SECRET, now=NOW)
+
+
+# Servers decode foreign bytes in headers to lone surrogates.
+ANYTHING = st.characters(codec="utf-8") | st.characters(categories=["Cs"])
+
+
+@pytest.mark.parametrize("name", ["Webhook-Id", "webhook-timestamp", "WEBHOOK-SIGNATURE"])
+def test_foreign_bytes_in_a_header_are_refused_like_anything_else(name: str) -> None:
+    headers = signed()
+    headers[name] = "v1,\udcff" if name.isupper() else "\udcff"
+
+    with pytest.raises(InvalidWebhook):
+        verify(headers, BODY, SECRET, now=NOW)
+
+
 @given(
-    event_id=st.text(max_size=30),
-    stamp=st.text(max_size=15),
-    signature=st.text(max_size=200),
+    event_id=st.text(ANYTHING, max_size=30),
+    stamp=st.text(ANYTHING, max_size=15),
+    signature=st.text(ANYTHING, max_size=200) | st.text(ANYTHING, max_size=50).map(lambda text: f"v1,{text}"),
     body=st.binary(max_size=50),
 )
 def test_no_request_can_raise_anything_else(event_id: str, stamp: str, signature: str, body: bytes) -> None:

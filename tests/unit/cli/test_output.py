@@ -1,0 +1,86 @@
+"""What commands print: columns for people, every field for programs."""
+
+import json
+from typing import Any
+
+import pytest
+
+from dispatcher.cli.output import Form, show_one, show_rows
+
+ROWS: list[dict[str, Any]] = [
+    {"id": "we_1", "is_on": True, "types": ["a", "b"], "note": None, "extra": {"x": 1}},
+    {"id": "we_2 [bold]é", "is_on": False, "types": [], "note": "n", "extra": {}},
+]
+Printed = pytest.CaptureFixture[str]
+
+
+def lines_of(capsys: Printed) -> list[str]:
+    return [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_table_has_the_columns_asked_for_and_reads_well(capsys: Printed) -> None:
+    show_rows(ROWS, ("id", "is_on", "types", "note", "nothing"), Form.TABLE)
+
+    assert lines_of(capsys) == [
+        "id            is on  types  note  nothing",
+        "we_1          yes    a, b   -     -",
+        "we_2 [bold]é  no            n     -",
+    ]
+
+
+def test_an_empty_table_says_so_beside_the_output(capsys: Printed) -> None:
+    show_rows([], ("id",), Form.TABLE)
+
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "nothing found\n")
+
+
+def test_piped_tables_keep_long_values_whole(capsys: Printed) -> None:
+    url = "https://example.com/" + "x" * 150
+
+    show_rows([{"id": "we_1", "url": url}], ("id", "url"), Form.TABLE)
+
+    assert url in capsys.readouterr().out
+
+
+def test_json_is_one_document_with_every_field(capsys: Printed) -> None:
+    show_rows(ROWS, ("id",), Form.JSON)
+
+    assert json.loads(capsys.readouterr().out) == ROWS
+
+
+@pytest.mark.parametrize(("form", "expected"), [(Form.JSON, "[]\n"), (Form.JSONL, "")])
+def test_nothing_is_still_valid_for_programs(capsys: Printed, form: Form, expected: str) -> None:
+    show_rows([], ("id",), form)
+
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == (expected, "")
+
+
+def test_json_lines_are_one_object_each(capsys: Printed) -> None:
+    show_rows(ROWS, ("id",), Form.JSONL)
+
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == ROWS
+
+
+def test_one_object_is_names_and_values_for_people(capsys: Printed) -> None:
+    show_one({"id": "we_1", "is_verified": False, "limits": {"rate": 1}, "paused": None}, Form.TABLE)
+
+    assert lines_of(capsys) == ["id           we_1", "is_verified  no", 'limits       {"rate":1}', "paused       -"]
+
+
+@pytest.mark.parametrize(("form", "n_lines"), [(Form.JSON, 8), (Form.JSONL, 1)])
+def test_one_object_is_json_for_programs(capsys: Printed, form: Form, n_lines: int) -> None:
+    row = {"id": "we_1", "types": ["a", "b"], "note": None}
+
+    show_one(row, form)
+
+    out = capsys.readouterr().out
+    assert json.loads(out) == row
+    assert len(out.splitlines()) == n_lines
+
+
+def test_nothing_to_show_is_no_fault(capsys: Printed) -> None:
+    show_one({}, Form.TABLE)
+
+    assert capsys.readouterr().out == ""
