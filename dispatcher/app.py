@@ -70,7 +70,6 @@ _FLUSH_SECONDS: Final = 10.0
 _LEAVE_SECONDS: Final = 3.0
 _READY_SECONDS: Final = 60.0
 _JOIN_SECONDS: Final = 10.0
-_LOOK_SECONDS: Final = 0.02
 _EMBEDDED_SESSION_MS: Final = 2_000
 
 
@@ -188,9 +187,15 @@ class Daemon:
     """One replica, from its first statement to its last. `run` is the whole life; make a new one for another."""
 
     def __init__(
-        self, settings: Settings, *, stop: StopRequest, on_ready: Callable[["Daemon"], Awaitable[None]]
+        self,
+        settings: Settings,
+        *,
+        stop: StopRequest,
+        on_ready: Callable[["Daemon"], Awaitable[None]],
+        n_dropped_lines: Callable[[], int],
     ) -> None:
         self._settings = settings
+        self._n_dropped_lines = n_dropped_lines
         self._stop = stop
         self._on_ready = on_ready
         self.api_url = ""
@@ -293,13 +298,14 @@ class Daemon:
         probes.conditions = {
             "not_stopping": lambda: not self._stop.asked.is_set(),
             "lease": lambda: replica.may_send(clock.mono()),
-            "kafka": lambda: intake.is_joined,
+            "kafka": intake.joined.is_set,
             "postgres": lambda: clock.mono() - deliverer.due.last_success < _READY_SECONDS,
         }
 
         def refresh() -> None:
             now, board = clock.mono(), deliverer.board
             counts("in_flight").put(board.in_flight)
+            counts("log_lines_dropped").put(self._n_dropped_lines())
             counts("lanes").put(board.n_lanes)
             counts("lane_bytes").put(board.held_bytes)
             counts("unsettled").put(deliverer.recorder.n_waiting)
@@ -346,9 +352,10 @@ class Daemon:
 
     async def _until_joined(self, intake: Intake) -> None:
         """Wait until events are being read, so that "ready" means it; a Kafka that is away does not hold it up."""
-        give_up = clock.mono() + _JOIN_SECONDS
-        while not intake.is_joined and clock.mono() < give_up and not self._stop.asked.is_set():
-            await asyncio.sleep(_LOOK_SECONDS)
+        waits = {spawn(intake.joined.wait(), name="joined"), spawn(self._stop.asked.wait(), name="stop-asked")}
+        await asyncio.wait(waits, timeout=_JOIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
 
     async def _live(self, deliverer: Deliverer, intake: Intake, upkeep: Upkeep, probes: Probes) -> None:
         """Run every root task until asked to stop; then take the rooms down in the order of the journey."""

@@ -9,6 +9,7 @@ import structlog
 from dispatcher.kit import clock
 from dispatcher.ledger.claims import ClaimLedger
 from dispatcher.ledger.replicas import MARGIN_SECONDS, Membership, Replica
+from dispatcher.model.endpoint import EndpointStatus
 from dispatcher.model.errors import Unavailable
 from dispatcher.telemetry.metrics import Metrics
 
@@ -76,6 +77,9 @@ class Upkeep:
         self._counts("due_deliveries").put(backlog.due)
         self._counts("held_deliveries").put(backlog.held)
         self._counts("oldest_due_age_seconds").put(backlog.oldest_due_seconds)
+        found = await self._claims.endpoints_by_status()
+        for status in EndpointStatus:
+            self._counts("endpoints").put(found.get(status, 0), status)
 
     async def _try(self, name: str, duty: Callable[[], Awaitable[None]]) -> None:
         try:

@@ -42,7 +42,11 @@ def _tame_collector() -> None:
 
 
 async def serve(
-    settings: Settings, *, on_ready: Callable[[Daemon], Awaitable[None]], check_schema: bool = True
+    settings: Settings,
+    *,
+    on_ready: Callable[[Daemon], Awaitable[None]],
+    n_dropped_lines: Callable[[], int],
+    check_schema: bool = True,
 ) -> None:
     """Run a daemon until SIGTERM or Ctrl-C. Raises DispatcherError when it cannot start or has to end."""
     _tame_collector()
@@ -51,7 +55,7 @@ async def serve(
     if check_schema and (missing := await pending(settings.database_url())):
         message = f"the database lacks {len(missing)} migrations; run `dispatcher migrate` first"
         raise DispatcherError(message)
-    await Daemon(settings, stop=stop, on_ready=on_ready).run()
+    await Daemon(settings, stop=stop, on_ready=on_ready, n_dropped_lines=n_dropped_lines).run()
 
 
 def describe(settings: Settings, daemon: Daemon, **more: Any) -> dict[str, Any]:

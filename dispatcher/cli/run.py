@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dispatcher.settings import Settings
 
 
@@ -42,18 +44,26 @@ def run(
         if embedded:
             from dispatcher.cli.standalone import run_standalone
 
-            run_standalone(settings, demo=demo, ready_file=ready_file, loop=loop)
+            run_standalone(settings, demo=demo, ready_file=ready_file, loop=loop, n_dropped_lines=lambda: logs.dropped)
         else:
-            _run_configured(settings, ready_file=ready_file, loop=loop)
+            _run_configured(settings, ready_file=ready_file, loop=loop, n_dropped_lines=lambda: logs.dropped)
     finally:
         logs.flush()
     sys.exit(0)
 
 
-def _run_configured(settings: "Settings", *, ready_file: Path | None, loop: str) -> None:
+def _run_configured(
+    settings: "Settings", *, ready_file: Path | None, loop: str, n_dropped_lines: "Callable[[], int]"
+) -> None:
     import asyncio
 
     from dispatcher.cli.daemon import describe, loop_factory, serve, write_ready_file
 
     with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
-        runner.run(serve(settings, on_ready=lambda daemon: write_ready_file(ready_file, describe(settings, daemon))))
+        runner.run(
+            serve(
+                settings,
+                on_ready=lambda daemon: write_ready_file(ready_file, describe(settings, daemon)),
+                n_dropped_lines=n_dropped_lines,
+            )
+        )

@@ -35,7 +35,9 @@ from dispatcher.vault import Vault
 _PARTITIONS: Final = 8
 
 
-def run_standalone(settings: Settings, *, demo: bool, ready_file: Path | None, loop: str) -> None:
+def run_standalone(
+    settings: Settings, *, demo: bool, ready_file: Path | None, loop: str, n_dropped_lines: Callable[[], int]
+) -> None:
     """Start the child servers, run the daemon on them until told to stop, stop the children. Main thread only.
 
     The children are bound to the thread that starts them: when it dies, however it dies, they end.
@@ -52,7 +54,7 @@ def run_standalone(settings: Settings, *, demo: bool, ready_file: Path | None, l
         stack.callback(own.unlink, missing_ok=True)
         ready = _placed(settings, postgres.url, broker.bootstrap)
         with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
-            runner.run(_serve(ready, demo=demo, ready_files=[own, ready_file]))
+            runner.run(_serve(ready, demo=demo, ready_files=[own, ready_file], n_dropped_lines=n_dropped_lines))
         _say("stopped", demo)
 
 
@@ -72,7 +74,9 @@ def _placed(settings: Settings, database_url: str, bootstrap: str) -> Settings:
     )
 
 
-async def _serve(settings: Settings, *, demo: bool, ready_files: list[Path | None]) -> None:
+async def _serve(
+    settings: Settings, *, demo: bool, ready_files: list[Path | None], n_dropped_lines: Callable[[], int]
+) -> None:
     await migrate(settings.database_url())
     await make_topics(kafka_settings(settings), dict.fromkeys(settings.kafka.topics, _PARTITIONS))
     account, keys = await _first_account(settings)
@@ -93,7 +97,7 @@ async def _serve(settings: Settings, *, demo: bool, ready_files: list[Path | Non
             )
 
     try:
-        await serve(settings, on_ready=on_ready, check_schema=False)
+        await serve(settings, on_ready=on_ready, n_dropped_lines=n_dropped_lines, check_schema=False)
     finally:
         for task in playing:
             task.cancel()

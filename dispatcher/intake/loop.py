@@ -97,8 +97,8 @@ class Meter(Protocol):
 class Doors:
     """What intake is given: where deliveries go, whether there is room, how values are sealed.
 
-    `has_room` tells whether there is room, `room` returns when there is. `unknown_outcome` is called when an accept may have committed without an
-    answer. `dead_letters` gets the records that died, once their batch is accepted.
+    `has_room` tells whether there is room, `room` returns when there is. `unknown_outcome` is called when an accept
+    may have committed without an answer. `dead_letters` gets the records that died, once their batch is accepted.
     """
 
     submit: Callable[[Sequence[Delivery]], Awaitable[None]]
@@ -144,8 +144,8 @@ class Intake:
         self._told_away = -_QUIET_SECONDS
         self.last_progress = clock.mono()
         """Monotonic time of the last poll that was answered with records, or found nothing to read."""
-        self.is_joined = False
-        """Whether the group has let this process in."""
+        self.joined = asyncio.Event()
+        """Set while the group has let this process in and its partitions are placed."""
 
     @property
     def n_partitions(self) -> int:
@@ -170,7 +170,7 @@ class Intake:
                 await sleep_until_set(self._stopping, pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
             finally:
-                self.is_joined = False
+                self.joined.clear()
                 self._forget()
                 await consumer.stop()
 
@@ -222,7 +222,7 @@ class Intake:
         """
         async with self._placing:
             await self._place_unplaced([partition for partition in partitions if partition not in self._stands])
-        self.is_joined = True
+        self.joined.set()
 
     async def _place_unplaced(self, partitions: Sequence[Partition]) -> None:
         consumer, generation = self._consumer, self._generation

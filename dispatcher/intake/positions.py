@@ -110,7 +110,7 @@ def halves(batch: Batch) -> tuple[Batch, Batch] | None:
         names = [(span.topic, span.partition) for span in batch.spans]
         middle = len(names) // 2
         return only(batch, names[:middle]), only(batch, names[middle:])
-    offsets = sorted({one.offset for one in (*batch.events, *batch.dead)})
+    offsets = sorted({placed.offset for placed in batch.events} | {dead.offset for dead in batch.dead})
     if len(offsets) < 2:
         return None
     span = batch.spans[0]

@@ -81,6 +81,10 @@ class ClaimLedger:
         row = await self._link.fetchrow("backlog")
         return Backlog(row["due"], row["held"], row["oldest_due_seconds"])
 
+    async def endpoints_by_status(self) -> dict[str, int]:
+        """Count the endpoints in each status; a status without any is absent."""
+        return {row["status"]: row["n"] for row in await self._link.fetch("count_endpoints")}
+
 
 def _delivery(row: asyncpg.Record) -> Delivery:
     def value(name: str) -> Any:

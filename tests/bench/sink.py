@@ -24,6 +24,7 @@ class Sink(asyncio.Protocol):
     """One connection. Requests may arrive in pieces or glued together."""
 
     count = 0
+    first = last = 0
     times: dict[bytes, int] | None = None
 
     def __init__(self) -> None:
@@ -52,15 +53,19 @@ class Sink(asyncio.Protocol):
             answers += 1
         self._buffer = buffer
         if answers:
+            Sink.last = time.monotonic_ns()
+            Sink.first = Sink.first or Sink.last
             Sink.count += answers
             self._transport.write(_ANSWER * answers)
 
 
 async def _control(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer `count` and `times`, one JSON line each."""
+    """Answer `count`, `span` (seconds from the first request to the last) and `times`, one JSON line each."""
     while line := await reader.readline():
         if line.strip() == b"count":
             answer: Any = Sink.count
+        elif line.strip() == b"span":
+            answer = (Sink.last - Sink.first) / 1e9
         else:
             answer = {name.decode(): at for name, at in (Sink.times or {}).items()}
         writer.write(json.dumps(answer).encode() + b"\n")

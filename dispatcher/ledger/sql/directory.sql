@@ -23,3 +23,7 @@ WHERE NOT has_own_limits AND (interval_us, burst, in_flight) IS DISTINCT FROM ($
 -- name: installation
 -- Read the key of public delivery ids.
 SELECT id_key FROM installation
+
+-- name: count_endpoints
+-- Count endpoints by status. Sequential scan of a table that has as many rows as there are endpoints.
+SELECT status, count(*) AS n FROM endpoint GROUP BY status
