@@ -83,7 +83,7 @@ class ClaimLedger:
 
     async def endpoints_by_status(self) -> dict[str, int]:
         """Count the endpoints in each status; a status without any is absent."""
-        return {row["status"]: row["n"] for row in await self._link.fetch("count_endpoints")}
+        return {row["status"]: row["n"] for row in await self._link.fetch("endpoints_by_status")}
 
 
 def _delivery(row: asyncpg.Record) -> Delivery:

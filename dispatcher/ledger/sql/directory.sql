@@ -24,6 +24,6 @@ WHERE NOT has_own_limits AND (interval_us, burst, in_flight) IS DISTINCT FROM ($
 -- Read the key of public delivery ids.
 SELECT id_key FROM installation
 
--- name: count_endpoints
+-- name: endpoints_by_status
 -- Count endpoints by status. Sequential scan of a table that has as many rows as there are endpoints.
 SELECT status, count(*) AS n FROM endpoint GROUP BY status
