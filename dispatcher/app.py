@@ -28,17 +28,22 @@ from dispatcher.directory import Directory
 from dispatcher.intake.consumer import KafkaSettings
 from dispatcher.intake.dead_letters import DeadLetters
 from dispatcher.intake.decoding import Decoder
-from dispatcher.intake.loop import Doors, Intake
+from dispatcher.intake.loop import Doors as IntakeDoors
+from dispatcher.intake.loop import Intake
 from dispatcher.journal import Journal
 from dispatcher.kit import clock
 from dispatcher.kit.stopping import StopRequest
 from dispatcher.kit.supervise import finish_within, spawn
-from dispatcher.lanes.board import Board, BoardLimits
+from dispatcher.lanes.board import Board, BoardLimits, Doors
 from dispatcher.lanes.courier import Courier, parked
 from dispatcher.lanes.due import DueReader
+from dispatcher.lanes.keeper import HostKeeper
+from dispatcher.lanes.tokens import TokenDesk
+from dispatcher.lanes.watch import Watch
 from dispatcher.ledger.claims import ClaimLedger
 from dispatcher.ledger.connections import Link, Pool
 from dispatcher.ledger.directory import DirectoryLedger
+from dispatcher.ledger.hosts import HostLedger
 from dispatcher.ledger.intake import IntakeLedger
 from dispatcher.ledger.replicas import Membership, Replica, register
 from dispatcher.ledger.settlement import SettlementLedger
@@ -78,18 +83,19 @@ class RootTaskEnded(DispatcherError):
 
 
 class Links:
-    """The four dedicated connections of one process. `lost` is called when a statement's outcome became unknown."""
+    """The five dedicated connections of one process. `lost` is called when a statement's outcome became unknown."""
 
     def __init__(self, url: str) -> None:
         self.lost: Callable[[], None] = lambda: None
         self.intake = Link(url, "intake", on_lost=lambda: self.lost())  # noqa: PLW0108 - `lost` is set later
         self.settlement = Link(url, "settlement")
         self.claims = Link(url, "claims", on_lost=lambda: self.lost())  # noqa: PLW0108 - the same
+        self.hosts = Link(url, "hosts")
         self.control = Link(url, "control")
 
     async def aclose(self) -> None:
-        """Terminate all four."""
-        for link in (self.intake, self.settlement, self.claims, self.control):
+        """Terminate all five."""
+        for link in (self.intake, self.settlement, self.claims, self.hosts, self.control):
             await link.aclose()
 
 
@@ -128,12 +134,20 @@ class Deliverer:
             meter=services.journal,
             jitter=lambda: _chance.uniform(0.9, 1.1),
         )
-        self.board = Board(
-            carry=self.courier.carry,
-            settle=self._settle,
-            limits_of=self.directory.limits_of,
-            may_start=lambda now: replica.may_send(now) and not self.recorder.is_behind,
-            limits=BoardLimits(settings.limits.in_flight, settings.limits.memory_bytes),
+        hosts = HostLedger(links.hosts, replica)
+        self.keeper = HostKeeper(hosts, on_limits=self._adopt_limits)
+        self.desk = TokenDesk(hosts, on_counted=services.journal.tokens)
+        self.board = self.keeper.lanes = self.desk.lanes = Board(
+            Doors(
+                carry=self.courier.carry,
+                settle=self._settle,
+                limits_of=self.directory.limits_of,
+                pace_of=self.directory.pace_of,
+                may_start=lambda now: replica.may_send(now) and not self.recorder.is_behind,
+            ),
+            self.desk,
+            Watch(self.keeper),
+            BoardLimits(settings.limits.in_flight, settings.limits.memory_bytes),
         )
         self.claims = ClaimLedger(links.claims, replica)
         self.due = DueReader(
@@ -153,9 +167,9 @@ class Deliverer:
             _log.warning("directory_unavailable", reason=str(fault))
         now = clock.mono()
         for delivery in deliveries:
-            refused_for = self.board.submit(delivery)
-            if refused_for is not None:
-                self.recorder.settle(parked(delivery, refused_for, now))
+            refused = self.board.submit(delivery)
+            if refused is not None:
+                self.recorder.settle(parked(*refused, now))
         self.board.start()
 
     async def drain(self, seconds: float, stop: StopRequest) -> None:
@@ -175,6 +189,7 @@ class Deliverer:
             target = self.directory.peek(endpoint_id)
             if target is not None and not target.is_verified:
                 self.recorder.first_success(endpoint_id)
+                self.directory.prove(endpoint_id)
         elif kind is VerdictKind.GONE:
             self.directory.close(endpoint_id)
         self.recorder.settle(settlement)
@@ -268,11 +283,16 @@ class Daemon:
     ) -> Intake:
         settings = self._settings
         ledger = IntakeLedger(
-            links.intake, replica, days=members.days, full_hosts=deliverer.board.full_hosts, delivers=True
+            links.intake,
+            replica,
+            days=members.days,
+            full_hosts=deliverer.board.full_hosts,
+            full_endpoints=deliverer.board.full_endpoints,
+            delivers=True,
         )
         kafka = kafka_settings(settings)
         topic = settings.kafka.dead_letter_topic
-        doors = Doors(
+        doors = IntakeDoors(
             submit=deliverer.submit,
             has_room=deliverer.board.has_room,
             room=deliverer.board.room,
@@ -306,7 +326,9 @@ class Daemon:
             now, board = clock.mono(), deliverer.board
             counts("in_flight").put(board.in_flight)
             counts("log_lines_dropped").put(self._n_dropped_lines())
+            counts("suspects_in_flight").put(board.suspects_in_flight)
             counts("lanes").put(board.n_lanes)
+            counts("hosts_paused").put(deliverer.keeper.n_paused)
             counts("lane_bytes").put(board.held_bytes)
             counts("unsettled").put(deliverer.recorder.n_waiting)
             counts("oldest_throttled_age_seconds").put(board.oldest_throttled_seconds(now))
@@ -362,6 +384,8 @@ class Daemon:
         eternal = (
             ("directory", deliverer.directory.run()),
             ("board", deliverer.board.run()),
+            ("tokens", deliverer.desk.run()),
+            ("hosts", deliverer.keeper.run()),
             ("heartbeat", upkeep.keep_lease()),
             ("takeover", upkeep.take_over()),
             ("upkeep", upkeep.keep_up()),

@@ -6,6 +6,7 @@ quarantined: its own deliveries wait, nobody else's do.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Final, Protocol
@@ -16,6 +17,7 @@ import structlog
 
 from dispatcher.model.endpoint import EndpointStatus, HostLimits, SealedTarget, SigningKey, Target
 from dispatcher.model.errors import SealBroken, Unavailable
+from dispatcher.policy.pacing import UNVERIFIED
 
 _REFRESH_SECONDS: Final = 1.0
 _LOOK_BACK_SECONDS: Final = 15.0
@@ -99,6 +101,22 @@ class Directory:
         """Return what is in memory about an endpoint, without asking anybody."""
         found = self._targets.get(endpoint_id)
         return found if isinstance(found, Target) else None
+
+    def pace_of(self, endpoint_id: int) -> HostLimits | None:
+        """Return an endpoint's limits of its own, below its host's; None when it has none, or is not in memory."""
+        target = self.peek(endpoint_id)
+        if target is None:
+            return None
+        if not target.is_verified:
+            return UNVERIFIED
+        rate = target.rate_limit
+        return None if rate is None else HostLimits(rate, max(1, math.ceil(rate)), max(1, math.ceil(rate)))
+
+    def prove(self, endpoint_id: int) -> None:
+        """Note a first success before Postgres tells of it."""
+        target = self.peek(endpoint_id)
+        if target is not None and not target.is_verified:
+            self._targets[endpoint_id] = replace(target, is_verified=True)
 
     async def load(self, endpoint_ids: Collection[int]) -> None:
         """Read those of the endpoints that are not in memory, in one query. Raises Unavailable."""
@@ -184,4 +202,5 @@ class Directory:
             headers=tuple(headers.items()),
             schedule=row.schedule or self._schedules[row.environment],
             is_verified=row.is_verified,
+            rate_limit=row.rate_limit,
         )

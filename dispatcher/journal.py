@@ -42,6 +42,7 @@ class Journal:
         self._first_attempt = metrics.spread("ingest_to_first_attempt_seconds")
         self._settle_seconds = metrics.spread("settle_seconds")
         self._settle_batch = metrics.spread("settle_batch_size")
+        self._tokens = metrics.counts("tokens")
 
     # lanes
 
@@ -88,6 +89,12 @@ class Journal:
             queued_seconds=round(settlement.started_mono - delivery.accepted_mono, 4),
             retry_in_seconds=None if verdict.retry_in_seconds is None else round(verdict.retry_in_seconds, 1),
         )
+
+    def tokens(self, n_granted: int, n_used: int, n_expired: int) -> None:
+        """Count rate tokens: granted by Postgres, used for a request, died unused."""
+        for result, n in (("granted", n_granted), ("used", n_used), ("expired", n_expired)):
+            if n:
+                self._tokens.add(result, by=n)
 
     # recording
 

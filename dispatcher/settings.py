@@ -11,14 +11,15 @@ import tomllib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 
 from dispatcher.model.endpoint import HostLimits
 from dispatcher.model.errors import ConfigurationError
 from dispatcher.policy.addresses import EgressPolicy
+from dispatcher.policy.pacing import limits_fault
 from dispatcher.policy.retrying import LIVE_SCHEDULE, TEST_SCHEDULE, check_schedule
 from dispatcher.policy.urls import PortRules
 
@@ -216,6 +217,13 @@ class Limits(Group):
     memory_bytes: Annotated[int, BeforeValidator(_read_bytes)] = _doc(
         256 * _MIB, ge=_MIB, description="Deliveries in the memory of one process, in bytes."
     )
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> Self:
+        fault = limits_fault(self.host_rate, self.host_burst)
+        if fault is not None:
+            raise ValueError(fault)
+        return self
 
     def host_limits(self) -> HostLimits:
         """Return the limits of a host that has none of its own."""

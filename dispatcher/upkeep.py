@@ -73,7 +73,7 @@ class Upkeep:
         self._counts("partitions_ahead_days").put((last - clock.utcnow().date()).days)
 
     async def _read_backlog(self) -> None:
-        backlog = await self._claims.backlog()
+        backlog = await self._claims.count_backlog()
         self._counts("due_deliveries").put(backlog.due)
         self._counts("held_deliveries").put(backlog.held)
         self._counts("oldest_due_age_seconds").put(backlog.oldest_due_seconds)

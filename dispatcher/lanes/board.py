@@ -2,11 +2,14 @@
 
     submit --> lane (bounded) --> ring of ready lanes --> carry() as a task --> settlement
                   |  refused: the row goes back to Postgres      ^
-                  '-- no token: timer heap --------------------- '
+                  '-- no token: asks the desk, comes back -------'
 
 `_pump` is synchronous and changes state only; it starts tasks and awaits nothing. It runs after every submit,
-completion and timer. The ring gives each host one request per turn, so a host with a long queue cannot delay one
-with a short queue by more than a turn. Choosing is O(1).
+completion and grant. The ring gives each host one request per turn, and each lane gives each endpoint one, so
+a host or an endpoint with a long queue cannot delay one with a short queue by more than a turn. Choosing is O(1).
+
+Three shares keep the slots of the process for those who use them well: a host has its cap; lanes that keep us waiting
+hold at most a quarter together; later attempts hold at most half while first attempts wait.
 
 Memory is bounded by counted bytes. Intake asks `room` before it polls: while bytes or queued deliveries are over
 their mark it waits, and its group membership lives on. Deliveries in lanes that crawl (a dead host, an exhausted
@@ -15,17 +18,20 @@ own lanes are bounded instead, and what is over goes back to Postgres.
 """
 
 import asyncio
-import heapq
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from dispatcher.kit import clock
 from dispatcher.lanes.courier import parked
-from dispatcher.lanes.lane import Lane, Place
+from dispatcher.lanes.lane import Lane, Place, Queue
+from dispatcher.lanes.pauses import PauseBook
+from dispatcher.lanes.tokens import TokenDesk
+from dispatcher.lanes.watch import Watch
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.endpoint import HostLimits
+from dispatcher.policy.health import share_of
 
 _OVERHEAD_BYTES: Final = 1_024
 """What a delivery costs beside its body: tuple, task, buffers. Measured about 700; counted generously."""
@@ -33,7 +39,10 @@ _OVERHEAD_BYTES: Final = 1_024
 _FALLEN_SECONDS: Final = 30.0
 _LOOK_SECONDS: Final = 0.5
 _IDLE_LOOKS: Final = 20
-"""A lane without work is forgotten after this many looks (10 s), when its pacer has long been full again."""
+"""A lane without work is forgotten after this many looks (10 s)."""
+
+_ELSEWHERE_SECONDS: Final = 1.0
+"""How soon a delivery is offered again whose host other replicas serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,39 +55,42 @@ class BoardLimits:
     queued_low: int = 1_000
 
 
-class Board:
-    """The lanes of this process. Every method but `run`, `room` and `drain` is synchronous; one loop only.
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What the board is given.
 
     `carry` takes a delivery through one attempt and returns its settlement; when it raises, which is a bug, the
-    delivery goes back to Postgres for half a minute. `settle` takes the
-    settlement. `limits_of` names a host's limits. `may_start` is asked before every start with the monotonic time:
-    the lease and the recorder speak through it; while it says no the board looks again every 50 ms.
+    delivery goes back to Postgres for half a minute. `settle` takes settlements. `limits_of` names a host's limits,
+    `pace_of` an endpoint's own ones, below those, or None. `may_start` is asked before every start with the monotonic
+    time: the lease and the recorder speak through it; while it says no the board looks again every 50 ms.
     """
 
-    def __init__(
-        self,
-        *,
-        carry: Callable[[Delivery], Awaitable[Settlement]],
-        settle: Callable[[Settlement], None],
-        limits_of: Callable[[int], HostLimits],
-        may_start: Callable[[float], bool],
-        limits: BoardLimits,
-    ) -> None:
-        self._carry = carry
-        self._settle = settle
-        self._limits_of = limits_of
-        self._may_start = may_start
+    carry: Callable[[Delivery], Awaitable[Settlement]]
+    settle: Callable[[Settlement], None]
+    limits_of: Callable[[int], HostLimits]
+    pace_of: Callable[[int], HostLimits | None]
+    may_start: Callable[[float], bool]
+
+
+class Board:
+    """The lanes of this process. Every method but `run`, `room` and `drain` is synchronous; one loop only."""
+
+    def __init__(self, doors: Doors, desk: TokenDesk, watch: Watch, limits: BoardLimits) -> None:
+        self._doors = doors
+        self._desk = desk
+        self._watch = watch
         self._limits = limits
         # Touched by the loop's tasks, never across an await.
         self._lanes: dict[int, Lane] = {}
         self._ring: deque[Lane] = deque()
-        self._timers: list[tuple[float, int, Lane]] = []
+        self._aside: deque[Lane] = deque()
         self._alarm: asyncio.TimerHandle | None = None
         self._tasks: dict[asyncio.Task[None], Delivery] = {}
         self._idle_looks: dict[int, int] = {}
-        self._queued = 0
-        self._crawling = 0
-        self._bytes = 0
+        self._paused_hosts, self._paused_endpoints = PauseBook(), PauseBook()
+        self._n_replicas, self._rank = 1, 0
+        self._queued = self._crawling = self._bytes = 0
+        self._fresh = self._again_in_flight = self._suspects_in_flight = 0
         self._stopped = False
         self._room = asyncio.Event()
         self._room.set()
@@ -89,6 +101,11 @@ class Board:
     def in_flight(self) -> int:
         """Return the number of attempts under way."""
         return len(self._tasks)
+
+    @property
+    def suspects_in_flight(self) -> int:
+        """Return the number of attempts under way to hosts that keep us waiting."""
+        return self._suspects_in_flight
 
     @property
     def queued(self) -> int:
@@ -107,15 +124,41 @@ class Board:
 
     def oldest_throttled_seconds(self, now: float) -> float:
         """Return for how long the oldest delivery has waited in a lane that has no token; 0 when none."""
-        return max((now - lane.queue[0].accepted_mono for _, _, lane in self._timers if lane.queue), default=0.0)
+        heads = (
+            waiting[0].accepted_mono
+            for lane in self._lanes.values()
+            if lane.place is Place.WAITING
+            for queue in lane.queues.values()
+            for waiting in (queue.fresh, queue.again)
+            if waiting
+        )
+        return now - min(heads, default=now)
 
     def full_hosts(self) -> list[int]:
-        """Return the hosts whose lanes refuse more."""
-        return [lane.host_id for lane in self._lanes.values() if lane.is_full]
+        """Return the hosts for which new deliveries should stay in Postgres: paused, or served elsewhere."""
+        elsewhere = [lane.host_id for lane in self._lanes.values() if not lane.window.most]
+        return [*self._paused_hosts.until, *elsewhere]
 
-    def unwilling_hosts(self) -> list[int]:
-        """Return the hosts for which no waiting rows should be claimed now."""
-        return [lane.host_id for lane in self._lanes.values() if not lane.wants_more]
+    def full_endpoints(self) -> list[int]:
+        """Return the endpoints for which new deliveries should stay in Postgres: paused, or their queue is full."""
+        crowded = [
+            queue.endpoint_id
+            for lane in self._lanes.values()
+            if lane.is_full
+            for queue in lane.queues.values()
+            if len(queue) >= lane.fair_share
+        ]
+        return [*self._paused_endpoints.until, *crowded]
+
+    def unwilling_endpoints(self) -> list[int]:
+        """Return the endpoints for which no waiting rows should be claimed now: enough is here already."""
+        return [
+            queue.endpoint_id
+            for lane in self._lanes.values()
+            if lane.n_queued
+            for queue in lane.queues.values()
+            if len(queue) * 2 >= lane.fair_share or (queue.pace is not None and len(queue))
+        ]
 
     def has_room(self) -> bool:
         """Tell whether intake may read more."""
@@ -125,25 +168,57 @@ class Board:
         """Return when there is room for another poll's worth of deliveries."""
         await self._room.wait()
 
-    def submit(self, delivery: Delivery) -> float | None:
+    def submit(self, delivery: Delivery) -> tuple[Delivery, float] | None:
         """Put a delivery into its host's lane; call `start` after the last of a batch.
 
-        Returns None when it was taken, else (the lane is full, or the board is stopping) the seconds after which to
-        offer it again: the row belongs back in Postgres until then.
+        Returns None when all is well, else the delivery that has to go back to Postgres and the seconds after which
+        to offer it again: this one, or the newest of the endpoint that holds most of a full lane.
         """
-        lane = self._lanes.get(delivery.host_id)
-        if lane is None:
-            lane = self._lanes[delivery.host_id] = Lane(delivery.host_id, self._limits_of(delivery.host_id))
         if self._stopped:
-            return 0.0
+            return delivery, 0.0
+        now = clock.mono()
+        until = max(
+            self._paused_hosts.until.get(delivery.host_id, 0.0),
+            self._paused_endpoints.until.get(delivery.endpoint_id, 0.0),
+        )
+        if until > now:
+            return delivery, until - now
+        lane = self._lanes.get(delivery.host_id) or self._open(delivery.host_id)
+        if not lane.window.most:
+            return delivery, _ELSEWHERE_SECONDS
+        queue = lane.queues.get(delivery.endpoint_id)
+        if queue is None:
+            queue = lane.queues[delivery.endpoint_id] = Queue(delivery.endpoint_id)
+            queue.set_pace(self._doors.pace_of(delivery.endpoint_id))
+        refused: tuple[Delivery, float] | None = None
         if lane.is_full:
-            return max(1.0, lane.seconds_to_clear())
-        lane.queue.append(delivery)
+            longest = lane.longest()
+            wait = max(1.0, lane.seconds_to_clear())
+            if len(longest) <= len(queue) + 1:
+                return delivery, wait
+            refused = longest.pop_newest(), wait
+            lane.n_queued -= 1
+            self._uncount(refused[0])
+        lane.put(delivery, queue)
         self._queued += 1
+        self._fresh += not delivery.attempts
         self._bytes += len(delivery.body) + _OVERHEAD_BYTES
-        if lane.place is Place.IDLE and lane.in_flight < lane.most_in_flight:
+        if lane.place is Place.IDLE and lane.in_flight < lane.window.size:
             self._make_ready(lane)
-        return None
+        return refused
+
+    def credit(self, host_id: int, n: int, sent: float) -> None:
+        """Take tokens of a host that were charged by a claim whose statement was sent at `sent`."""
+        lane = self._lanes.get(host_id) or self._open(host_id)
+        lane.purse.add(n, sent + lane.grants.token_seconds)
+        if lane.place is Place.WAITING:
+            self._make_ready(lane)
+
+    def ready(self, lane: Lane) -> None:
+        """Give a lane that waited for tokens its turn again."""
+        if lane.place is Place.WAITING or (lane.place is Place.IDLE and lane.ring):
+            self._make_ready(lane)
+            self._pump()
 
     def start(self) -> None:
         """Start whatever may start now."""
@@ -154,7 +229,34 @@ class Board:
         """Give a host new limits; they hold from its next start on."""
         lane = self._lanes.get(host_id)
         if lane is not None and lane.limits != limits:
-            lane.set_limits(limits)
+            self._adopt(lane, limits)
+
+    def set_replicas(self, n: int, rank: int) -> None:
+        """Share hosts' caps on requests in flight with `n` live replicas, this one being number `rank` from 0."""
+        if (n, rank) != (self._n_replicas, self._rank):
+            self._n_replicas, self._rank = n, rank
+            for lane in self._lanes.values():
+                self._adopt(lane, lane.limits)
+                if not lane.window.most:
+                    self._send_back(lane, lane.queues.values(), _ELSEWHERE_SECONDS)
+
+    def pause_host(self, host_id: int, seconds: float) -> None:
+        """Send nothing to a host for some seconds; what is queued goes back to Postgres until then."""
+        self._paused_hosts.note(host_id, seconds, clock.mono())
+        self._empty_host(host_id, seconds)
+
+    def pause_endpoint(self, endpoint_id: int, seconds: float) -> None:
+        """Send nothing to an endpoint for some seconds; what is queued goes back to Postgres until then."""
+        self._paused_endpoints.note(endpoint_id, seconds, clock.mono())
+        self._empty_endpoint(endpoint_id, seconds)
+
+    def set_pauses(self, hosts: dict[int, float], endpoints: dict[int, float]) -> None:
+        """Adopt who is paused, by seconds left, as all replicas know it; own words of late are kept."""
+        now = clock.mono()
+        for host_id in self._paused_hosts.adopt(hosts, now):
+            self._empty_host(host_id, hosts[host_id])
+        for endpoint_id in self._paused_endpoints.adopt(endpoints, now):
+            self._empty_endpoint(endpoint_id, endpoints[endpoint_id])
 
     async def run(self) -> None:
         """Look at the lanes twice a second until canceled: which crawl, which can be forgotten."""
@@ -170,10 +272,12 @@ class Board:
         `carry`. A second call, or a cancel, cuts the wait short.
         """
         self._stopped = True
-        queued = [delivery for lane in self._lanes.values() for delivery in lane.queue]
+        queued = [
+            delivery for lane in self._lanes.values() for queue in lane.queues.values() for delivery in queue.empty()
+        ]
         for lane in self._lanes.values():
-            lane.queue.clear()
-        self._queued = 0
+            lane.n_queued = 0
+        self._queued = self._fresh = 0
         self._room.set()
         try:
             async with asyncio.timeout(seconds):
@@ -188,60 +292,141 @@ class Board:
         for task in list(self._tasks):
             task.cancel()
 
+    def _open(self, host_id: int) -> Lane:
+        limits = self._doors.limits_of(host_id)
+        lane = self._lanes[host_id] = Lane(host_id, limits, self._share(host_id, limits))
+        return lane
+
+    def _share(self, host_id: int, limits: HostLimits) -> int:
+        return share_of(limits.in_flight, n_replicas=self._n_replicas, rank=self._rank, host_id=host_id)
+
+    def _adopt(self, lane: Lane, limits: HostLimits) -> None:
+        lane.set_limits(limits, self._share(lane.host_id, limits))
+        if lane.place is Place.WAITING:
+            lane.ask_at = 0.0
+            self._desk.ask(lane)
+        if lane.place is Place.IDLE and lane.ring and lane.in_flight < lane.window.size:
+            self._make_ready(lane)
+
+    def _uncount(self, delivery: Delivery) -> None:
+        """Take a delivery that leaves a queue untried off the books."""
+        self._queued -= 1
+        self._fresh -= not delivery.attempts
+        self._bytes -= len(delivery.body) + _OVERHEAD_BYTES
+
+    def _empty_host(self, host_id: int, seconds: float) -> None:
+        lane = self._lanes.get(host_id)
+        if lane is not None:
+            lane.purse.clear()
+            for queue in lane.queues.values():
+                queue.is_probing = True
+            self._send_back(lane, lane.queues.values(), seconds)
+
+    def _empty_endpoint(self, endpoint_id: int, seconds: float) -> None:
+        for lane in self._lanes.values():
+            queue = lane.queues.get(endpoint_id)
+            if queue is not None:
+                queue.is_probing = True
+                self._send_back(lane, [queue], seconds)
+
+    def _send_back(self, lane: Lane, queues: Iterable[Queue], seconds: float) -> None:
+        now = clock.mono()
+        for queue in queues:
+            for delivery in queue.empty():
+                lane.n_queued -= 1
+                self._uncount(delivery)
+                self._doors.settle(parked(delivery, seconds, now))
+
     def _make_ready(self, lane: Lane) -> None:
         lane.place = Place.READY
         self._ring.append(lane)
 
     def _pump(self) -> None:
-        if self._stopped or not (self._ring or self._timers):
+        if self._stopped or not self._ring:
             return
         now = clock.mono()
-        self._wake_waiting(now)
         while self._ring and len(self._tasks) < self._limits.in_flight:
-            if not self._may_start(now):
+            if not self._doors.may_start(now):
                 self._set_alarm(now + 0.05)
                 return
             self._turn(self._ring.popleft(), now)
-        if self._timers:
-            self._set_alarm(self._timers[0][0])
 
     def _turn(self, lane: Lane, now: float) -> None:
-        """Give one lane its turn: one request, or a place among those that wait for a token."""
-        if not lane.queue or lane.in_flight >= lane.most_in_flight:
+        """Give one lane its turn: one request, or a place among those that wait."""
+        if not lane.ring or lane.in_flight >= lane.window.size:
             lane.place = Place.IDLE
             return
-        wait = lane.pacer.reserve(now)
-        if wait > 0:
-            lane.place = Place.WAITING
-            lane.wait_until = now + wait
-            heapq.heappush(self._timers, (lane.wait_until, lane.host_id, lane))
+        if lane.is_suspect and self._suspects_in_flight * 4 >= self._limits.in_flight:
+            self._set_aside(lane)
             return
-        self._begin(lane, lane.queue.popleft())
-        if lane.queue and lane.in_flight < lane.most_in_flight:
+        may_repeat = not self._fresh or self._again_in_flight * 2 < self._limits.in_flight
+        queue = lane.choose(now, may_repeat=may_repeat)
+        if queue is None:
+            self._ask_for_endpoints(lane)
+            if lane.ring:
+                self._set_aside(lane)
+            else:
+                lane.place = Place.IDLE
+            return
+        if not lane.purse.take(now):
+            lane.place = Place.WAITING
+            self._desk.ask(lane)
+            return
+        self._begin(lane, queue, lane.take(queue, now, may_repeat=may_repeat), now)
+        if lane.ring and lane.in_flight < lane.window.size:
             self._ring.append(lane)
         else:
             lane.place = Place.IDLE
+            self._ask_for_endpoints(lane)
+        if lane.rate and lane.purse.count() <= lane.rate * lane.grants.token_seconds / 2:
+            self._desk.ask(lane)
 
-    def _begin(self, lane: Lane, delivery: Delivery) -> None:
-        lane.in_flight += 1
+    def _ask_for_endpoints(self, lane: Lane) -> None:
+        """Ask for tokens of endpoints with a pace of their own that wait for nothing else."""
+        for queue in lane.queues.values():
+            if queue.purse is not None and len(queue) and not queue.in_turn and queue.in_flight < queue.most_in_flight:
+                self._desk.ask_for_endpoint(lane, queue)
+
+    def _set_aside(self, lane: Lane) -> None:
+        lane.place = Place.ASIDE
+        self._aside.append(lane)
+
+    def _begin(self, lane: Lane, queue: Queue, delivery: Delivery, now: float) -> None:
+        if lane.in_flight == 1:
+            lane.since_done = now
         self._queued -= 1
-        task = asyncio.get_running_loop().create_task(self._attempt(lane, delivery), name="attempt")
+        if delivery.attempts:
+            self._again_in_flight += 1
+        else:
+            self._fresh -= 1
+        self._suspects_in_flight += lane.is_suspect
+        attempt = self._attempt(lane, queue, delivery, counts_as_suspect=lane.is_suspect)
+        task = asyncio.get_running_loop().create_task(attempt, name="attempt")
         self._tasks[task] = delivery
         self._quiet.clear()
         task.add_done_callback(self._ended)
 
-    async def _attempt(self, lane: Lane, delivery: Delivery) -> None:
+    async def _attempt(self, lane: Lane, queue: Queue, delivery: Delivery, *, counts_as_suspect: bool) -> None:
         try:
-            self._settle(await self._carry(delivery))
+            settlement = await self._doors.carry(delivery)
+            self._doors.settle(settlement)
+            self._watch.note(lane, queue, settlement, clock.mono())
         except Exception:
             # A bug of ours must not leave the delivery in nobody's hands: it comes back, and so does the bug.
-            self._settle(parked(delivery, _FALLEN_SECONDS, clock.mono()))
+            self._doors.settle(parked(delivery, _FALLEN_SECONDS, clock.mono()))
             raise
         finally:
             lane.in_flight -= 1
+            queue.in_flight -= 1
             lane.done += 1
+            lane.since_done = clock.mono()
+            self._again_in_flight -= delivery.attempts > 0
+            self._suspects_in_flight -= counts_as_suspect
             self._bytes -= len(delivery.body) + _OVERHEAD_BYTES
-            if lane.queue and lane.place is Place.IDLE:
+            if queue.purse is not None:
+                queue.set_pace(self._doors.pace_of(queue.endpoint_id))
+            lane.come_back(queue)
+            if lane.ring and lane.place is Place.IDLE:
                 self._make_ready(lane)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -252,14 +437,11 @@ class Board:
             asyncio.get_running_loop().call_exception_handler(
                 {"message": "an attempt fell", "exception": fault, "task": task}
             )
+        if self._aside:
+            self._make_ready(self._aside.popleft())
         self._pump()
         if not self._room.is_set():
             self._watch_room()
-
-    def _wake_waiting(self, now: float) -> None:
-        timers = self._timers
-        while timers and timers[0][0] <= now:
-            self._make_ready(heapq.heappop(timers)[2])
 
     def _set_alarm(self, when: float) -> None:
         if self._alarm is not None:
@@ -281,16 +463,30 @@ class Board:
 
     def _look(self) -> None:
         """Find the lanes that crawl: more queued than they complete in two looks. Forget idle ones."""
-        crawling = 0
+        now, crawling = clock.mono(), 0
+        self._paused_hosts.forget_past(now)
+        self._paused_endpoints.forget_past(now)
+        while self._aside:
+            self._make_ready(self._aside.popleft())
         for lane in list(self._lanes.values()):
-            if len(lane.queue) > max(32, 4 * lane.done):
-                crawling += len(lane.queue)
+            if lane.n_queued > max(32, 4 * lane.done):
+                crawling += lane.n_queued
+            lane.look(now)
             lane.done = 0
+            for queue in lane.queues.values():
+                queue.set_pace(self._doors.pace_of(queue.endpoint_id))
+                lane.come_back(queue)
+            if lane.place is Place.IDLE and lane.ring:
+                self._make_ready(lane)
             if lane.is_idle and lane.place is Place.IDLE:
-                looks = self._idle_looks.get(lane.host_id, 0) + 1
-                self._idle_looks[lane.host_id] = looks
-                if looks >= _IDLE_LOOKS:
-                    del self._lanes[lane.host_id], self._idle_looks[lane.host_id]
+                self._grow_idle(lane)
             else:
                 self._idle_looks.pop(lane.host_id, None)
         self._crawling = crawling
+
+    def _grow_idle(self, lane: Lane) -> None:
+        looks = self._idle_looks.get(lane.host_id, 0) + 1
+        self._idle_looks[lane.host_id] = looks
+        if looks >= _IDLE_LOOKS:
+            self._desk.forget(lane)
+            del self._lanes[lane.host_id], self._idle_looks[lane.host_id]

@@ -1,17 +1,21 @@
 """The due-reader: deliveries that wait in Postgres come back to the lanes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 import structlog
 
 from dispatcher.kit import clock
 from dispatcher.kit.supervise import sleep_until_set
+from dispatcher.model.batch import ClaimWish
 from dispatcher.model.delivery import Delivery
 from dispatcher.model.errors import Unavailable
 
 _PERIOD_SECONDS: Final = 0.4
+_BUSY_SECONDS: Final = 0.1
+_WORTH_A_LOOK: Final = 5
 _BACKLOG_SECONDS: Final = 5.0
 _MOST_ROWS: Final = 2_000
 _ROWS_PER_HOST: Final = 50
@@ -24,14 +28,12 @@ _log = structlog.get_logger("lanes")
 class Claims(Protocol):
     """What the due-reader needs of the ledger."""
 
-    async def backlog_hosts(self) -> list[int]:
-        """Return hosts with rows due for long."""
+    async def backlog(self) -> list[tuple[int, int]]:
+        """Return pairs of host and endpoint with rows due for long."""
         ...
 
-    async def claim(
-        self, *, rows_per_host: int, n_hosts: int, full_hosts: Sequence[int], backlog_hosts: Collection[int]
-    ) -> list[Delivery]:
-        """Take due rows."""
+    async def claim(self, wish: ClaimWish) -> list[Delivery]:
+        """Take due rows, their hosts' tokens charged."""
         ...
 
     async def adopt(self) -> list[Delivery]:
@@ -46,8 +48,16 @@ class Lanes(Protocol):
         """Tell whether more deliveries are welcome."""
         ...
 
-    def unwilling_hosts(self) -> list[int]:
-        """Return hosts that want no more."""
+    def full_hosts(self) -> list[int]:
+        """Return hosts that want none."""
+        ...
+
+    def unwilling_endpoints(self) -> list[int]:
+        """Return endpoints that want no more."""
+        ...
+
+    def credit(self, host_id: int, n: int, sent: float) -> None:
+        """Take the tokens that were charged for claimed rows."""
         ...
 
 
@@ -72,7 +82,7 @@ class DueReader:
         self._on_adopted = on_adopted
         self._jitter = jitter
         self._stop = asyncio.Event()
-        self._backlog: list[int] = []
+        self._backlog: list[tuple[int, int]] = []
         self._next_backlog = 0.0
         self._adopt_at: list[float] = []
         self.last_success = clock.mono()
@@ -89,13 +99,17 @@ class DueReader:
 
     async def run(self) -> None:
         """Claim until `stop`. Survives Postgres being away; raises Fenced when this replica was taken over."""
-        while not await sleep_until_set(self._stop, _PERIOD_SECONDS * self._jitter()):
+        period = _PERIOD_SECONDS
+        while not await sleep_until_set(self._stop, period * self._jitter()):
             try:
                 await self._adopt()
-                await self._claim()
+                n_claimed = await self._claim()
                 self.last_success = clock.mono()
             except Unavailable as fault:
                 _log.warning("claim_failed", reason=str(fault))
+                n_claimed = 0
+            # A backlog is worth looking again soon, whatever is due now and then is not.
+            period = _BUSY_SECONDS if n_claimed >= _WORTH_A_LOOK else _PERIOD_SECONDS
 
     async def _adopt(self) -> None:
         if self._adopt_at and clock.mono() >= self._adopt_at[0]:
@@ -105,18 +119,25 @@ class DueReader:
                 self._on_adopted(len(found))
                 await self._submit(found)
 
-    async def _claim(self) -> None:
+    async def _claim(self) -> int:
         if not self._lanes.has_room():
-            return
+            return 0
         now = clock.mono()
         if now >= self._next_backlog:
-            self._backlog = await self._claims.backlog_hosts()
+            self._backlog = await self._claims.backlog()
             self._next_backlog = now + _BACKLOG_SECONDS
+        sent = clock.mono()
         claimed = await self._claims.claim(
-            rows_per_host=_ROWS_PER_HOST,
-            n_hosts=_MOST_ROWS // _ROWS_PER_HOST,
-            full_hosts=self._lanes.unwilling_hosts(),
-            backlog_hosts=self._backlog,
+            ClaimWish(
+                _ROWS_PER_HOST,
+                _MOST_ROWS // _ROWS_PER_HOST,
+                self._lanes.full_hosts(),
+                self._lanes.unwilling_endpoints(),
+                self._backlog,
+            )
         )
         if claimed:
+            for host_id, n in Counter(delivery.host_id for delivery in claimed).items():
+                self._lanes.credit(host_id, n, sent)
             await self._submit(claimed)
+        return len(claimed)

@@ -1,6 +1,5 @@
 """Claim: deliveries that wait in Postgres come back to a process when they are due (S3, S3A)."""
 
-from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 import asyncpg
@@ -8,11 +7,12 @@ import asyncpg
 from dispatcher.kit import clock
 from dispatcher.ledger.connections import Link
 from dispatcher.ledger.replicas import Replica
+from dispatcher.model.batch import ClaimWish
 from dispatcher.model.delivery import Delivery
 from dispatcher.model.errors import Fenced
 
 FLOOR_SECONDS: Final = 10.0
-"""How far back an ordinary claim looks; older rows are found by `backlog_hosts`. More than three claim periods."""
+"""How far back an ordinary claim looks; older rows are found by `backlog`. More than three claim periods."""
 
 
 class Backlog(NamedTuple):
@@ -30,18 +30,16 @@ class ClaimLedger:
         self._link = link
         self._replica = replica
 
-    async def backlog_hosts(self) -> list[int]:
-        """Return the hosts that have rows due for longer than the floor, in no order. Reads only."""
-        rows = await self._link.fetch("backlog_hosts", FLOOR_SECONDS)
-        return [row["host_id"] for row in rows]
+    async def backlog(self) -> list[tuple[int, int]]:
+        """Return the (host, endpoint) pairs that have rows due for longer than the floor, in order. Reads only."""
+        rows = await self._link.fetch("backlog_pairs", FLOOR_SECONDS)
+        return [(row["host_id"], row["endpoint_id"]) for row in rows]
 
-    async def claim(
-        self, *, rows_per_host: int, n_hosts: int, full_hosts: Sequence[int], backlog_hosts: Collection[int]
-    ) -> list[Delivery]:
+    async def claim(self, wish: ClaimWish) -> list[Delivery]:
         """Take due deliveries host by host and return them, owned by this process; may be empty.
 
-        Hosts in `full_hosts`, paused hosts and hosts without tokens are left alone. Nobody waits for another
-        replica's claim: locked rows are skipped.
+        A host's tokens are charged for each, so it may be sent within a token's life. Paused hosts and endpoints and
+        hosts without tokens are left alone. Nobody waits for another replica's claim: locked rows are skipped.
 
         Raises:
             Fenced: this replica was taken over; nothing was taken.
@@ -51,11 +49,13 @@ class ClaimLedger:
             rows = await self._link.fetch(
                 "claim",
                 self._replica.replica_id,
-                rows_per_host,
-                n_hosts,
+                wish.rows_per_host,
+                wish.n_hosts,
                 FLOOR_SECONDS,
-                list(full_hosts),
-                list(backlog_hosts),
+                list(wish.full_hosts),
+                [host for host, _ in wish.backlog],
+                [endpoint for _, endpoint in wish.backlog],
+                list(wish.full_endpoints),
             )
             if not rows[0]["live"]:
                 message = f"replica {self._replica.replica_id} was taken over"
@@ -76,7 +76,7 @@ class ClaimLedger:
             self._replica.held.update(delivery.delivery_id for delivery in found)
         return found
 
-    async def backlog(self) -> Backlog:
+    async def count_backlog(self) -> Backlog:
         """Count what waits. Reads the whole hot table: call it seldom."""
         row = await self._link.fetchrow("backlog")
         return Backlog(row["due"], row["held"], row["oldest_due_seconds"])

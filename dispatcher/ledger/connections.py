@@ -31,7 +31,7 @@ _PASSING: Final = ("08", "25", "40", "53", "55", "57", "58")
 shutting down, input/output error."""
 
 
-_HOT: Final = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+HOT: Final = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
 """The hot statements look up single rows by index, always. Left to itself the planner reads the whole delivery table
 whenever its statistics say that it is empty, as they do after every drained backlog."""
 
@@ -45,7 +45,7 @@ def _settings(name: str, *, is_hot: bool = False) -> dict[str, str]:
         "idle_in_transaction_session_timeout": "10000",
         "jit": "off",
     }
-    return plain | _HOT if is_hot else plain
+    return plain | HOT if is_hot else plain
 
 
 async def connect(url: str, name: str, *, is_hot: bool = False) -> asyncpg.Connection:

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from dispatcher.ledger.connections import Link
+from dispatcher.ledger.hosts import limits_row
 from dispatcher.model.endpoint import EndpointStatus, HostLimits, SealedTarget
 
 
@@ -28,7 +29,8 @@ class DirectoryLedger:
                 sealed_keys=tuple(zip(row["secret_ids"] or (), row["sealed_keys"] or (), strict=True)),
                 schedule=None if row["schedule"] is None else tuple(float(s) for s in row["schedule"]),
                 is_verified=row["is_verified"],
-                limits=HostLimits(1e6 / row["interval_us"], row["burst"], row["in_flight"]),
+                limits=HostLimits(row["rate"], row["burst"], row["in_flight"]),
+                rate_limit=row["rate_limit"],
             )
             for row in rows
         ]
@@ -40,8 +42,7 @@ class DirectoryLedger:
 
     async def set_default_limits(self, limits: HostLimits) -> None:
         """Give hosts without limits of their own the configured ones."""
-        interval_us = max(1, round(1e6 / limits.rate))
-        await self._link.fetch("set_default_limits", interval_us, limits.burst, limits.in_flight)
+        await self._link.fetch("set_default_limits", *limits_row(limits))
 
     async def id_key(self) -> bytes:
         """Return the installation's key for public delivery ids (32 bytes)."""

@@ -16,6 +16,7 @@ import orjson
 
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool, Session
+from dispatcher.ledger.hosts import limits_row
 from dispatcher.model.endpoint import EndpointStatus, HostLimits
 from dispatcher.model.outcome import OutcomeKind
 
@@ -205,9 +206,7 @@ class EndpointLedger:
         limits = self._default_limits
         row = await session.fetchrow("find_host", authority)
         if row is None:
-            row = await session.fetchrow(
-                "create_host", authority, max(1, round(1e6 / limits.rate)), limits.burst, limits.in_flight
-            )
+            row = await session.fetchrow("create_host", authority, *limits_row(limits))
         if row is None:
             # Another maker committed the same host between the two statements.
             row = await session.fetchrow("find_host", authority)

@@ -28,8 +28,8 @@ Partition = tuple[str, int]
 class IntakeLedger:
     """What intake needs of Postgres. One caller at a time; the link it is given serves nobody else.
 
-    `full_hosts` names hosts whose new deliveries are stored waiting instead of owned. `delivers` is false in a
-    process that only ingests: then every delivery is stored waiting.
+    `full_hosts` and `full_endpoints` name those whose new deliveries are stored waiting instead of owned. `delivers`
+    is false in a process that only ingests: then every delivery is stored waiting.
     """
 
     def __init__(
@@ -39,11 +39,13 @@ class IntakeLedger:
         *,
         days: Callable[[], tuple[dt.date, dt.date]],
         full_hosts: Callable[[], list[int]],
+        full_endpoints: Callable[[], list[int]],
         delivers: bool,
     ) -> None:
         self._link = link
         self._replica = replica
         self._full_hosts = full_hosts
+        self._full_endpoints = full_endpoints
         self._delivers = delivers
         self._accounts: dict[str, int] = {}
         self.days = days
@@ -158,7 +160,16 @@ class IntakeLedger:
             _DEAD_COLUMNS,
         )
         replica = self._replica.replica_id
-        return [replica, batch.log_id, *spans, *events, self._full_hosts(), self._delivers, *dead]
+        return [
+            replica,
+            batch.log_id,
+            *spans,
+            *events,
+            self._full_hosts(),
+            self._delivers,
+            *dead,
+            self._full_endpoints(),
+        ]
 
     async def _conflicts(self, events: list[PlacedEvent]) -> int:
         columns = _columns(

@@ -1,6 +1,7 @@
 """What intake hands to the ledger in one go, and what comes back."""
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dispatcher.model.delivery import Delivery
@@ -64,3 +65,16 @@ class Accepted(NamedTuple):
     n_events: int
     n_duplicates: int
     n_conflicts: int
+
+
+class ClaimWish(NamedTuple):
+    """What a process would like to claim: how much, and what to leave alone because it has enough of it.
+
+    `backlog` are the (host, endpoint) pairs with rows due for long.
+    """
+
+    rows_per_host: int
+    n_hosts: int
+    full_hosts: Sequence[int] = ()
+    full_endpoints: Sequence[int] = ()
+    backlog: Sequence[tuple[int, int]] = ()

@@ -44,6 +44,8 @@ class Target:
     headers: tuple[tuple[str, str], ...] = field(repr=False)
     schedule: tuple[float, ...]
     is_verified: bool
+    rate_limit: float | None = None
+    """Requests per second of its own, below the host's."""
 
     @property
     def authority(self) -> str:
@@ -80,3 +82,4 @@ class SealedTarget:
     schedule: tuple[float, ...] | None
     is_verified: bool
     limits: HostLimits
+    rate_limit: float | None = None

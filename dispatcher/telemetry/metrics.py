@@ -125,6 +125,7 @@ def catalogue(event_types: Sequence[str]) -> list[Description]:
         Description("dispatcher_due_deliveries", gauge, "Deliveries due in Postgres", {}),
         Description("dispatcher_held_deliveries", gauge, "Deliveries held for paused or disabled endpoints", {}),
         Description("dispatcher_in_flight", gauge, "Attempts under way", {}),
+        Description("dispatcher_suspects_in_flight", gauge, "Attempts under way to hosts that keep us waiting", {}),
         Description("dispatcher_lanes", gauge, "Lanes in memory", {}),
         Description("dispatcher_lane_bytes", gauge, "Counted bytes of deliveries in memory", {}),
         Description("dispatcher_unsettled", gauge, "Settlements not yet written", {}),

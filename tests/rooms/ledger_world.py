@@ -13,11 +13,12 @@ import asyncpg
 from dispatcher.kit import clock
 from dispatcher.ledger.claims import ClaimLedger
 from dispatcher.ledger.connections import Link
+from dispatcher.ledger.hosts import HostLedger
 from dispatcher.ledger.intake import IntakeLedger
 from dispatcher.ledger.migrate import migrate
 from dispatcher.ledger.replicas import Membership, Replica, register
 from dispatcher.ledger.settlement import SettlementLedger
-from dispatcher.model.batch import Accepted, Batch, DeadRecord, PlacedEvent, Span
+from dispatcher.model.batch import Accepted, Batch, ClaimWish, DeadRecord, PlacedEvent, Span
 from dispatcher.model.event import DeadReason, Event
 from tests.support.servers import DatabaseServer, fresh_database
 
@@ -64,8 +65,9 @@ class Process:
     """One replica as Postgres sees it, with its own links."""
 
     def __init__(self, url: str, *, full_hosts: Sequence[int] = (), delivers: bool = True) -> None:
-        self.links = {name: Link(url, name) for name in ("intake", "settlement", "claims", "control")}
+        self.links = {name: Link(url, name) for name in ("intake", "settlement", "claims", "hosts", "control")}
         self.full_hosts = list(full_hosts)
+        self.full_endpoints: list[int] = []
         self._delivers = delivers
         self.replica: Replica
         self.members: Membership
@@ -81,10 +83,12 @@ class Process:
             self.replica,
             days=self.members.days,
             full_hosts=lambda: self.full_hosts,
+            full_endpoints=lambda: self.full_endpoints,
             delivers=self._delivers,
         )
         self.settlements = SettlementLedger(links["settlement"], self.replica)
         self.claims = ClaimLedger(links["claims"], self.replica)
+        self.hosts = HostLedger(links["hosts"], self.replica)
         return self
 
     async def accept(self, batch: Batch) -> Accepted:
@@ -95,8 +99,7 @@ class Process:
 
     async def claim(self, **changes: Any) -> list[Any]:
         """Claim with generous bounds."""
-        plain: dict[str, Any] = {"rows_per_host": 100, "n_hosts": 200, "full_hosts": [], "backlog_hosts": []}
-        return await self.claims.claim(**{**plain, **changes})
+        return await self.claims.claim(ClaimWish(100, 200)._replace(**changes))
 
     async def close(self) -> None:
         """Terminate the links; the replica's row stays, as after a kill."""
@@ -127,7 +130,7 @@ class World:
     async def host(self, *, rate: float = 1e5, burst: int = 1_000, **columns: Any) -> int:
         """Make a host and return its number."""
         number: int = await self.sql.fetchval(
-            "INSERT INTO host (authority, interval_us, burst, in_flight, paused_until)"
+            "INSERT INTO host (authority, interval_us, grant_burst, in_flight, paused_until)"
             " VALUES ($1, $2, $3, 64, now() + make_interval(secs => $4)) RETURNING host_id",
             f"https://{secrets.token_hex(6)}.example:443",
             max(1, int(1e6 / rate)),
@@ -141,8 +144,9 @@ class World:
         host = columns.get("host") or await self.host()
         number: int = await self.sql.fetchval(
             "INSERT INTO endpoint (public_id, account_id, environment, host_id, url, events, outcomes, workflows,"
-            " api_version, status) VALUES ($1, (SELECT account_id FROM account WHERE public_id = $2), $3, $4,"
-            " 'https://x.example/', $5, $6, $7, '2026-11-01', $8) RETURNING endpoint_id",
+            " api_version, status, verified_at)"
+            " VALUES ($1, (SELECT account_id FROM account WHERE public_id = $2), $3, $4,"
+            " 'https://x.example/', $5, $6, $7, '2026-11-01', $8, $9) RETURNING endpoint_id",
             "we_" + secrets.token_hex(8),
             account,
             columns.get("environment", "live"),
@@ -151,6 +155,7 @@ class World:
             columns.get("outcomes"),
             columns.get("workflows"),
             columns.get("status", "enabled"),
+            columns.get("verified_at", clock.utcnow()),
         )
         return number
 

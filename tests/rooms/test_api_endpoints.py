@@ -46,7 +46,7 @@ async def test_a_created_endpoint_is_ready_to_sign_and_send(api: Api) -> None:
 
     async with api.sql() as sql:
         (row,) = await sql.fetch(
-            "SELECT e.endpoint_id, e.sealed_headers, s.secret_id, s.sealed_key, h.authority, h.interval_us, h.burst "
+            "SELECT e.endpoint_id, e.sealed_headers, s.secret_id, s.sealed_key, h.authority, h.rate, h.burst "
             "FROM endpoint e JOIN endpoint_secret s USING (endpoint_id) JOIN host h USING (host_id) "
             "WHERE e.public_id = $1",
             made.body["id"],
@@ -55,7 +55,7 @@ async def test_a_created_endpoint_is_ready_to_sign_and_send(api: Api) -> None:
     headers = api.vault.open(row["sealed_headers"], f"endpoint_headers:{made.body['id']}")
     assert len(key) == 36
     assert orjson.loads(headers) == {"Authorization": "Bearer abc"}
-    assert (row["authority"], row["interval_us"], row["burst"]) == ("https://example.com:443", 10_000, 100)
+    assert (row["authority"], row["rate"], row["burst"]) == ("https://example.com:443", 100.0, 100)
     assert api.changed == [row["endpoint_id"]]
 
 
@@ -327,7 +327,7 @@ async def test_an_idempotency_key_that_cannot_be_kept_is_refused(api: Api, text:
 async def test_fifty_endpoints_are_the_most_even_for_racing_makers(api: Api) -> None:
     async with api.sql() as sql:
         await sql.execute(
-            "INSERT INTO host (authority, interval_us, burst, in_flight) VALUES ('https://fifty:443', 1, 1, 1)"
+            "INSERT INTO host (authority, interval_us, grant_burst, in_flight) VALUES ('https://fifty:443', 1, 1, 1)"
         )
         await sql.execute(
             "INSERT INTO endpoint (public_id, account_id, environment, host_id, url, events, api_version) "

@@ -239,7 +239,7 @@ class Seeds:
         """Make an endpoint and return its number."""
         public_id = public_id or f"we_{secrets.token_hex(8)}"
         number: int = await self.sql.fetchval(
-            "WITH h AS (INSERT INTO host (authority, interval_us, burst, in_flight) "
+            "WITH h AS (INSERT INTO host (authority, interval_us, grant_burst, in_flight) "
             "VALUES ('https://seed:443', 1, 1, 1) ON CONFLICT (authority) DO UPDATE SET burst = 1 "
             "RETURNING host_id) "
             "INSERT INTO endpoint (public_id, account_id, environment, host_id, url, events, api_version) "

@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
+from dispatcher.ledger.connections import HOT
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.errors import Fenced
 from tests.rooms.ledger_world import World, open_ledger
@@ -52,9 +53,10 @@ async def test_tokens_are_charged_for_what_was_taken_and_then_run_out(world: Wor
     host = await waiting_host(world, 50, rate=1.0, burst=10)
     process = await world.process()
 
-    first, second = await process.claim(), await process.claim()
+    taken = [len(await process.claim()) for _ in range(6)]
 
-    assert (len(first), len(second)) == (10, 0)
+    # Each claim leaves half of what there is to deliveries that come fresh.
+    assert taken == [5, 3, 1, 1, 0, 0]
     assert await world.value("SELECT tat > now() + interval '8 seconds' FROM host WHERE host_id = $1", host)
 
 
@@ -102,9 +104,17 @@ async def test_many_paused_hosts_do_not_starve_healthy_ones(world: World) -> Non
 async def test_filtering_after_the_limit_would_starve_them(world: World) -> None:
     await crowd(world)
     process = await world.process()
-    early = "AND h.paused_until <= now()\n          AND h.tat"
-    assert early in STATEMENTS["claim"]
-    late = STATEMENTS["claim"].replace(early, "AND h.tat").replace("ORDER BY c.due_at, random()", "ORDER BY c.due_at")
+    late = STATEMENTS["claim"]
+    for early, instead in (
+        (
+            "SELECT host_id FROM host WHERE paused_until > now() UNION SELECT unnest($5::int[])",
+            "SELECT unnest($5::int[]) AS host_id",
+        ),
+        ("WHERE h.paused_until <= now()\n          AND h.tat", "WHERE h.tat"),
+        ("ORDER BY c.due_at, random()", "ORDER BY c.due_at"),
+    ):
+        assert early in late
+        late = late.replace(early, instead)
 
     with patch.dict(STATEMENTS, {"claim": late}):
         claimed = await process.claim(n_hosts=20)
@@ -118,11 +128,11 @@ async def test_rows_below_the_floor_come_by_the_backlog_list(world: World) -> No
     process = await world.process()
 
     fresh = await process.claim()
-    backlog = await process.claims.backlog_hosts()
-    rest = await process.claim(backlog_hosts=backlog)
+    backlog = await process.claims.backlog()
+    rest = await process.claim(backlog=backlog)
 
     assert old not in {d.host_id for d in fresh}
-    assert backlog == [old]
+    assert [pair[0] for pair in backlog] == [old]
     assert {d.host_id for d in rest} == {old}
 
 
@@ -142,7 +152,7 @@ async def test_the_backlog_is_counted(world: World) -> None:
     await waiting_host(world, 2, seconds_ago=-60)
     process = await world.process()
 
-    backlog = await process.claims.backlog()
+    backlog = await process.claims.count_backlog()
 
     assert (backlog.due, backlog.held) == (3, 0)
     assert 29 < backlog.oldest_due_seconds < 60
@@ -155,8 +165,60 @@ async def test_claims_read_the_due_index_and_not_the_table(world: World) -> None
     process = await world.process()
 
     async with world.sql.transaction():
-        plan = await world.rows("EXPLAIN " + STATEMENTS["claim"], process.replica.replica_id, 10, 10, 10.0, [], [])
+        # As on the link that claims.
+        for name, value in HOT.items():
+            await world.sql.execute(f"SET LOCAL {name} = {value}")
+        plan = await world.rows(
+            "EXPLAIN " + STATEMENTS["claim"], process.replica.replica_id, 10, 10, 10.0, [], [], [], []
+        )
     text = "\n".join(row[0] for row in plan)
 
     assert "delivery_due" in text
     assert "Seq Scan on delivery" not in text
+
+
+async def test_endpoints_of_one_host_share_its_tokens_fairly(world: World) -> None:
+    account, host = await world.account(), await world.host(rate=10.0, burst=40)
+    crowded, quiet = await world.endpoint(account, host=host), await world.endpoint(account, host=host)
+    await world.waiting(account, crowded, 200, seconds_ago=5.0)
+    await world.waiting(account, quiet, 10, seconds_ago=1.0)
+    process = await world.process()
+
+    claimed = Counter(d.endpoint_id for d in await process.claim())
+
+    assert claimed == {crowded: 10, quiet: 10}
+
+
+async def test_paused_and_full_endpoints_are_left_alone_and_their_neighbours_are_not(world: World) -> None:
+    account, host = await world.account(), await world.host()
+    paused, full, well = [await world.endpoint(account, host=host) for _ in range(3)]
+    for endpoint in (paused, full, well):
+        await world.waiting(account, endpoint, 2)
+    await world.sql.execute(
+        "INSERT INTO endpoint_pace (endpoint_id, paused_until) VALUES ($1, now() + interval '1 h')", paused
+    )
+    process = await world.process()
+
+    assert {d.endpoint_id for d in await process.claim(full_endpoints=[full])} == {well}
+    assert {d.endpoint_id for d in await process.claim()} == {full}
+
+
+async def test_an_endpoint_without_any_success_gives_one_row_at_a_time(world: World) -> None:
+    account = await world.account()
+    await world.waiting(account, await world.endpoint(account, verified_at=None), 5)
+    process = await world.process()
+
+    assert len(await process.claim()) == 1
+
+
+async def test_a_backlog_of_one_endpoint_does_not_hide_its_neighbours(world: World) -> None:
+    account, host = await world.account(), await world.host()
+    first, old, last = [await world.endpoint(account, host=host) for _ in range(3)]
+    await world.waiting(account, first, 1)
+    await world.waiting(account, old, 2, seconds_ago=3_600)
+    await world.waiting(account, last, 1)
+    process = await world.process()
+
+    claimed = await process.claim(backlog=[(host, old)])
+
+    assert Counter(d.endpoint_id for d in claimed) == {first: 1, old: 2, last: 1}

@@ -73,8 +73,8 @@ async def test_endpoints_of_one_authority_share_a_host_and_leave_its_limits_alon
 
     await others.create(room.tenant, replace(SIMPLE, public_id="we_2"), most=50)
 
-    hosts = await room.sql.fetch("SELECT interval_us, burst, in_flight FROM host")
-    assert [tuple(host) for host in hosts] == [(10_000, 100, 64)]
+    hosts = await room.sql.fetch("SELECT interval_us, grant_burst, rate, burst, in_flight FROM host")
+    assert [tuple(host) for host in hosts] == [(10_000, 50, 100.0, 100, 64)]
 
 
 async def test_two_makers_of_one_new_host_both_succeed(room: Room) -> None:

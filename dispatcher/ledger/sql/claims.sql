@@ -1,49 +1,80 @@
--- name: backlog_hosts
--- Statement S3A: hosts whose oldest waiting row is due since before the floor. Loose scan of delivery_due;
--- read only. $1 floor in seconds before now.
-WITH RECURSIVE hs AS (
-  (SELECT host_id, due_at FROM delivery WHERE owner IS NULL AND NOT held ORDER BY host_id, due_at LIMIT 1)
+-- name: backlog_pairs
+-- Statement S3A: (host, endpoint) pairs whose oldest waiting row is due since before the floor. Loose scan of delivery_due:
+-- one probe per pair; read only. $1 floor in seconds before now.
+WITH RECURSIVE pairs AS (
+  (SELECT host_id, endpoint_id, due_at FROM delivery WHERE owner IS NULL AND NOT held
+   ORDER BY host_id, endpoint_id, due_at LIMIT 1)
   UNION ALL
-  SELECT n.host_id, n.due_at FROM hs CROSS JOIN LATERAL (
-     SELECT d.host_id, d.due_at FROM delivery d WHERE d.owner IS NULL AND NOT d.held AND d.host_id > hs.host_id
-     ORDER BY d.host_id, d.due_at LIMIT 1) n)
-SELECT host_id, extract(epoch FROM now() - due_at)::float8 AS age_seconds FROM hs
-WHERE due_at <= now() - make_interval(secs => $1)
+  SELECT n.* FROM pairs CROSS JOIN LATERAL (
+     SELECT d.host_id, d.endpoint_id, d.due_at FROM delivery d
+     WHERE d.owner IS NULL AND NOT d.held AND (d.host_id, d.endpoint_id) > (pairs.host_id, pairs.endpoint_id)
+     ORDER BY d.host_id, d.endpoint_id, d.due_at LIMIT 1) n)
+SELECT host_id, endpoint_id FROM pairs WHERE due_at <= now() - make_interval(secs => $1)
 
 -- name: claim
--- Statement S3: take due deliveries, host by host, charging the host's tokens for the rows really taken.
+-- Statement S3: take due deliveries, host by host and within a host endpoint by endpoint, charging the host's tokens for
+-- the rows really taken.
 -- Locks: KEY SHARE on the own replica row, the host rows and the delivery rows (both SKIP LOCKED).
--- Blocked hosts go before the LIMIT, or healthy ones starve behind them. The floor skips dead index entries
--- that earlier claims left; hosts with live rows below it come in $6.
--- $1 replica, $2 rows per host, $3 hosts, $4 floor in seconds before now, $5 hosts whose lane is full here, $6 backlog hosts
-WITH RECURSIVE hs AS (
-  (SELECT host_id, due_at FROM delivery
-   WHERE owner IS NULL AND NOT held AND due_at > now() - make_interval(secs => $4) ORDER BY host_id, due_at LIMIT 1)
+-- The scan jumps over what has many rows and nothing to give: paused hosts and endpoints, full lanes, backlogs. Between
+-- these stops it goes from pair to pair. The floor skips dead index entries that earlier claims left; pairs with live
+-- rows below it come in $6 and $7.
+-- Blocked hosts go before the LIMIT, or healthy ones starve behind them. Half of what a host has to give stays for
+-- deliveries that come fresh. An endpoint without any success so far gets one row.
+-- $1 replica, $2 rows per host, $3 hosts, $4 floor in seconds before now, $5 hosts and $8 endpoints that want none here,
+-- $6 and $7 backlog pairs (hosts, endpoints).
+WITH RECURSIVE
+shut AS MATERIALIZED (SELECT host_id FROM host WHERE paused_until > now() UNION SELECT unnest($5::int[])),
+mute AS MATERIALIZED (SELECT endpoint_id FROM endpoint_pace WHERE paused_until > now() UNION SELECT unnest($8::int[])),
+late AS MATERIALIZED (SELECT b.host_id, b.endpoint_id FROM unnest($6::int[], $7::int[]) AS b(host_id, endpoint_id)
+        WHERE b.host_id NOT IN (SELECT host_id FROM shut) AND b.endpoint_id NOT IN (SELECT endpoint_id FROM mute)),
+stops AS MATERIALIZED (
+  SELECT host_id AS h, 0 AS first, 2147483647 AS last FROM shut
+  UNION ALL SELECT e.host_id, e.endpoint_id, e.endpoint_id FROM mute JOIN endpoint e USING (endpoint_id)
+            WHERE e.host_id NOT IN (SELECT host_id FROM shut)
+  UNION ALL SELECT host_id, endpoint_id, endpoint_id FROM late
+  UNION ALL SELECT 0, 0, 0),
+gaps AS MATERIALIZED (SELECT h AS after_h, last AS after_e, COALESCE(lead(h) OVER w, 2147483647) AS until_h,
+                             COALESCE(lead(first) OVER w, 0) AS until_e
+        FROM stops WINDOW w AS (ORDER BY h, first, last)),
+pairs AS (
+  SELECT n.host_id, n.endpoint_id, n.due_at, g.until_h, g.until_e FROM gaps g CROSS JOIN LATERAL (
+     SELECT d.host_id, d.endpoint_id, d.due_at FROM delivery d
+     WHERE d.owner IS NULL AND NOT d.held AND (d.host_id, d.endpoint_id) > (g.after_h, g.after_e)
+       AND (d.host_id, d.endpoint_id) < (g.until_h, g.until_e) AND d.due_at > now() - make_interval(secs => $4)
+     ORDER BY d.host_id, d.endpoint_id, d.due_at LIMIT 1) n
   UNION ALL
-  SELECT n.host_id, n.due_at FROM hs CROSS JOIN LATERAL (
-     SELECT d.host_id, d.due_at FROM delivery d
-     WHERE d.owner IS NULL AND NOT d.held AND d.host_id > hs.host_id AND d.due_at > now() - make_interval(secs => $4)
-     ORDER BY d.host_id, d.due_at LIMIT 1) n),
-cand AS (SELECT host_id, min(due_at) AS due_at FROM (
-          SELECT host_id, due_at FROM hs WHERE due_at <= now()
-          UNION ALL SELECT host_id, now() - make_interval(secs => $4) FROM unnest($6::int[]) AS b(host_id)) x GROUP BY host_id),
+  SELECT n.host_id, n.endpoint_id, n.due_at, p.until_h, p.until_e FROM pairs p CROSS JOIN LATERAL (
+     SELECT d.host_id, d.endpoint_id, d.due_at FROM delivery d
+     WHERE d.owner IS NULL AND NOT d.held AND (d.host_id, d.endpoint_id) > (p.host_id, p.endpoint_id)
+       AND (d.host_id, d.endpoint_id) < (p.until_h, p.until_e) AND d.due_at > now() - make_interval(secs => $4)
+     ORDER BY d.host_id, d.endpoint_id, d.due_at LIMIT 1) n),
+cand AS MATERIALIZED (
+  SELECT host_id, endpoint_id, due_at, now() - make_interval(secs => $4) AS since FROM pairs WHERE due_at <= now()
+  UNION ALL SELECT host_id, endpoint_id, now() - make_interval(secs => $4), 'epoch'::timestamptz FROM late),
 me  AS MATERIALIZED (SELECT 1 FROM replica WHERE replica_id = $1 FOR KEY SHARE),
-due AS MATERIALIZED (SELECT c.host_id FROM cand c JOIN host h USING (host_id)
-        WHERE NOT c.host_id = ANY($5::int[]) AND h.paused_until <= now()
-          AND h.tat <= now() + (h.burst - 1) * (h.interval_us / h.scale) * interval '1 microsecond'
+due AS MATERIALIZED (SELECT c.host_id FROM (SELECT host_id, min(due_at) AS due_at FROM cand GROUP BY host_id) c
+        JOIN host h USING (host_id)
+        WHERE h.paused_until <= now()
+          AND h.tat <= now() + (h.grant_burst - 1) * (h.interval_us / h.scale) * interval '1 microsecond'
         ORDER BY c.due_at, random() LIMIT $3),
-lk  AS MATERIALIZED (SELECT h.host_id, h.interval_us / h.scale AS iv, h.burst, GREATEST(h.tat, now()) AS base
+lk  AS MATERIALIZED (SELECT h.host_id, h.interval_us / h.scale AS iv, h.grant_burst, GREATEST(h.tat, now()) AS base
         FROM host h JOIN due USING (host_id), me
         WHERE h.paused_until <= now()
         ORDER BY h.host_id FOR UPDATE OF h SKIP LOCKED),
-gr  AS MATERIALIZED (SELECT host_id, iv,
-          LEAST($2, floor(extract(epoch FROM now() - base) * 1e6 / iv + burst)::int) AS n,
-          CASE WHEN host_id = ANY($6::int[]) THEN 'epoch'::timestamptz ELSE now() - make_interval(secs => $4) END AS fl FROM lk),
-pk  AS MATERIALIZED (SELECT x.place, x.host_id FROM gr CROSS JOIN LATERAL (
+gr  AS MATERIALIZED (SELECT host_id, iv, base,
+          LEAST($2, ceil(floor(extract(epoch FROM now() - base) * 1e6 / iv + grant_burst) / 2)::int) AS n FROM lk),
+ways AS MATERIALIZED (SELECT c.host_id, c.endpoint_id, c.since, gr.n, e.verified_at IS NULL AS is_new,
+          row_number() OVER (PARTITION BY c.host_id ORDER BY random()) AS place, count(*) OVER (PARTITION BY c.host_id) AS k
+        FROM cand c JOIN gr USING (host_id) JOIN endpoint e USING (endpoint_id)),
+pk  AS MATERIALIZED (SELECT x.place, x.host_id FROM ways w CROSS JOIN LATERAL (
           SELECT ctid AS place, host_id FROM delivery
-          WHERE owner IS NULL AND NOT held AND host_id = gr.host_id AND due_at <= now() AND due_at > gr.fl
-          ORDER BY due_at LIMIT GREATEST(gr.n, 0) FOR UPDATE SKIP LOCKED) x),
-tk  AS (UPDATE host h SET tat = GREATEST(h.tat, now()) + c.n * gr.iv * interval '1 microsecond'
+          WHERE owner IS NULL AND NOT held AND host_id = w.host_id AND endpoint_id = w.endpoint_id
+            AND due_at <= now() AND due_at > w.since
+          ORDER BY due_at
+          LIMIT GREATEST(0, CASE WHEN w.is_new THEN LEAST(1, w.n - w.place + 1)
+                                 ELSE w.n / w.k + (w.place <= w.n % w.k)::int END)
+          FOR UPDATE SKIP LOCKED) x),
+tk  AS (UPDATE host h SET tat = gr.base + c.n * gr.iv * interval '1 microsecond'
         FROM (SELECT host_id, count(*) AS n FROM pk GROUP BY host_id) c JOIN gr USING (host_id)
         WHERE h.host_id = c.host_id),
 up  AS (UPDATE delivery d SET owner = $1 FROM pk WHERE d.ctid = pk.place

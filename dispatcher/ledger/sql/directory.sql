@@ -2,7 +2,7 @@
 -- Read what sending needs of the given endpoints, secrets sealed, newest first.
 SELECT e.endpoint_id, e.public_id, a.public_id AS account, e.environment, e.status, e.host_id, h.authority, e.url,
        e.sealed_headers, e.schedule, e.verified_at IS NOT NULL AS is_verified,
-       h.interval_us, h.burst, h.in_flight,
+       h.rate, h.burst, h.in_flight, e.rate_limit::float8 AS rate_limit,
        (SELECT array_agg(secret_id ORDER BY secret_id DESC) FROM endpoint_secret s
          WHERE s.endpoint_id = e.endpoint_id AND (s.expires_at IS NULL OR s.expires_at > now())) AS secret_ids,
        (SELECT array_agg(sealed_key ORDER BY secret_id DESC) FROM endpoint_secret s
@@ -17,8 +17,9 @@ SELECT endpoint_id FROM endpoint WHERE changed_at > now() - make_interval(secs =
 
 -- name: set_default_limits
 -- Bring hosts without limits of their own to the configured defaults.
-UPDATE host SET interval_us = $1, burst = $2, in_flight = $3
-WHERE NOT has_own_limits AND (interval_us, burst, in_flight) IS DISTINCT FROM ($1::bigint, $2::int, $3::int)
+UPDATE host SET rate = $1, burst = $2, in_flight = $3, interval_us = $4, grant_burst = $5, changed_at = now()
+WHERE NOT has_own_limits
+  AND (rate, burst, in_flight) IS DISTINCT FROM ($1::float8, $2::int, $3::int)
 
 -- name: installation
 -- Read the key of public delivery ids.

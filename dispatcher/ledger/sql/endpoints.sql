@@ -12,7 +12,7 @@ SELECT host_id FROM host WHERE authority = $1
 
 -- name: create_host
 -- Make a host with the default limits; no row when another process made it meanwhile.
-INSERT INTO host (authority, interval_us, burst, in_flight) VALUES ($1, $2, $3, $4)
+INSERT INTO host (authority, rate, burst, in_flight, interval_us, grant_burst) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT DO NOTHING RETURNING host_id
 
 -- name: next_secret_id

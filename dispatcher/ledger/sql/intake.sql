@@ -4,7 +4,7 @@
 -- Locks: KEY SHARE on the own replica row (serializes with a takeover), the progress rows. Idempotent twice:
 -- by exact compare-and-set of the position (refuses overlap and gap) and by the event's primary key.
 -- $1 replica, $2 log_id, $3..$6 per span (topic, part, start, stop), $7..$18 per event, $19 hosts whose lane
--- is full here, $20 whether this process delivers, $21..$28 per dead record.
+-- is full here, $20 whether this process delivers, $21..$28 per dead record, $29 endpoints whose queue is full here.
 WITH me AS MATERIALIZED (SELECT 1 FROM replica WHERE replica_id = $1 FOR KEY SHARE),
 adv AS (UPDATE ingest_progress p SET next_offset = s.stop
         FROM unnest($3::text[], $4::int[], $5::bigint[], $6::bigint[]) AS s(topic, part, start, stop), me
@@ -28,7 +28,7 @@ dead AS (INSERT INTO dead_event (log_id, topic, part, off, reason, detail, key, 
         ON CONFLICT DO NOTHING),
 d   AS (INSERT INTO delivery (event_day, event_id, account_id, environment, endpoint_id, host_id, owner, due_at)
         SELECT ev.event_day, ev.event_id, ev.account_id, ev.environment, e.endpoint_id, e.host_id,
-               CASE WHEN $20 AND NOT e.host_id = ANY($19::int[]) THEN $1::bigint END, now()
+               CASE WHEN $20 AND NOT e.host_id = ANY($19::int[]) AND NOT e.endpoint_id = ANY($29::int[]) THEN $1::bigint END, now()
         FROM ev JOIN endpoint e ON e.account_id = ev.account_id AND e.environment = ev.environment AND e.status = 'enabled'
              AND e.events && ARRAY[ev.event_type, split_part(ev.event_type, '.', 1) || '.*', '*']
              AND (e.outcomes  IS NULL OR ev.outcome     = ANY(e.outcomes))

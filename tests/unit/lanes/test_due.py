@@ -1,12 +1,13 @@
 """What waits in Postgres comes back: in time, only while there is room, and after any outage."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
 from dispatcher.lanes.due import DueReader
+from dispatcher.model.batch import ClaimWish
 from dispatcher.model.delivery import Delivery
 from dispatcher.model.errors import Fenced, Unavailable
 from tests.support.builders import a_delivery
@@ -22,19 +23,17 @@ class Claims:
         self.lost: list[list[Delivery]] = []
         self.faults: list[Exception] = []
         self.adopt_faults: list[Exception] = []
-        self.asked: list[tuple[list[int], list[int]]] = []
+        self.asked: list[tuple[list[int], list[int], list[tuple[int, int]]]] = []
         self.n_backlog_looks = 0
         self.adopted_at: list[float] = []
 
-    async def backlog_hosts(self) -> list[int]:
+    async def backlog(self) -> list[tuple[int, int]]:
         self.n_backlog_looks += 1
-        return [77]
+        return [(77, 7)]
 
-    async def claim(
-        self, *, rows_per_host: int, n_hosts: int, full_hosts: Sequence[int], backlog_hosts: Collection[int]
-    ) -> list[Delivery]:
-        assert rows_per_host * n_hosts <= 2_000
-        self.asked.append((list(full_hosts), list(backlog_hosts)))
+    async def claim(self, wish: ClaimWish) -> list[Delivery]:
+        assert wish.rows_per_host * wish.n_hosts <= 2_000
+        self.asked.append((list(wish.full_hosts), list(wish.full_endpoints), list(wish.backlog)))
         if self.faults:
             raise self.faults.pop(0)
         return self.due.pop(0) if self.due else []
@@ -51,12 +50,19 @@ class Lanes:
 
     def __init__(self) -> None:
         self.room = True
+        self.credits: list[tuple[int, int, float]] = []
 
     def has_room(self) -> bool:
         return self.room
 
-    def unwilling_hosts(self) -> list[int]:
+    def full_hosts(self) -> list[int]:
         return [5]
+
+    def unwilling_endpoints(self) -> list[int]:
+        return [6]
+
+    def credit(self, host_id: int, n: int, sent: float) -> None:
+        self.credits.append((host_id, n, sent))
 
 
 class World:
@@ -91,7 +97,7 @@ async def test_due_rows_are_handed_on_within_half_a_second() -> None:
         await asyncio.sleep(0.5)
 
     assert world.submitted == deliveries
-    assert world.claims.asked[0] == ([5], [77])
+    assert world.claims.asked[0] == ([5], [6], [(77, 7)])
 
 
 async def test_nothing_is_claimed_while_there_is_no_room() -> None:

@@ -1,0 +1,37 @@
+"""Who is paused, as far as this process knows."""
+
+from typing import Final
+
+_OWN_WORD_SECONDS: Final = 3.0
+"""A pause that this process set holds this long against a reading of Postgres that began before it was written."""
+
+_SAME_SECONDS: Final = 0.05
+
+
+class PauseBook:
+    """Paused hosts or endpoints by number, with the monotonic time at which each pause ends. Time is an argument."""
+
+    def __init__(self) -> None:
+        self.until: dict[int, float] = {}
+        self._own_words: dict[int, float] = {}
+
+    def note(self, number: int, seconds: float, now: float) -> None:
+        """Note a pause that this process was told of, or set itself."""
+        self.until[number] = now + seconds
+        self._own_words[number] = now
+
+    def adopt(self, seconds_left: dict[int, float], now: float) -> list[int]:
+        """Take over what all replicas know; return those whose pause is news here. Own words of late are kept."""
+        self._own_words = {name: at for name, at in self._own_words.items() if now - at < _OWN_WORD_SECONDS}
+        for number in [n for n in self.until if n not in seconds_left and n not in self._own_words]:
+            del self.until[number]
+        news = [n for n, left in seconds_left.items() if self.until.get(n, 0.0) < now + left - _SAME_SECONDS]
+        for number, left in seconds_left.items():
+            if number not in self._own_words:
+                self.until[number] = now + left
+        return news
+
+    def forget_past(self, now: float) -> None:
+        """Drop what is over."""
+        for number in [number for number, until in self.until.items() if until <= now]:
+            del self.until[number]

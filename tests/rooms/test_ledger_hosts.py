@@ -1,0 +1,227 @@
+"""Tokens, pauses and slow starts on a real Postgres: what several replicas get together."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from unittest.mock import patch
+
+import pytest
+
+from dispatcher.ledger.statements import STATEMENTS
+from dispatcher.model.errors import Fenced
+from dispatcher.policy.pacing import UNVERIFIED, Ask, grants_of
+from tests.rooms.ledger_world import Process, World, open_ledger
+from tests.support.servers import DatabaseServer
+
+RATE, BURST = 50.0, 20
+
+
+@pytest.fixture
+async def world(postgres_server: DatabaseServer) -> AsyncIterator[World]:
+    async with open_ledger(postgres_server) as made:
+        yield made
+
+
+async def limited_host(world: World, *, rate: float = RATE, burst: int = BURST) -> int:
+    """Make a host whose tokens are granted so that `rate` and `burst` hold."""
+    grants = grants_of(rate, burst)
+    number = await world.host(rate=rate, burst=grants.burst)
+    await world.sql.execute(
+        "UPDATE host SET rate = $2, burst = $3, interval_us = $4 WHERE host_id = $1",
+        number,
+        rate,
+        burst,
+        grants.interval_us,
+    )
+    return number
+
+
+async def use_greedily(process: Process, host: int, *, seconds: float, token_seconds: float) -> list[float]:
+    """Take all tokens there are and use each as late as it may be used; return the times of use."""
+    used: list[float] = []
+    until = time.monotonic() + seconds
+    while (sent := time.monotonic()) < until:
+        for grant in await process.hosts.lease([Ask(host, 1_000)]):
+            used += [sent + token_seconds] * grant.n
+    return used
+
+
+def most_over(times: Sequence[float], rate: float, burst: int) -> float:
+    """Return by how many requests the worst window exceeds burst + rate * W."""
+    ordered = sorted(times)
+    return max(
+        last - first + 1 - burst - rate * (ordered[last] - ordered[first])
+        for first in range(len(ordered))
+        for last in range(first, len(ordered))
+    )
+
+
+async def greedy_use(world: World, token_seconds: float) -> list[float]:
+    host = await limited_host(world)
+    processes = [await world.process() for _ in range(3)]
+    first = asyncio.gather(*(use_greedily(p, host, seconds=0.6, token_seconds=token_seconds) for p in processes[:2]))
+    # The third one uses its tokens at once, when the late ones of the others fall due.
+    late = [time for times in await first for time in times]
+    return late + await use_greedily(processes[2], host, seconds=0.6, token_seconds=0.0)
+
+
+async def test_no_window_holds_more_than_the_promise_however_late_tokens_are_used(world: World) -> None:
+    times = await greedy_use(world, grants_of(RATE, BURST).token_seconds)
+
+    assert len(times) > RATE * 0.9
+    assert most_over(times, RATE, BURST) <= 1e-6
+
+
+async def test_tokens_that_live_too_long_would_break_the_promise(world: World) -> None:
+    times = await greedy_use(world, 0.9)
+
+    assert most_over(times, RATE, BURST) > 1
+
+
+async def test_a_host_that_another_replica_is_at_is_skipped_and_not_waited_for(world: World) -> None:
+    free, busy = await limited_host(world), await limited_host(world)
+    process = await world.process()
+    async with world.sql.transaction():
+        await world.sql.execute("SELECT 1 FROM host WHERE host_id = $1 FOR UPDATE", busy)
+
+        grants = await process.hosts.lease([Ask(free, 1), Ask(busy, 1)])
+
+    assert [grant.number for grant in grants] == [free]
+
+
+async def test_a_replica_that_was_taken_over_gets_no_tokens(world: World) -> None:
+    host, process = await limited_host(world), await world.process()
+    await world.sql.execute("DELETE FROM replica")
+
+    with pytest.raises(Fenced):
+        await process.hosts.lease([Ask(host, 1)])
+    with pytest.raises(Fenced):
+        await process.hosts.lease_for_endpoints([Ask(1, 1, 1_000_000, 1)])
+    assert await world.value("SELECT tat FROM host WHERE host_id = $1", host) == await world.value(
+        "SELECT 'epoch'::timestamptz"
+    )
+
+
+async def test_the_answer_says_when_the_next_token_comes(world: World) -> None:
+    host, process = await limited_host(world, rate=10.0, burst=11), await world.process()
+    grants = grants_of(10.0, 11)
+
+    (all_at_once,) = await process.hosts.lease([Ask(host, 1_000)])
+    (none,) = await process.hosts.lease([Ask(host, 1)])
+
+    assert (all_at_once.n, none.n) == (grants.burst, 0)
+    assert 0.05 < none.next_seconds <= 0.1
+
+
+async def test_an_endpoint_without_success_gets_one_request_per_second_over_all_replicas(world: World) -> None:
+    processes = [await world.process() for _ in range(3)]
+    grants = grants_of(UNVERIFIED.rate, UNVERIFIED.burst)
+    ask = Ask(1, 1, grants.interval_us, grants.burst)
+
+    answers = [(await p.hosts.lease_for_endpoints([ask]))[0] for p in processes for _ in range(2)]
+
+    assert [answer.n for answer in answers] == [1, 0, 0, 0, 0, 0]
+    assert 0.9 < answers[-1].next_seconds <= 1.1
+
+
+async def paused(process: Process) -> tuple[set[int], set[int]]:
+    pauses = await process.hosts.pauses()
+    return set(pauses.hosts), set(pauses.endpoints)
+
+
+async def test_a_hosts_only_endpoint_pauses_it_with_itself(world: World) -> None:
+    account, host, process = await world.account(), await world.host(), await world.process()
+    endpoint = await world.endpoint(account, host=host)
+
+    for_endpoint, for_host = await process.hosts.pause(endpoint, host, None)
+
+    assert (round(for_endpoint), round(for_host)) == (5, 5)
+    assert await paused(process) == ({host}, {endpoint})
+
+
+async def test_one_of_several_endpoints_pauses_itself_and_only_the_third_the_host(world: World) -> None:
+    account, host, process = await world.account(), await world.host(), await world.process()
+    endpoints = [await world.endpoint(account, host=host) for _ in range(4)]
+
+    seconds = [await process.hosts.pause(endpoint, host, None) for endpoint in endpoints[:3]]
+
+    assert [for_host > 0 for _, for_host in seconds] == [False, False, True]
+
+
+async def test_pauses_in_a_row_double_up_to_five_minutes_and_a_pause_under_way_stays(world: World) -> None:
+    account, host, process = await world.account(), await world.host(), await world.process()
+    endpoint = await world.endpoint(account, host=host)
+    lengths = []
+    for _ in range(9):
+        lengths.append(round((await process.hosts.pause(endpoint, host, None))[0]))
+        again = await process.hosts.pause(endpoint, host, None)
+        assert round(again[0]) == lengths[-1]
+        await world.sql.execute("UPDATE endpoint_pace SET paused_until = now() - interval '1 ms'")
+        await world.sql.execute("UPDATE host SET paused_until = now() - interval '1 ms'")
+
+    assert lengths == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+
+
+async def test_a_pause_asked_for_is_as_long_as_asked_and_the_hosts_at_most_five_minutes(world: World) -> None:
+    account, host, process = await world.account(), await world.host(), await world.process()
+
+    seconds = await process.hosts.pause(await world.endpoint(account, host=host), host, 7_200.0)
+
+    assert (round(seconds[0]), round(seconds[1])) == (7_200, 300)
+
+
+async def test_after_a_pause_a_host_begins_with_one_token_at_half_its_rate(world: World) -> None:
+    account, host, process = await world.account(), await limited_host(world), await world.process()
+    endpoint = await world.endpoint(account, host=host)
+    await process.hosts.pause(endpoint, host, 0.2)
+
+    (during,) = await process.hosts.lease([Ask(host, 100)])
+    await world.sql.execute("SELECT pg_sleep(0.2)")
+    (after,) = await process.hosts.lease([Ask(host, 100)])
+
+    assert (during.n, during.paused_seconds > 0) == (0, True)
+    assert (after.n, after.scale) == (1, 0.5)
+
+
+async def test_without_the_delayed_arrival_a_whole_burst_would_meet_a_recovering_host(world: World) -> None:
+    account, host, process = await world.account(), await limited_host(world), await world.process()
+    endpoint = await world.endpoint(account, host=host)
+    early, late = STATEMENTS["pause"].split("        tat = GREATEST(h.paused_until")
+    with patch.dict(
+        STATEMENTS, {"pause": early + "        tat = h.tat\n      FROM e\n" + late.partition("      FROM e\n")[2]}
+    ):
+        await process.hosts.pause(endpoint, host, 0.05)
+    await world.sql.execute("SELECT pg_sleep(0.06)")
+
+    (after,) = await process.hosts.lease([Ask(host, 100)])
+
+    assert after.n > 1
+
+
+async def test_rates_are_halved_once_per_second_and_doubled_every_two(world: World) -> None:
+    host, process = await limited_host(world), await world.process()
+
+    async def scale() -> float:
+        return float(await world.value("SELECT scale FROM host WHERE host_id = $1", host))
+
+    await process.hosts.slow_down([host])
+    await process.hosts.slow_down([host])
+    assert await scale() == 0.5
+    await process.hosts.recover([host], [])
+    assert await scale() == 0.5
+    await world.sql.execute("UPDATE host SET scaled_at = now() - interval '3 seconds'")
+    await process.hosts.recover([host], [])
+    assert await scale() == 1.0
+
+
+async def test_limits_of_its_own_and_the_count_of_replicas_reach_every_replica(world: World) -> None:
+    host = await limited_host(world)
+    first, second = await world.process(), await world.process()
+    await world.sql.execute(
+        "UPDATE host SET rate = 7, burst = 9, in_flight = 3, changed_at = now() WHERE host_id = $1", host
+    )
+
+    limits = (await second.hosts.changed_limits(5.0))[host]
+
+    assert (limits.rate, limits.burst, limits.in_flight) == (7.0, 9, 3)
+    assert [await p.hosts.delivering() for p in (first, second)] == [(2, 0), (2, 1)]
