@@ -34,8 +34,9 @@ from dispatcher.journal import Journal
 from dispatcher.kit import clock
 from dispatcher.kit.stopping import StopRequest
 from dispatcher.kit.supervise import finish_within, spawn
-from dispatcher.lanes.board import Board, BoardLimits, Doors
+from dispatcher.lanes.board import Board
 from dispatcher.lanes.courier import Courier, parked
+from dispatcher.lanes.doors import BoardLimits, Doors
 from dispatcher.lanes.due import DueReader
 from dispatcher.lanes.keeper import HostKeeper
 from dispatcher.lanes.tokens import TokenDesk

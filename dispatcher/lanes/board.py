@@ -19,17 +19,17 @@ own lanes are bounded instead, and what is over goes back to Postgres.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Final
 
 from dispatcher.kit import clock
 from dispatcher.lanes.courier import parked
+from dispatcher.lanes.doors import BoardLimits, Doors
 from dispatcher.lanes.lane import Lane, Place, Queue
 from dispatcher.lanes.pauses import PauseBook
 from dispatcher.lanes.tokens import TokenDesk
 from dispatcher.lanes.watch import Watch
-from dispatcher.model.delivery import Delivery, Settlement
+from dispatcher.model.delivery import Delivery
 from dispatcher.model.endpoint import HostLimits
 from dispatcher.policy.health import share_of
 
@@ -43,33 +43,6 @@ _IDLE_LOOKS: Final = 20
 
 _ELSEWHERE_SECONDS: Final = 1.0
 """How soon a delivery is offered again whose host other replicas serve."""
-
-
-@dataclass(frozen=True, slots=True)
-class BoardLimits:
-    """What one process may hold. `queued_high` and `queued_low` open and close intake (hysteresis)."""
-
-    in_flight: int
-    memory_bytes: int
-    queued_high: int = 2_000
-    queued_low: int = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Doors:
-    """What the board is given.
-
-    `carry` takes a delivery through one attempt and returns its settlement; when it raises, which is a bug, the
-    delivery goes back to Postgres for half a minute. `settle` takes settlements. `limits_of` names a host's limits,
-    `pace_of` an endpoint's own ones, below those, or None. `may_start` is asked before every start with the monotonic
-    time: the lease and the recorder speak through it; while it says no the board looks again every 50 ms.
-    """
-
-    carry: Callable[[Delivery], Awaitable[Settlement]]
-    settle: Callable[[Settlement], None]
-    limits_of: Callable[[int], HostLimits]
-    pace_of: Callable[[int], HostLimits | None]
-    may_start: Callable[[float], bool]
 
 
 class Board:
@@ -189,7 +162,7 @@ class Board:
         queue = lane.queues.get(delivery.endpoint_id)
         if queue is None:
             queue = lane.queues[delivery.endpoint_id] = Queue(delivery.endpoint_id)
-            queue.set_pace(self._doors.pace_of(delivery.endpoint_id))
+            self._set_pace(lane, queue)
         refused: tuple[Delivery, float] | None = None
         if lane.is_full:
             longest = lane.longest()
@@ -230,6 +203,7 @@ class Board:
         lane = self._lanes.get(host_id)
         if lane is not None and lane.limits != limits:
             self._adopt(lane, limits)
+            self._pump()
 
     def set_replicas(self, n: int, rank: int) -> None:
         """Share hosts' caps on requests in flight with `n` live replicas, this one being number `rank` from 0."""
@@ -239,6 +213,7 @@ class Board:
                 self._adopt(lane, lane.limits)
                 if not lane.window.most:
                     self._send_back(lane, lane.queues.values(), _ELSEWHERE_SECONDS)
+            self._pump()
 
     def pause_host(self, host_id: int, seconds: float) -> None:
         """Send nothing to a host for some seconds; what is queued goes back to Postgres until then."""
@@ -383,9 +358,15 @@ class Board:
 
     def _ask_for_endpoints(self, lane: Lane) -> None:
         """Ask for tokens of endpoints with a pace of their own that wait for nothing else."""
+        if not lane.is_paced:
+            return
         for queue in lane.queues.values():
             if queue.purse is not None and len(queue) and not queue.in_turn and queue.in_flight < queue.most_in_flight:
                 self._desk.ask_for_endpoint(lane, queue)
+
+    def _set_pace(self, lane: Lane, queue: Queue) -> None:
+        queue.set_pace(self._doors.pace_of(queue.endpoint_id))
+        lane.is_paced = lane.is_paced or queue.pace is not None
 
     def _set_aside(self, lane: Lane) -> None:
         lane.place = Place.ASIDE
@@ -400,17 +381,18 @@ class Board:
         else:
             self._fresh -= 1
         self._suspects_in_flight += lane.is_suspect
-        attempt = self._attempt(lane, queue, delivery, counts_as_suspect=lane.is_suspect)
-        task = asyncio.get_running_loop().create_task(attempt, name="attempt")
+        task = asyncio.get_running_loop().create_task(self._attempt(lane, queue, delivery), name="attempt")
         self._tasks[task] = delivery
         self._quiet.clear()
         task.add_done_callback(self._ended)
 
-    async def _attempt(self, lane: Lane, queue: Queue, delivery: Delivery, *, counts_as_suspect: bool) -> None:
+    async def _attempt(self, lane: Lane, queue: Queue, delivery: Delivery) -> None:
         try:
             settlement = await self._doors.carry(delivery)
             self._doors.settle(settlement)
+            was_suspect = lane.is_suspect
             self._watch.note(lane, queue, settlement, clock.mono())
+            self._recount(lane, was_suspect=was_suspect)
         except Exception:
             # A bug of ours must not leave the delivery in nobody's hands: it comes back, and so does the bug.
             self._doors.settle(parked(delivery, _FALLEN_SECONDS, clock.mono()))
@@ -421,13 +403,18 @@ class Board:
             lane.done += 1
             lane.since_done = clock.mono()
             self._again_in_flight -= delivery.attempts > 0
-            self._suspects_in_flight -= counts_as_suspect
+            self._suspects_in_flight -= lane.is_suspect
             self._bytes -= len(delivery.body) + _OVERHEAD_BYTES
             if queue.purse is not None:
-                queue.set_pace(self._doors.pace_of(queue.endpoint_id))
+                self._set_pace(lane, queue)
             lane.come_back(queue)
             if lane.ring and lane.place is Place.IDLE:
                 self._make_ready(lane)
+
+    def _recount(self, lane: Lane, *, was_suspect: bool) -> None:
+        """Count all requests of a lane as suspect, or none, when it has become so or is so no longer."""
+        if lane.is_suspect != was_suspect:
+            self._suspects_in_flight += lane.in_flight if lane.is_suspect else -lane.in_flight
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
@@ -471,10 +458,13 @@ class Board:
         for lane in list(self._lanes.values()):
             if lane.n_queued > max(32, 4 * lane.done):
                 crawling += lane.n_queued
+            was_suspect = lane.is_suspect
             lane.look(now)
+            self._recount(lane, was_suspect=was_suspect)
             lane.done = 0
+            lane.is_paced = False
             for queue in lane.queues.values():
-                queue.set_pace(self._doors.pace_of(queue.endpoint_id))
+                self._set_pace(lane, queue)
                 lane.come_back(queue)
             if lane.place is Place.IDLE and lane.ring:
                 self._make_ready(lane)

@@ -141,7 +141,9 @@ class HostKeeper:
             self.lanes.pause_endpoint(endpoint_id, for_endpoint)
             if for_host > 0:
                 self.lanes.pause_host(host_id, for_host)
-            _log.info("endpoint_paused", endpoint=endpoint_id, host=host_id, seconds=for_endpoint, host_seconds=for_host)
+            _log.info(
+                "endpoint_paused", endpoint=endpoint_id, host=host_id, seconds=for_endpoint, host_seconds=for_host
+            )
         if self._slow:
             slow, self._slow = self._slow, set()
             await self._hosts.slow_down(sorted(slow))

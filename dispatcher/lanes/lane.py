@@ -123,6 +123,7 @@ class Lane:
         "grants",
         "host_id",
         "in_flight",
+        "is_paced",
         "is_suspect",
         "limits",
         "most_queued",
@@ -153,6 +154,8 @@ class Lane:
         """Monotonic time of the latest completion, or of the start that ended a rest."""
         self.is_suspect = False
         """Whether it keeps us waiting: such lanes share a quarter of the process's slots."""
+        self.is_paced = False
+        """Whether some endpoint of it has a pace of its own."""
         self.purse = Purse()
         self.used = 0
         """Tokens used since the latest grant."""
@@ -192,7 +195,7 @@ class Lane:
         for _ in range(len(ring)):
             queue = ring[0]
             if (
-                not len(queue)
+                not (queue.fresh or queue.again)
                 or queue.in_flight >= queue.most_in_flight
                 or (queue.purse is not None and not queue.purse.holds(now))
             ):
@@ -213,7 +216,7 @@ class Lane:
         self.in_flight += 1
         self.n_queued -= 1
         self.used += 1
-        if len(queue) and queue.in_flight < queue.most_in_flight:
+        if (queue.fresh or queue.again) and queue.in_flight < queue.most_in_flight:
             self.ring.rotate(-1)
         else:
             self.ring.popleft()
@@ -222,13 +225,18 @@ class Lane:
 
     def come_back(self, queue: Queue) -> None:
         """Put a queue into the ring again if it has something and nothing of its own holds it back."""
-        if not queue.in_turn and len(queue) and queue.in_flight < queue.most_in_flight:
+        if not queue.in_turn and (queue.fresh or queue.again) and queue.in_flight < queue.most_in_flight:
             queue.in_turn = True
             self.ring.append(queue)
 
     def longest(self) -> Queue:
         """Return the queue that holds most."""
         return max(self.queues.values(), key=len)
+
+    @property
+    def is_well(self) -> bool:
+        """Tell whether the host has all that it may have and keeps nobody waiting."""
+        return self.scale >= 1.0 and not self.is_suspect and self.window.size >= self.window.most
 
     @property
     def is_full(self) -> bool:
@@ -280,5 +288,5 @@ class Lane:
         """Return how many tokens to ask for: what can be used within `horizon` seconds, at most one grant's burst."""
         free = max(0, self.window.size - self.in_flight)
         soon = math.ceil(self.rate * horizon)
-        need = max(min(self.n_queued, max(free, 2 * soon)), soon)
+        need = max(min(self.n_queued, max(free, 2 * soon, 2 * self.used)), soon)
         return min(need - self.purse.count(), self.grants.burst)

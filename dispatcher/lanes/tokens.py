@@ -25,6 +25,12 @@ _OF_LIFE: Final = 0.6
 _REST_SECONDS: Final = 0.5
 """A lane without a grant for longer was at rest: it does not wait for the next round."""
 
+_DRY_SECONDS: Final = 0.008
+"""Between two rounds when a busy lane ran dry: its demand grows faster than was foreseen."""
+
+_DRAINED_SECONDS: Final = 0.04
+"""A host that gave less than was asked is at its limit: it is asked again when a few tokens have come together."""
+
 _BUSY_ROW_SECONDS: Final = 0.01
 _AWAY_SECONDS: Final = 0.25
 _SOONEST_SECONDS: Final = 0.002
@@ -69,7 +75,7 @@ class TokenDesk:
         self._asking: dict[int, Lane] = {}
         self._queues: dict[int, tuple[Lane, Queue, list[float]]] = {}
         self._asked = asyncio.Event()
-        self._next_round = 0.0
+        self._next_round = self._last_round = 0.0
         self.lanes: Lanes
 
     def ask(self, lane: Lane) -> None:
@@ -119,9 +125,13 @@ class TokenDesk:
         """Return when the next round is due: at once for lanes that were at rest, else with the round."""
         due = min((max(held[0], self._held_off(now)) for _, _, held in self._queues.values()), default=math.inf)
         for lane in self._asking.values():
-            rested = lane.place is Place.WAITING and now - lane.granted_at > _REST_SECONDS
-            at = max(lane.ask_at, self._held_off(now) if rested else self._next_round)
-            due = min(due, at)
+            if lane.place is not Place.WAITING:
+                at = self._next_round
+            elif now - lane.granted_at > _REST_SECONDS:
+                at = self._held_off(now)
+            else:
+                at = max(self._held_off(now), min(self._next_round, self._last_round + _DRY_SECONDS))
+            due = min(due, max(lane.ask_at, at))
         return due
 
     def _held_off(self, now: float) -> float:
@@ -142,14 +152,14 @@ class TokenDesk:
         if not asks:
             return
         sent = clock.mono()
-        self._next_round = sent + step
+        self._last_round, self._next_round = sent, sent + step
         grants = {grant.number: grant for grant in await self._tokens.lease(asks)}
         n_expired = n_used = 0
         for ask in asks:
             lane = lanes[ask.number]
             n_expired += lane.purse.discard(clock.mono())
             n_used += lane.used
-            self._give(lane, grants.get(ask.number), sent)
+            self._give(lane, ask.want, grants.get(ask.number), sent)
         self._on_counted(sum(grant.n for grant in grants.values()), n_used, n_expired)
 
     def _serve_from_purse(self, lane: Lane) -> None:
@@ -157,7 +167,7 @@ class TokenDesk:
         if lane.place is Place.WAITING:
             self.lanes.ready(lane)
 
-    def _give(self, lane: Lane, grant: Grant | None, sent: float) -> None:
+    def _give(self, lane: Lane, want: int, grant: Grant | None, sent: float) -> None:
         now = clock.mono()
         if grant is None:
             lane.ask_at = now + _BUSY_ROW_SECONDS
@@ -167,8 +177,9 @@ class TokenDesk:
             self.lanes.pause_host(lane.host_id, grant.paused_seconds)
             return
         lane.granted(grant.n, sent + lane.grants.token_seconds, grant.scale, now)
+        if grant.n < want:
+            lane.ask_at = now + max(grant.next_seconds, min(_DRAINED_SECONDS, lane.grants.token_seconds / 2))
         if grant.n == 0:
-            lane.ask_at = now + max(grant.next_seconds, _SOONEST_SECONDS)
             return
         self._asking.pop(lane.host_id, None)
         if lane.place is Place.WAITING:

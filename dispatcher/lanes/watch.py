@@ -4,6 +4,7 @@ from typing import Final, Protocol
 
 from dispatcher.lanes.lane import Lane, Queue
 from dispatcher.model.delivery import Settlement
+from dispatcher.model.outcome import OutcomeKind
 from dispatcher.policy.health import FAILURES, OVERLOADS, Sign, sign_of
 
 _WELLS: Final = 5
@@ -39,6 +40,10 @@ class Watch:
     def note(self, lane: Lane, queue: Queue, settlement: Settlement, now: float) -> None:
         """Learn from one settlement; one without a request says nothing."""
         if settlement.outcome is None:
+            return
+        if settlement.outcome.kind is OutcomeKind.DELIVERED and lane.is_well and not queue.is_probing:
+            # Nearly all of them: nothing to learn but that one more went well.
+            queue.breaker.note(failed=False, now=now)
             return
         sign = sign_of(settlement.outcome)
         lane.note(sign, settlement.started_mono, now)

@@ -19,6 +19,7 @@ _BREAKER_SECONDS: Final = 60.0
 _BREAKER_ATTEMPTS: Final = 10
 _BREAKER_SHARE: Final = 0.5
 _BUCKETS: Final = 6
+_BUCKET_SECONDS: Final = _BREAKER_SECONDS / _BUCKETS
 
 
 class Sign(Enum):
@@ -74,35 +75,36 @@ def sign_of(outcome: Outcome) -> Sign:
 
 
 class Window:
-    """How many requests may be in flight: additive increase, multiplicative decrease, within 1 and `most`."""
+    """How many requests may be in flight: additive increase, multiplicative decrease, within 1 and `most`.
 
-    __slots__ = ("_credit", "_cut_at", "_size", "most")
+    `size` is that number: at least 1, or 0 when `most` is 0.
+    """
+
+    __slots__ = ("_credit", "_cut_at", "_exact", "most", "size")
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._size = float(most)
+        self.size = most
+        self._exact = float(most)
         self._credit = 0
         self._cut_at = -1.0
 
-    @property
-    def size(self) -> int:
-        """Return how many requests may be in flight: at least 1, or 0 when `most` is 0."""
-        return min(int(self._size), self.most)
-
     def set_most(self, most: int) -> None:
         """Change the upper bound; a window that stood at the old one moves along."""
-        if self._size >= self.most:
-            self._size = float(most)
+        if self._exact >= self.most:
+            self._exact = float(most)
         self.most = most
+        self.size = min(int(self._exact), most)
 
     def succeeded(self, in_flight: int) -> None:
         """Note a success while `in_flight` requests were under way, itself included: only a used window grows."""
-        if self._size >= self.most or in_flight * 2 < self._size:
+        if self.size >= self.most or in_flight * 2 < self._exact:
             return
         self._credit += 1
-        if self._credit >= self._size:
+        if self._credit >= self._exact:
             self._credit = 0
-            self._size = min(self._size + 1.0, float(self.most))
+            self._exact = min(self._exact + 1.0, float(self.most))
+            self.size = int(self._exact)
 
     def suffered(self, factor: float, started: float, now: float) -> None:
         """Shrink by `factor`, once for all requests that were already under way at the last cut."""
@@ -110,7 +112,8 @@ class Window:
             return
         self._cut_at = now
         self._credit = 0
-        self._size = max(1.0, self._size * factor)
+        self._exact = max(1.0, self._exact * factor)
+        self.size = min(int(self._exact), self.most)
 
 
 class Breaker:
@@ -123,20 +126,23 @@ class Breaker:
 
     def note(self, *, failed: bool, now: float) -> bool:
         """Count one attempt; return whether it opens: 10 attempts in 60 s, at least half of them failures."""
-        width = _BREAKER_SECONDS / _BUCKETS
-        if not self._buckets or now - self._buckets[-1][0] >= width:
-            self._buckets.append([now, 0, 0])
-        bucket = self._buckets[-1]
+        bucket = self._bucket(now)
         bucket[1] += 1
-        bucket[2] += failed
         if not failed:
             return False
+        bucket[2] += 1
         attempts = failures = 0.0
         for began, n, n_failed in self._buckets:
             if now - began < _BREAKER_SECONDS:
                 attempts += n
                 failures += n_failed
         return attempts >= _BREAKER_ATTEMPTS and failures >= attempts * _BREAKER_SHARE
+
+    def _bucket(self, now: float) -> list[float]:
+        buckets = self._buckets
+        if not buckets or now - buckets[-1][0] >= _BUCKET_SECONDS:
+            buckets.append([now, 0, 0])
+        return buckets[-1]
 
     def clear(self) -> None:
         """Begin anew, after a pause."""

@@ -4,18 +4,23 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from dispatcher.kit.supervise import spawn
-from dispatcher.lanes.board import Board, BoardLimits, Doors
+from dispatcher.lanes.board import Board
+from dispatcher.lanes.doors import BoardLimits, Doors
+from dispatcher.lanes.lane import Lane
 from dispatcher.lanes.tokens import TokenDesk
 from dispatcher.lanes.watch import Watch
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.endpoint import HostLimits
-from tests.support.builders import a_delivery, a_settlement
+from dispatcher.model.outcome import OutcomeKind, Verdict, VerdictKind
+from dispatcher.policy.pacing import UNVERIFIED
+from tests.support.builders import a_delivery, a_settlement, an_outcome
 from tests.support.tokens import MemoryTokens
 
 pytestmark = [pytest.mark.looptime, pytest.mark.asyncio(loop_scope="function")]
@@ -313,3 +318,252 @@ async def test_a_delivery_whose_attempt_falls_goes_back_and_the_lane_goes_on() -
     assert verdicts[broken.delivery_id] == "parked"
     assert [type(fault) for fault in told] == [ZeroDivisionError]
     assert world.board.held_bytes == 0
+
+
+async def test_two_endpoints_of_one_host_take_turns_whatever_their_queues() -> None:
+    world = World(limits=HostLimits(rate=1e6, burst=1_000_000, in_flight=1))
+
+    world.submit(100, endpoint_id=1)
+    world.submit(5, endpoint_id=2)
+    await asyncio.sleep(1.2)
+
+    order = [delivery.endpoint_id for _, delivery in world.started]
+    assert order.count(2) == 5
+    # The crowded one had its first turn before the other came.
+    assert order.index(2) <= 2
+    assert max(place for place, endpoint in enumerate(order) if endpoint == 2) <= 11
+
+
+async def test_a_full_lane_gives_up_the_newest_of_whoever_holds_most() -> None:
+    world = World(limits=HostLimits(rate=10.0, burst=10, in_flight=1), seconds=3_600.0)
+    world.submit(30, endpoint_id=1)
+
+    (answer,) = world.submit(1, endpoint_id=2)
+
+    assert answer is not None
+    refused, seconds = answer
+    assert refused.endpoint_id == 1
+    assert seconds >= 1.0
+    assert world.board.full_endpoints() == [1]
+    assert world.board.queued + world.board.in_flight == 30
+
+
+async def test_first_attempts_and_later_ones_take_turns_within_an_endpoint() -> None:
+    world = World(limits=HostLimits(rate=1e6, burst=1_000_000, in_flight=1))
+
+    world.submit(20, attempts=3)
+    world.submit(5)
+    await asyncio.sleep(1.5)
+
+    order = [delivery.attempts for _, delivery in world.started]
+    assert max(place for place, attempts in enumerate(order) if attempts == 0) <= 11
+
+
+async def test_later_attempts_hold_at_most_half_of_the_slots_while_first_ones_wait() -> None:
+    world = World(board=BoardLimits(in_flight=10, memory_bytes=1 << 28), seconds=100.0)
+    for host in range(1, 11):
+        world.submit(5, host=host, attempts=1)
+    await asyncio.sleep(0.1)
+    assert world.board.in_flight == 10
+
+    world = World(board=BoardLimits(in_flight=10, memory_bytes=1 << 28), seconds=100.0)
+    world.may_start = False
+    for host in range(1, 11):
+        world.submit(5, host=host, attempts=1)
+        world.submit(5, host=host + 100)
+    world.may_start = True
+    await asyncio.sleep(0.5)
+
+    assert Counter(delivery.attempts > 0 for _, delivery in world.started) == {True: 5, False: 5}
+
+
+async def test_hosts_that_keep_us_waiting_hold_at_most_a_quarter_of_the_slots() -> None:
+    world = World(board=BoardLimits(in_flight=40, memory_bytes=1 << 28), seconds=0.05)
+    dead = range(1, 31)
+    for host in dead:
+        world.seconds[host] = 3_600.0
+    async with world.looking():
+        for host in dead:
+            world.submit(1, host=host)
+        await asyncio.sleep(2.0)
+        assert world.board.in_flight == 30
+        for host in dead:
+            world.submit(5, host=host)
+        for host in range(101, 121):
+            world.submit(50, host=host)
+        await asyncio.sleep(10.0)
+
+    assert sum(world.running[host] for host in dead) == 30
+    assert sum(s.delivery.host_id > 100 for s in world.settled) == 1_000
+
+
+async def test_without_the_suspect_pool_dead_hosts_would_hold_every_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lane, "look", lambda *_: None)
+    world = World(board=BoardLimits(in_flight=40, memory_bytes=1 << 28), seconds=0.05)
+    for host in range(1, 31):
+        world.seconds[host] = 3_600.0
+        world.submit(5, host=host)
+    async with world.looking():
+        await asyncio.sleep(2.0)
+        for host in range(101, 121):
+            world.submit(50, host=host)
+        await asyncio.sleep(10.0)
+
+    assert sum(s.delivery.host_id > 100 for s in world.settled) == 0
+
+
+async def test_a_paused_host_gives_back_what_it_holds_and_takes_nothing_until_then() -> None:
+    world = World(limits=HostLimits(rate=1e6, burst=1_000_000, in_flight=1), seconds=0.5)
+    world.submit(10)
+    await asyncio.sleep(0.1)
+
+    world.board.pause_host(1, 5.0)
+    refused = world.submit(1)
+
+    assert [round(s.verdict.retry_in_seconds or 0) for s in world.settled] == [5] * 9
+    assert {s.verdict.kind for s in world.settled} == {"parked"}
+    assert refused[0] is not None
+    assert world.board.full_hosts() == [1]
+    await asyncio.sleep(6.0)
+    assert world.submit(1) == [None]
+    assert world.board.held_bytes > 0
+
+
+async def test_a_paused_endpoint_leaves_its_neighbours_alone() -> None:
+    world = World()
+    world.board.pause_endpoint(1, 5.0)
+
+    assert world.submit(1, endpoint_id=1)[0] is not None
+    assert world.submit(1, endpoint_id=2) == [None]
+    assert world.board.full_endpoints() == [1]
+
+
+async def test_pauses_that_postgres_knows_are_adopted_and_ended() -> None:
+    world = World()
+    world.board.set_pauses({1: 60.0}, {7: 60.0})
+    assert (world.board.full_hosts(), world.board.full_endpoints()) == ([1], [7])
+
+    world.board.set_pauses({}, {})
+
+    assert (world.board.full_hosts(), world.board.full_endpoints()) == ([], [])
+
+
+async def test_an_own_pause_outlives_a_reading_that_began_before_it() -> None:
+    world = World()
+    world.board.pause_host(1, 60.0)
+
+    world.board.set_pauses({}, {})
+    assert world.board.full_hosts() == [1]
+    await asyncio.sleep(4.0)
+    world.board.set_pauses({}, {})
+
+    assert world.board.full_hosts() == []
+
+
+async def test_an_endpoint_without_success_gets_one_request_per_second_one_at_a_time() -> None:
+    world = World(seconds=0.2)
+    world.paces[1] = UNVERIFIED
+
+    world.submit(5, endpoint_id=1)
+    world.submit(5, endpoint_id=2)
+    await asyncio.sleep(3.0)
+
+    times = [when for when, delivery in world.started if delivery.endpoint_id == 1]
+    assert len(times) == 3
+    assert all(later - earlier >= 1.0 for earlier, later in pairwise(times))
+    assert sum(s.delivery.endpoint_id == 2 for s in world.settled) == 5
+
+
+async def test_a_first_success_ends_the_slow_pace_at_once() -> None:
+    world = World(seconds=0.2)
+    world.paces[1] = UNVERIFIED
+    world.submit(5, endpoint_id=1)
+    await asyncio.sleep(0.1)
+
+    world.paces.clear()
+    await asyncio.sleep(0.6)
+
+    assert len(world.settled) == 5
+
+
+async def test_a_hosts_cap_is_shared_with_other_replicas() -> None:
+    world = World(limits=HostLimits(rate=1e6, burst=1_000_000, in_flight=7), seconds=100.0)
+    world.board.set_replicas(3, 0)
+
+    world.submit(20, host=3)
+    await asyncio.sleep(1.0)
+    assert world.most_running[3] == 3
+
+    world.board.set_replicas(1, 0)
+    await asyncio.sleep(1.0)
+    assert world.most_running[3] == 7
+
+
+async def test_a_replica_without_a_share_sends_nothing_and_gives_everything_back() -> None:
+    world = World(limits=HostLimits(rate=1e6, burst=1_000_000, in_flight=1), seconds=1.0)
+    world.board.set_replicas(2, 0)
+
+    assert world.submit(1, host=1)[0] is not None
+    assert world.board.full_hosts() == [1]
+    assert world.submit(1, host=2) == [None]
+
+
+async def test_mostly_failing_attempts_pause_the_endpoint() -> None:
+    world = World()
+
+    async def fail(delivery: Delivery) -> Settlement:
+        return a_settlement(delivery, outcome=an_outcome(OutcomeKind.CONNECTION_REFUSED))
+
+    world.carry_one = fail
+    world.submit(12)
+    await asyncio.sleep(1.0)
+
+    assert world.orders.given[0] == ("pause", 1, None)
+
+
+async def test_a_host_that_asks_for_silence_gets_it_and_overload_halves_its_rate() -> None:
+    world = World()
+
+    async def refuse(delivery: Delivery) -> Settlement:
+        verdict = Verdict(VerdictKind.RETRY, 1, 60.0, endpoint_pause_seconds=60.0)
+        return a_settlement(delivery, outcome=an_outcome(OutcomeKind.HTTP_429, status=429), verdict=verdict)
+
+    world.carry_one = refuse
+    world.submit(1)
+    await asyncio.sleep(1.0)
+
+    assert world.orders.given == [("slow_down", 1, None), ("pause", 1, 60.0)]
+
+
+async def test_after_a_pause_one_probe_at_a_time_goes_until_it_answers_well() -> None:
+    world = World(seconds=0.5)
+    world.submit(6)
+    await asyncio.sleep(1.0)
+    world.board.pause_endpoint(1, 1.0)
+    await asyncio.sleep(1.5)
+    world.most_running.clear()
+
+    world.submit(6)
+    await asyncio.sleep(0.4)
+    assert world.most_running[1] == 1
+    await asyncio.sleep(0.4)
+
+    assert world.most_running[1] == 5
+    assert world.orders.given == [("forgive", 1, None)]
+
+
+async def test_a_probe_that_fails_pauses_again() -> None:
+    world = World()
+    world.submit(1)
+    await asyncio.sleep(1.0)
+    world.board.pause_endpoint(1, 1.0)
+    await asyncio.sleep(1.5)
+
+    async def fail(delivery: Delivery) -> Settlement:
+        return a_settlement(delivery, outcome=an_outcome(OutcomeKind.TIMEOUT_RESPONSE))
+
+    world.carry_one = fail
+    world.submit(1)
+    await asyncio.sleep(0.1)
+
+    assert world.orders.given == [("pause", 1, None)]
