@@ -7,6 +7,8 @@ import platform
 import sys
 
 from tests.bench.drain import N_HOSTS, Drain, baseline, drain
+from tests.bench.isolation import CROWDS, PER_SECOND, isolation
+from tests.bench.isolation import N_HOSTS as N_CROWD
 from tests.bench.lab import Lab, open_lab, sink
 from tests.bench.latency import latency, percentile
 
@@ -69,6 +71,17 @@ async def latencies(lab: Lab, seconds: int) -> None:
         say(f"  {loop:<8} {row}  max {found[-1]:.1f}")
 
 
+async def isolations(lab: Lab, seconds: int) -> None:
+    """Latency of healthy hosts among others."""
+    say(f"Healthy hosts' latency among {N_CROWD} hosts, {PER_SECOND} events/s for {seconds} s, https, milliseconds")
+    base = 0.0
+    for crowd in CROWDS:
+        found = await isolation(lab, crowd, seconds)
+        p50, p99 = percentile(found, 0.5), percentile(found, 0.99)
+        base = base or p99
+        say(f"  {crowd.name:<28} p50 {p50:6.1f}  p99 {p99:7.1f}  {p99 / base:5.2f}x  max {found[-1]:8.1f}")
+
+
 async def memory(lab: Lab, n: int) -> None:
     """Resident memory while a backlog drains."""
     result = await drain(lab, "https", n)
@@ -80,7 +93,7 @@ async def memory(lab: Lab, n: int) -> None:
 def main() -> None:
     """Parse the command line, open the lab, run the parts."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["throughput", "latency", "memory"])
+    parser.add_argument("parts", nargs="*", default=["throughput", "latency", "isolation", "memory"])
     parser.add_argument("--n", type=int, default=20_000)
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--backlog", type=int, default=200_000)
@@ -92,6 +105,8 @@ def main() -> None:
             asyncio.run(throughput(lab, arguments.n))
         if "latency" in arguments.parts:
             asyncio.run(latencies(lab, arguments.seconds))
+        if "isolation" in arguments.parts:
+            asyncio.run(isolations(lab, arguments.seconds))
         if "memory" in arguments.parts:
             asyncio.run(memory(lab, arguments.backlog))
 

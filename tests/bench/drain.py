@@ -23,6 +23,7 @@ from tests.bench.lab import (
 from tests.support.daemon import Api, Daemon, running
 
 N_HOSTS = 20
+MOST_ENDPOINTS = 50
 
 
 @dataclass
@@ -64,14 +65,22 @@ async def publish(lab: Lab, topic: str, n: int, environment: str) -> None:
                 await one
 
 
+def environment_of(scheme: str, number: int) -> str:
+    """Return the environment of the endpoint with this number: an account has at most 50 in each."""
+    return "live" if scheme == "https" and number < MOST_ENDPOINTS else "test"
+
+
+def key_of(lab: Lab, scheme: str, number: int) -> str:
+    """Return the API key for the endpoint with this number."""
+    return lab.live_key if environment_of(scheme, number) == "live" else lab.test_key
+
+
 async def add_endpoints(lab: Lab, settings: dict[str, str], to: SinkProcess, scheme: str) -> list[str]:
     """Register one endpoint per port with a daemon of its own that reads nothing yet; return their ids."""
-    key = lab.live_key if scheme == "https" else lab.test_key
     daemon = Daemon(lab.folder, settings, name="registrar")
     async with running(daemon):
-        api = Api(daemon.ready["api_url"], key)
         made = [
-            await api.add_endpoint(
+            await Api(daemon.ready["api_url"], key_of(lab, scheme, number)).add_endpoint(
                 f"{scheme}://127.0.0.1:{port}/hook", ["verification.*"], filter={"workflows": [f"wf_{number}"]}
             )
             for number, port in enumerate(to.ports)
@@ -82,11 +91,10 @@ async def add_endpoints(lab: Lab, settings: dict[str, str], to: SinkProcess, sch
 
 async def remove_endpoints(lab: Lab, settings: dict[str, str], ids: list[str], scheme: str) -> None:
     """Delete the endpoints again, so that the next scenario starts clean."""
-    key = lab.live_key if scheme == "https" else lab.test_key
     daemon = Daemon(lab.folder, settings, name="registrar")
     async with running(daemon):
-        api = Api(daemon.ready["api_url"], key)
-        for one in ids:
+        for number, one in enumerate(ids):
+            api = Api(daemon.ready["api_url"], key_of(lab, scheme, number))
             await api.call("DELETE", f"/v1/webhook_endpoints/{one}", status=204)
         await daemon.stop()
 

@@ -8,7 +8,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,14 +136,23 @@ class SinkProcess:
             while await self.ask("count") < wanted:
                 await asyncio.sleep(0.02)
 
+    async def have(self, wanted: set[str], *, seconds: float) -> None:
+        """Return when a request of each event has come."""
+        async with asyncio.timeout(seconds):
+            while not wanted <= set(await self.ask("times")):
+                await asyncio.sleep(0.5)
+
 
 @asynccontextmanager
-async def sink(folder: Path, *, n_ports: int, tls: bool, times: bool = False) -> AsyncIterator[SinkProcess]:
+async def sink(
+    folder: Path, *, n_ports: int, tls: bool, times: bool = False, extra: Sequence[str] = ()
+) -> AsyncIterator[SinkProcess]:
     """Run a sink process for the time of the block."""
     ready = folder / f"sink-{secrets.token_hex(4)}.json"
     words = [sys.executable, "-m", "tests.bench.sink", "--ports", str(n_ports), "--ready", str(ready)]
     words += ["--tls", str(folder)] if tls else []
     words += ["--times"] if times else []
+    words += extra
     process = subprocess.Popen(words)
     try:
         async with asyncio.timeout(20):

@@ -5,8 +5,9 @@ import base64
 import datetime as dt
 import hashlib
 import time
+from collections.abc import Callable
 
-from tests.bench.drain import add_endpoints, remove_endpoints
+from tests.bench.drain import add_endpoints, environment_of, remove_endpoints
 from tests.bench.lab import Lab, event_data, event_headers, producer, sink
 from tests.support.daemon import Daemon, running
 
@@ -25,9 +26,9 @@ async def latency(lab: Lab, *, per_second: int, seconds: int, loop: str = "uvloo
         ids = await add_endpoints(lab, lab.settings(topic), to, "https")
         daemon = Daemon(lab.folder, lab.settings(topic), ("--loop", loop), name=f"latency-{loop}")
         async with running(daemon):
-            await _send(lab, topic, per_second, 2, "warm")
+            await send(lab, topic, per_second, 2, "warm")
             await to.count_to(per_second * 2, seconds=30)
-            sent = await _send(lab, topic, per_second, seconds, "run")
+            sent = await send(lab, topic, per_second, seconds, "run")
             await to.count_to(per_second * (seconds + 2), seconds=30)
             received = await to.ask("times")
             assert await daemon.stop() == 0
@@ -35,8 +36,13 @@ async def latency(lab: Lab, *, per_second: int, seconds: int, loop: str = "uvloo
     return sorted((received[event_id(name)] - at) / 1e6 for name, at in sent.items())
 
 
-async def _send(lab: Lab, topic: str, per_second: int, seconds: int, phase: str) -> dict[str, int]:
-    """Send at a steady pace; return the monotonic nanosecond at which each send was called."""
+async def send(
+    lab: Lab, topic: str, per_second: int, seconds: int, phase: str, workflow: Callable[[int], int] = lambda _: 0
+) -> dict[str, int]:
+    """Send at a steady pace; return the monotonic nanosecond at which each send was called, in order.
+
+    `workflow` names the endpoint of the n-th event.
+    """
     sent: dict[str, int] = {}
     waiting = []
     async with producer(lab) as kafka:
@@ -45,10 +51,15 @@ async def _send(lab: Lab, topic: str, per_second: int, seconds: int, phase: str)
             await asyncio.sleep(max(0.0, began + number / per_second - time.monotonic()))
             name = f"{topic}-{phase}-{number}"
             when = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            data = event_data(number, workflow="wf_0")
+            host = workflow(number)
+            data = event_data(number, workflow=f"wf_{host}")
             sent[name] = time.monotonic_ns()
             key = f"ver_{number:012d}".encode()
-            waiting.append(await kafka.send(topic, data, key=key, headers=event_headers(name, number, "live", when)))
+            waiting.append(
+                await kafka.send(
+                    topic, data, key=key, headers=event_headers(name, number, environment_of("https", host), when)
+                )
+            )
         for one in waiting:
             await one
     return sent

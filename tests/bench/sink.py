@@ -12,12 +12,14 @@ import json
 import signal
 import ssl
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
 _ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
 
 
 class Sink(asyncio.Protocol):
@@ -27,7 +29,8 @@ class Sink(asyncio.Protocol):
     first = last = 0
     times: dict[bytes, int] | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, answer: bytes = _ANSWER) -> None:
+        self._answer = answer
         self._buffer = b""
         self._transport: Any = None
 
@@ -56,7 +59,7 @@ class Sink(asyncio.Protocol):
             Sink.last = time.monotonic_ns()
             Sink.first = Sink.first or Sink.last
             Sink.count += answers
-            self._transport.write(_ANSWER * answers)
+            self._transport.write(self._answer * answers)
 
 
 async def _control(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -85,17 +88,19 @@ async def serve(arguments: argparse.Namespace) -> None:
     context = _tls(arguments.tls) if arguments.tls else None
     if arguments.times:
         Sink.times = {}
+    kinds = [b""] * arguments.hang + [_BUSY] * arguments.busy
+    kinds += [_ANSWER] * (arguments.ports - len(kinds))
     servers = [
-        await loop.create_server(Sink, "127.0.0.1", 0, ssl=context, backlog=1_024) for _ in range(arguments.ports)
+        await loop.create_server(partial(Sink, answer), "127.0.0.1", 0, ssl=context, backlog=1_024) for answer in kinds
     ]
     control = await asyncio.start_server(_control, "127.0.0.1", 0, limit=1 << 26)
     ready = {
         "ports": [server.sockets[0].getsockname()[1] for server in servers],
         "control": control.sockets[0].getsockname()[1],
     }
-    partial = arguments.ready.with_suffix(".partial")
-    partial.write_text(json.dumps(ready))
-    partial.rename(arguments.ready)
+    half = arguments.ready.with_suffix(".partial")
+    half.write_text(json.dumps(ready))
+    half.rename(arguments.ready)
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     await stop.wait()
@@ -108,6 +113,8 @@ def main() -> None:
     parser.add_argument("--ready", type=Path, required=True)
     parser.add_argument("--tls", type=Path)
     parser.add_argument("--times", action="store_true")
+    parser.add_argument("--hang", type=int, default=0, help="so many ports never answer")
+    parser.add_argument("--busy", type=int, default=0, help="the next so many ports answer 503")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(parser.parse_args()))
 
