@@ -17,6 +17,7 @@ from dispatcher.cli import (
     deliveries,
     endpoints,
     events,
+    hosts,
     keys,
     migrate,
     receive,
@@ -43,6 +44,7 @@ app.add_typer(keys.app, name="keys", help="API keys.")
 app.add_typer(endpoints.app, name="endpoints", help="Where events are delivered to.")
 app.add_typer(deliveries.app, name="deliveries", help="What was sent, what waits, what failed.")
 app.add_typer(events.app, name="events", help="Events as they came in.")
+app.add_typer(hosts.app, name="hosts", help="How fast the hosts of endpoints are sent to.")
 app.add_typer(dead_events.app, name="dead-events", help="Records that could not become events.")
 
 

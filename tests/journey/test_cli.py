@@ -102,6 +102,24 @@ async def test_a_dead_record_is_listed_opened_redriven_and_discarded(world: Worl
     assert "no dead event" in await terminal.run("dead-events", "show", name, code=1)
 
 
+async def test_a_host_gets_limits_of_its_own_and_the_defaults_again(world: World) -> None:
+    terminal = Terminal(world.folder)
+    async with Sink.serving() as sink:
+        await terminal.json("endpoints", "add", sink.url("/hook"), "-e", "verification.*")
+    (listed,) = await terminal.json("hosts", "list")
+    assert (listed["rate"], listed["burst"], listed["in_flight"], listed["endpoints"]) == (100.0, 100, 64, 1)
+
+    changed = await terminal.json("hosts", "set", listed["host"], "--rate", "10", "--burst", "20", "--resume")
+    assert (changed["rate"], changed["burst"], changed["in_flight"], changed["own_limits"]) == (10.0, 20, 64, True)
+    assert await terminal.json("hosts", "show", listed["host"]) == changed
+    again = await terminal.json("hosts", "set", listed["host"], "--defaults")
+
+    assert (again["rate"], again["own_limits"]) == (100.0, False)
+    assert "at least" in await terminal.run("hosts", "set", listed["host"], "--rate", "1000", "--burst", "2", code=2)
+    assert "--defaults" in await terminal.run("hosts", "set", listed["host"], code=2)
+    assert "hosts list" in await terminal.run("hosts", "show", "https://nobody.example:443", code=1)
+
+
 async def test_the_operators_commands(world: World) -> None:
     terminal = Terminal(world.folder)
 

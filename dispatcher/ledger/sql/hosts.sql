@@ -119,8 +119,8 @@ FROM host h WHERE authority = $1
 -- name: set_host
 -- Give a host limits of its own; replicas adopt them within seconds. Tokens granted ahead are forgiven up to the new burst.
 -- $1 authority, $2 rate, $3 burst, $4 in flight, $5 interval in microseconds, $6 burst to grant, $7 whether they are its own.
-UPDATE host SET rate = $2, burst = $3, in_flight = $4, interval_us = $5, grant_burst = $6, has_own_limits = $7, changed_at = now(),
-  tat = LEAST(tat, now() + $6 * $5 * interval '1 microsecond')
+UPDATE host SET rate = $2, burst = $3, in_flight = $4, interval_us = $5::bigint, grant_burst = $6::int, has_own_limits = $7, changed_at = now(),
+  tat = LEAST(tat, now() + $6::int * $5::bigint * interval '1 microsecond')
 WHERE authority = $1 RETURNING host_id
 
 -- name: resume_host
