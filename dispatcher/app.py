@@ -9,12 +9,16 @@ is queued goes back to Postgres untried; attempts under way get their drain seco
 as interrupted; the recorder writes everything; the own replica row is deleted; Kafka, HTTP and connections close.
 A second signal skips the drain seconds. A root task that ends by itself is a fault: everything falls, the exit is
 not zero, and whoever supervises the process starts a new one.
+
+A process has one to three roles. Without `ingest` there is no consumer; without `deliver` no lanes, no recorder and
+no due-reader, and accepted deliveries are stored waiting for a process that delivers; without `api` no API. Each is a
+replica all the same: it holds a lease, and takes over the rows of those that died.
 """
 
 import asyncio
 import random
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -25,7 +29,7 @@ from prometheus_client import CollectorRegistry
 from dispatcher.api.call import ApiServices
 from dispatcher.api.server import ApiServer
 from dispatcher.directory import Directory
-from dispatcher.intake.consumer import KafkaSettings
+from dispatcher.intake.consumer import kafka_settings
 from dispatcher.intake.dead_letters import DeadLetters
 from dispatcher.intake.decoding import Decoder
 from dispatcher.intake.loop import Doors as IntakeDoors
@@ -42,7 +46,7 @@ from dispatcher.lanes.keeper import HostKeeper
 from dispatcher.lanes.tokens import TokenDesk
 from dispatcher.lanes.watch import Watch
 from dispatcher.ledger.claims import ClaimLedger
-from dispatcher.ledger.connections import Link, Pool
+from dispatcher.ledger.connections import Links, Pool
 from dispatcher.ledger.directory import DirectoryLedger
 from dispatcher.ledger.hosts import HostLedger
 from dispatcher.ledger.intake import IntakeLedger
@@ -59,7 +63,7 @@ from dispatcher.policy.schema_files import load_catalogue, load_event_schemas, s
 from dispatcher.policy.urls import PortRules, UrlRules
 from dispatcher.recording import Recorder
 from dispatcher.sending.attempt import Sender, SendingOptions
-from dispatcher.settings import Bind, Settings
+from dispatcher.settings import EVERY_ROLE, Bind, Role, Settings
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.telemetry.probes import Probes, ProbeServer
 from dispatcher.upkeep import Upkeep
@@ -76,28 +80,10 @@ _FLUSH_SECONDS: Final = 10.0
 _LEAVE_SECONDS: Final = 3.0
 _READY_SECONDS: Final = 60.0
 _JOIN_SECONDS: Final = 10.0
-_EMBEDDED_SESSION_MS: Final = 2_000
 
 
 class RootTaskEnded(DispatcherError):
     """A task that should run for ever returned: a bug."""
-
-
-class Links:
-    """The five dedicated connections of one process. `lost` is called when a statement's outcome became unknown."""
-
-    def __init__(self, url: str) -> None:
-        self.lost: Callable[[], None] = lambda: None
-        self.intake = Link(url, "intake", on_lost=lambda: self.lost())  # noqa: PLW0108 - `lost` is set later
-        self.settlement = Link(url, "settlement")
-        self.claims = Link(url, "claims", on_lost=lambda: self.lost())  # noqa: PLW0108 - the same
-        self.hosts = Link(url, "hosts")
-        self.control = Link(url, "control")
-
-    async def aclose(self) -> None:
-        """Terminate all five."""
-        for link in (self.intake, self.settlement, self.claims, self.hosts, self.control):
-            await link.aclose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,21 +186,26 @@ class Deliverer:
 
 
 class Daemon:
-    """One replica, from its first statement to its last. `run` is the whole life; make a new one for another."""
+    """One replica, from its first statement to its last. `run` is the whole life; make a new one for another.
+
+    `api_url` is None without the role `api`.
+    """
 
     def __init__(
         self,
         settings: Settings,
         *,
+        roles: Collection[Role] = EVERY_ROLE,
         stop: StopRequest,
         on_ready: Callable[["Daemon"], Awaitable[None]],
         n_dropped_lines: Callable[[], int],
     ) -> None:
         self._settings = settings
+        self._roles = frozenset(roles)
         self._n_dropped_lines = n_dropped_lines
         self._stop = stop
         self._on_ready = on_ready
-        self.api_url = ""
+        self.api_url: str | None = None
         self.metrics_url = ""
         self.journal: Journal
         self.vault: Vault
@@ -227,20 +218,22 @@ class Daemon:
         """
         async with AsyncExitStack() as stack:
             links = self._open_links(stack)
-            replica = await _patiently(
-                lambda: register(links.control, socket.gethostname(), self._settings.lease.seconds)
-            )
+            replica = await self._register(links)
             _log.info("replica_registered", replica=replica.replica_id)
             services = await self._make_services(stack, links)
             self.journal, self.vault = services.journal, services.vault
-            deliverer = Deliverer(self._settings, links, replica, services)
+            deliverer = Deliverer(self._settings, links, replica, services) if Role.DELIVER in self._roles else None
             members = Membership(links.control, replica)
             await members.make_days()
-            intake = self._make_intake(links, replica, services, deliverer, members)
-            links.lost = deliverer.due.answer_was_lost
+            intake = None
+            if Role.INGEST in self._roles:
+                intake = self._make_intake(links, replica, services, deliverer, members)
+            if deliverer is not None:
+                links.lost = deliverer.due.answer_was_lost
             probes = self._make_probes(services, deliverer, replica, intake)
             await self._serve(stack, services, deliverer, probes)
-            upkeep = Upkeep(members, replica, deliverer.claims, services.metrics)
+            claims = ClaimLedger(links.claims, replica) if deliverer is None else deliverer.claims
+            upkeep = Upkeep(members, replica, claims, services.metrics)
             await self._live(deliverer, intake, upkeep, probes)
             await _patiently(members.leave, seconds=_LEAVE_SECONDS)
             _log.info("replica_left", replica=replica.replica_id)
@@ -249,6 +242,10 @@ class Daemon:
         links = Links(self._settings.database_url())
         stack.push_async_callback(links.aclose)
         return links
+
+    async def _register(self, links: Links) -> Replica:
+        pod, delivers = socket.gethostname(), Role.DELIVER in self._roles
+        return await _patiently(lambda: register(links.control, pod, self._settings.lease.seconds, delivers=delivers))
 
     async def _make_services(self, stack: AsyncExitStack, links: Links) -> Services:
         settings = self._settings
@@ -280,27 +277,32 @@ class Daemon:
         )
 
     def _make_intake(
-        self, links: Links, replica: Replica, services: Services, deliverer: Deliverer, members: Membership
+        self, links: Links, replica: Replica, services: Services, deliverer: Deliverer | None, members: Membership
     ) -> Intake:
         settings = self._settings
         ledger = IntakeLedger(
             links.intake,
             replica,
             days=members.days,
-            full_hosts=deliverer.board.full_hosts,
-            full_endpoints=deliverer.board.full_endpoints,
-            delivers=True,
+            full_hosts=list if deliverer is None else deliverer.board.full_hosts,
+            full_endpoints=list if deliverer is None else deliverer.board.full_endpoints,
+            delivers=deliverer is not None,
         )
         kafka = kafka_settings(settings)
         topic = settings.kafka.dead_letter_topic
-        doors = IntakeDoors(
-            submit=deliverer.submit,
-            has_room=deliverer.board.has_room,
-            room=deliverer.board.room,
-            seal=services.vault.seal,
-            unknown_outcome=deliverer.due.answer_was_lost,
-            dead_letters=DeadLetters(kafka, topic).send if topic else None,
-        )
+        dead_letters = DeadLetters(kafka, topic).send if topic else None
+        if deliverer is None:
+            # Nothing that is accepted here is this process's: there is always room, and nothing to look for.
+            doors = IntakeDoors(_refuse, lambda: True, _nothing, services.vault.seal, lambda: None, dead_letters)
+        else:
+            doors = IntakeDoors(
+                submit=deliverer.submit,
+                has_room=deliverer.board.has_room,
+                room=deliverer.board.room,
+                seal=services.vault.seal,
+                unknown_outcome=deliverer.due.answer_was_lost,
+                dead_letters=dead_letters,
+            )
         decoder = Decoder(load_event_schemas(schema_folder()), services.catalogue)
         return Intake(
             kafka,
@@ -312,33 +314,60 @@ class Daemon:
             start=settings.kafka.start,
         )
 
-    def _make_probes(self, services: Services, deliverer: Deliverer, replica: Replica, intake: Intake) -> Probes:
+    def _make_probes(
+        self, services: Services, deliverer: Deliverer | None, replica: Replica, intake: Intake | None
+    ) -> Probes:
         counts = services.metrics.counts
         lag = counts("loop_lag_seconds")
         probes = Probes(on_lag=lag.put)
         probes.conditions = {
             "not_stopping": lambda: not self._stop.asked.is_set(),
             "lease": lambda: replica.may_send(clock.mono()),
-            "kafka": intake.joined.is_set,
-            "postgres": lambda: clock.mono() - deliverer.due.last_success < _READY_SECONDS,
         }
+        if intake is not None:
+            probes.conditions["kafka"] = intake.joined.is_set
+        if deliverer is not None:
+            due = deliverer.due
+            probes.conditions["postgres"] = lambda: clock.mono() - due.last_success < _READY_SECONDS
 
         def refresh() -> None:
-            now, board = clock.mono(), deliverer.board
-            counts("in_flight").put(board.in_flight)
+            now = clock.mono()
             counts("log_lines_dropped").put(self._n_dropped_lines())
-            counts("suspects_in_flight").put(board.suspects_in_flight)
-            counts("lanes").put(board.n_lanes)
-            counts("hosts_paused").put(deliverer.keeper.n_paused)
-            counts("lane_bytes").put(board.held_bytes)
-            counts("unsettled").put(deliverer.recorder.n_waiting)
-            counts("oldest_throttled_age_seconds").put(board.oldest_throttled_seconds(now))
             counts("replica_lease_seconds").put(replica.lease_left(now))
+            if deliverer is not None:
+                board = deliverer.board
+                counts("in_flight").put(board.in_flight)
+                counts("suspects_in_flight").put(board.suspects_in_flight)
+                counts("lanes").put(board.n_lanes)
+                counts("hosts_paused").put(deliverer.keeper.n_paused)
+                counts("lane_bytes").put(board.held_bytes)
+                counts("unsettled").put(deliverer.recorder.n_waiting)
+                counts("oldest_throttled_age_seconds").put(board.oldest_throttled_seconds(now))
 
         services.metrics.before_scrape(refresh)
         return probes
 
-    async def _serve(self, stack: AsyncExitStack, services: Services, deliverer: Deliverer, probes: Probes) -> None:
+    async def _serve(
+        self, stack: AsyncExitStack, services: Services, deliverer: Deliverer | None, probes: Probes
+    ) -> None:
+        """Open the doors for people and programs: the API where this process has that role, and the probes."""
+        bind, watched = self._settings.http.bind, self._settings.metrics.bind
+        try:
+            if Role.API in self._roles:
+                api = await self._make_api(stack, services, deliverer)
+                server = await stack.enter_async_context(ApiServer(_address(bind), api))
+                self.api_url = server.url
+            watch = ProbeServer(probes, services.registry, host=watched.host, port=watched.port)
+            await stack.enter_async_context(watch)
+        except OSError as fault:
+            message = (
+                f"cannot listen on {_address(bind)} and {_address(watched)}: {fault.strerror or fault}; "
+                "set DISPATCHER_HTTP__BIND and DISPATCHER_METRICS__BIND, port 0 takes any free one"
+            )
+            raise DispatcherError(message) from fault
+        self.metrics_url = f"{watch.url}/metrics"
+
+    async def _make_api(self, stack: AsyncExitStack, services: Services, deliverer: Deliverer | None) -> ApiServices:
         settings = self._settings
         pool = await Pool.open(settings.database_url())
         stack.push_async_callback(pool.aclose)
@@ -348,7 +377,7 @@ class Daemon:
             allow_http=settings.egress.allow_http,
             allow_localhost=_allows_loopback(settings),
         )
-        api = ApiServices(
+        return ApiServices(
             pool=pool,
             vault=services.vault,
             delivery_ids=services.delivery_ids,
@@ -356,22 +385,8 @@ class Daemon:
             url_rules=rules,
             host_defaults=settings.limits.host_limits(),
             resolve=services.sender.look_up,
-            on_endpoint_changed=deliverer.directory.forget,
+            on_endpoint_changed=deliverer.directory.forget if deliverer is not None else lambda _: None,
         )
-        bind = settings.http.bind
-        try:
-            server = await stack.enter_async_context(ApiServer(_address(bind), api))
-            watch = ProbeServer(
-                probes, services.registry, host=settings.metrics.bind.host, port=settings.metrics.bind.port
-            )
-            await stack.enter_async_context(watch)
-        except OSError as fault:
-            message = (
-                f"cannot listen on {_address(bind)} and {_address(settings.metrics.bind)}: {fault.strerror or fault}; "
-                "set DISPATCHER_HTTP__BIND and DISPATCHER_METRICS__BIND, port 0 takes any free one"
-            )
-            raise DispatcherError(message) from fault
-        self.api_url, self.metrics_url = server.url, f"{watch.url}/metrics"
 
     async def _until_joined(self, intake: Intake) -> None:
         """Wait until events are being read, so that "ready" means it; a Kafka that is away does not hold it up."""
@@ -380,62 +395,70 @@ class Daemon:
         for wait in waits:
             wait.cancel()
 
-    async def _live(self, deliverer: Deliverer, intake: Intake, upkeep: Upkeep, probes: Probes) -> None:
+    async def _live(self, deliverer: Deliverer | None, intake: Intake | None, upkeep: Upkeep, probes: Probes) -> None:
         """Run every root task until asked to stop; then take the rooms down in the order of the journey."""
-        eternal = (
-            ("directory", deliverer.directory.run()),
-            ("board", deliverer.board.run()),
-            ("tokens", deliverer.desk.run()),
-            ("hosts", deliverer.keeper.run()),
+        eternal = [
             ("heartbeat", upkeep.keep_lease()),
             ("takeover", upkeep.take_over()),
             ("upkeep", upkeep.keep_up()),
             ("probes", probes.run()),
-        )
+        ]
+        if deliverer is not None:
+            eternal += [
+                ("directory", deliverer.directory.run()),
+                ("board", deliverer.board.run()),
+                ("tokens", deliverer.desk.run()),
+                ("hosts", deliverer.keeper.run()),
+            ]
         try:
             async with asyncio.TaskGroup() as group:
-                recording = group.create_task(deliverer.recorder.run(), name="recorder")
-                reading = group.create_task(intake.run(), name="intake")
-                claiming = group.create_task(deliverer.due.run(), name="due-reader")
+                passing = _Passing(group, deliverer, intake)
                 roots = [group.create_task(_for_ever(name, work), name=name) for name, work in eternal]
-                await self._until_joined(intake)
+                if intake is not None:
+                    await self._until_joined(intake)
                 await self._on_ready(self)
                 await self._stop.asked.wait()
                 _log.info("stop_asked")
-                intake.stop()
-                deliverer.due.stop()
-                await asyncio.wait({reading, claiming})
-                await deliverer.drain(self._settings.shutdown.drain_seconds, self._stop)
-                deliverer.recorder.close()
-                if not await finish_within(recording, _FLUSH_SECONDS):
-                    _log.error("results_unwritten", n_settlements=deliverer.recorder.n_waiting)
+                await passing.end(self._settings.shutdown.drain_seconds, self._stop)
                 for root in roots:
                     root.cancel()
         except BaseExceptionGroup as group_fault:
-            deliverer.board.interrupt()
+            if deliverer is not None:
+                deliverer.board.interrupt()
             raise _first(group_fault) from group_fault
 
 
-def kafka_settings(settings: Settings) -> KafkaSettings:
-    """Return how to reach Kafka. The embedded broker answers a join after half a session: it gets a short one."""
-    kafka = settings.kafka
-    password = None if kafka.sasl_password_file is None else kafka.sasl_password_file.read_text().strip()
-    is_embedded = settings.sources.get("KAFKA__BOOTSTRAP_SERVERS") == "embedded"
-    return KafkaSettings(
-        bootstrap_servers=kafka.bootstrap_servers,
-        topics=kafka.topics,
-        group_id=kafka.group_id,
-        security_protocol=kafka.security_protocol,
-        sasl_mechanism=kafka.sasl_mechanism,
-        sasl_username=kafka.sasl_username,
-        sasl_password=password,
-        ca_file=kafka.ca_file,
-        cert_file=kafka.cert_file,
-        key_file=kafka.key_file,
-        fetch_max_wait_ms=kafka.fetch_max_wait_ms,
-        session_timeout_ms=_EMBEDDED_SESSION_MS if is_embedded else kafka.session_timeout_ms,
-        heartbeat_interval_ms=_EMBEDDED_SESSION_MS // 4 if is_embedded else min(3_000, kafka.session_timeout_ms // 3),
-    )
+class _Passing:
+    """The root tasks that deliveries pass through: intake, due-reader and recorder, as far as this process has them.
+
+    They end by being told to, in the order of the journey.
+    """
+
+    def __init__(self, group: asyncio.TaskGroup, deliverer: Deliverer | None, intake: Intake | None) -> None:
+        self._deliverer = deliverer
+        self._intake = intake
+        self._taking: list[asyncio.Task[None]] = []
+        if deliverer is not None:
+            self._recording = group.create_task(deliverer.recorder.run(), name="recorder")
+            self._taking.append(group.create_task(deliverer.due.run(), name="due-reader"))
+        if intake is not None:
+            self._taking.append(group.create_task(intake.run(), name="intake"))
+
+    async def end(self, drain_seconds: float, stop: StopRequest) -> None:
+        """Take nothing more, empty the lanes, write every result."""
+        deliverer = self._deliverer
+        if self._intake is not None:
+            self._intake.stop()
+        if deliverer is not None:
+            deliverer.due.stop()
+        if self._taking:
+            await asyncio.wait(self._taking)
+        if deliverer is None:
+            return
+        await deliverer.drain(drain_seconds, stop)
+        deliverer.recorder.close()
+        if not await finish_within(self._recording, _FLUSH_SECONDS):
+            _log.error("results_unwritten", n_settlements=deliverer.recorder.n_waiting)
 
 
 def _allows_loopback(settings: Settings) -> bool:
@@ -445,6 +468,16 @@ def _allows_loopback(settings: Settings) -> bool:
 
 def _address(bind: Bind) -> str:
     return f"[{bind.host}]:{bind.port}" if ":" in bind.host else f"{bind.host}:{bind.port}"
+
+
+async def _refuse(deliveries: Sequence[Delivery]) -> None:
+    if deliveries:
+        message = "a process that does not deliver was given deliveries"
+        raise DispatcherError(message)
+
+
+async def _nothing() -> None:
+    pass
 
 
 async def _for_ever(name: str, work: Coroutine[Any, Any, None]) -> None:

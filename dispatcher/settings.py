@@ -8,7 +8,8 @@ below each field is what the generated table in the README says.
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeAlias
@@ -27,6 +28,17 @@ PREFIX: Final = "DISPATCHER_"
 CONFIG_VARIABLE: Final = "DISPATCHER_CONFIG"
 _OWN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "DISPATCHER_API_URL", "DISPATCHER_API_KEY"})
 _MIB: Final = 1_048_576
+
+
+class Role(StrEnum):
+    """What a process does: read Kafka, send requests, answer the API. Any mixture of them is a process."""
+
+    INGEST = "ingest"
+    DELIVER = "deliver"
+    API = "api"
+
+
+EVERY_ROLE: Final = frozenset(Role)
 
 
 class Bind(NamedTuple):
@@ -325,11 +337,17 @@ def known_keys() -> list[str]:
     return [*grouped, "DATA_DIR"]
 
 
-def load(environ: Mapping[str, str], *, embedded: bool = False, required: bool = True) -> Settings:
+def load(
+    environ: Mapping[str, str],
+    *,
+    embedded: bool = False,
+    required: bool = True,
+    roles: Collection[Role] = EVERY_ROLE,
+) -> Settings:
     """Read, check and return the settings from a mapping of environment variables (and the file that it names).
 
     `embedded` fills in what a machine with its own child servers needs, wherever nothing was set; then nothing is
-    required. `required` False accepts a configuration without servers.
+    required. `required` False accepts a configuration without servers; without the role `ingest` Kafka is not needed.
 
     Raises:
         ConfigurationError: with every fault, one line each.
@@ -353,7 +371,9 @@ def load(environ: Mapping[str, str], *, embedded: bool = False, required: bool =
         del values[key]
     if required and not embedded:
         faults += [
-            f"{PREFIX}{key} is required: {what}" for key, what in _REQUIRED.items() if values.get(key) in (None, "")
+            f"{PREFIX}{key} is required: {what}"
+            for key, what in _REQUIRED.items()
+            if values.get(key) in (None, "") and (Role.INGEST in roles or not key.startswith("KAFKA__"))
         ]
     settings = _build(values, sources, faults)
     faults += _contradictions(settings)

@@ -1,12 +1,13 @@
-"""Running one daemon from the command line: signals, loop, ready file."""
+"""Running daemons from the command line: what was asked for, signals, loop, ready file."""
 
 import asyncio
 import gc
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -14,9 +15,20 @@ from dispatcher.app import Daemon
 from dispatcher.kit.stopping import StopRequest
 from dispatcher.ledger.migrate import pending
 from dispatcher.model.errors import DispatcherError
-from dispatcher.settings import Settings
+from dispatcher.settings import Role, Settings
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How `run` was asked to run. `n_dropped_lines` tells how many log lines were lost so far."""
+
+    roles: frozenset[Role]
+    n_processes: int
+    loop: str
+    ready_file: Path | None
+    n_dropped_lines: Callable[[], int]
 
 
 def loop_factory(name: str) -> LoopFactory:
@@ -43,30 +55,56 @@ def _tame_collector() -> None:
 
 async def serve(
     settings: Settings,
+    course: Course,
     *,
     on_ready: Callable[[Daemon], Awaitable[None]],
-    n_dropped_lines: Callable[[], int],
     check_schema: bool = True,
 ) -> None:
     """Run a daemon until SIGTERM or Ctrl-C. Raises DispatcherError when it cannot start or has to end."""
     _tame_collector()
     stop = StopRequest()
     stop.listen(signal.SIGTERM, signal.SIGINT)
-    if check_schema and (missing := await pending(settings.database_url())):
+    if check_schema:
+        await demand_schema(settings)
+    daemon = Daemon(settings, roles=course.roles, stop=stop, on_ready=on_ready, n_dropped_lines=course.n_dropped_lines)
+    await daemon.run()
+
+
+async def demand_schema(settings: Settings) -> None:
+    """Raise DispatcherError when the database lacks a migration."""
+    if missing := await pending(settings.database_url()):
         message = f"the database lacks {len(missing)} migrations; run `dispatcher migrate` first"
         raise DispatcherError(message)
-    await Daemon(settings, stop=stop, on_ready=on_ready, n_dropped_lines=n_dropped_lines).run()
 
 
-def describe(settings: Settings, daemon: Daemon, **more: Any) -> dict[str, Any]:
-    """Return what the ready file says: where everything is. Unknown things are null."""
+class Places(Protocol):
+    """Where a daemon listens."""
+
+    @property
+    def api_url(self) -> str | None:
+        """Return the API's address, None where there is none."""
+        ...
+
+    @property
+    def metrics_url(self) -> str:
+        """Return the address of the metrics."""
+        ...
+
+
+def describe(settings: Settings, roles: Collection[Role], *daemons: Places, **more: Any) -> dict[str, Any]:
+    """Return what the ready file says: where everything is. What is unknown or not there is null.
+
+    `daemons` are all that run under this process, the one with the API first.
+    """
+    ingests = Role.INGEST in roles
     return {
-        "api_url": daemon.api_url,
+        "api_url": daemons[0].api_url,
         "dashboard_url": None,
         "login_url": None,
-        "metrics_url": daemon.metrics_url,
-        "kafka_bootstrap": settings.kafka.bootstrap_servers,
-        "topics": list(settings.kafka.topics),
+        "metrics_url": daemons[0].metrics_url,
+        "metrics_urls": [one.metrics_url for one in daemons],
+        "kafka_bootstrap": settings.kafka.bootstrap_servers if ingests else None,
+        "topics": list(settings.kafka.topics) if ingests else None,
         "database_url": settings.database.url if settings.database.password_file is None else None,
         "account_id": None,
         "api_keys": None,

@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -12,13 +12,15 @@ from typing import Any, Final
 import orjson
 
 from dispatcher import __version__
-from dispatcher.app import Daemon, kafka_settings
+from dispatcher.app import Daemon
 from dispatcher.cli.client import ready_file as own_ready_file
-from dispatcher.cli.daemon import describe, loop_factory, serve, write_ready_file
+from dispatcher.cli.daemon import Course, Places, describe, loop_factory, serve, write_ready_file
+from dispatcher.cli.supervisor import supervise
 from dispatcher.embedded.demo import run_demo
 from dispatcher.embedded.kafka import EmbeddedKafka
 from dispatcher.embedded.postgres import EmbeddedPostgres
 from dispatcher.intake.admin import make_topics
+from dispatcher.intake.consumer import kafka_settings
 from dispatcher.intake.producer import Producer
 from dispatcher.journal import short_line
 from dispatcher.kit import clock
@@ -35,10 +37,10 @@ from dispatcher.vault import Vault
 _PARTITIONS: Final = 8
 
 
-def run_standalone(
-    settings: Settings, *, demo: bool, ready_file: Path | None, loop: str, n_dropped_lines: Callable[[], int]
-) -> None:
+def run_standalone(settings: Settings, course: Course, *, demo: bool) -> int:
     """Start the child servers, run the daemon on them until told to stop, stop the children. Main thread only.
+
+    Returns the exit code.
 
     The children are bound to the thread that starts them: when it dies, however it dies, they end.
     """
@@ -53,9 +55,10 @@ def run_standalone(
         own = own_ready_file()
         stack.callback(own.unlink, missing_ok=True)
         ready = _placed(settings, postgres.url, broker.bootstrap)
-        with asyncio.Runner(loop_factory=loop_factory(loop)) as runner:
-            runner.run(_serve(ready, demo=demo, ready_files=[own, ready_file], n_dropped_lines=n_dropped_lines))
+        with asyncio.Runner(loop_factory=loop_factory(course.loop)) as runner:
+            code = runner.run(_serve(ready, course, demo=demo, ready_files=[own, course.ready_file]))
         _say("stopped", demo)
+    return code
 
 
 def _placed(settings: Settings, database_url: str, bootstrap: str) -> Settings:
@@ -74,33 +77,48 @@ def _placed(settings: Settings, database_url: str, bootstrap: str) -> Settings:
     )
 
 
-async def _serve(
-    settings: Settings, *, demo: bool, ready_files: list[Path | None], n_dropped_lines: Callable[[], int]
-) -> None:
+async def _serve(settings: Settings, course: Course, *, demo: bool, ready_files: list[Path | None]) -> int:
     await migrate(settings.database_url())
     await make_topics(kafka_settings(settings), dict.fromkeys(settings.kafka.topics, _PARTITIONS))
     account, keys = await _first_account(settings)
     playing: list[asyncio.Task[None]] = []
 
-    async def on_ready(daemon: Daemon) -> None:
-        facts = describe(settings, daemon, account_id=account, api_keys=keys)
+    async def tell(daemons: Sequence[Places]) -> dict[str, Any]:
+        facts = describe(settings, course.roles, *daemons, account_id=account, api_keys=keys)
         for path in ready_files:
             await write_ready_file(path, facts)
+        if not demo:
+            sys.stderr.write(
+                f"ready: API {facts['api_url']}, metrics {facts['metrics_url']}, Kafka {facts['kafka_bootstrap']}\n"
+            )
+        return facts
+
+    async def on_ready(daemon: Daemon) -> None:
+        facts = await tell([daemon])
         if demo:
             sys.stdout.write(_block(facts))
             sys.stdout.flush()
             daemon.journal.watchers.append(_print_attempt)
             playing.append(spawn(_play(settings, facts), name="demo"))
-        else:
-            sys.stderr.write(
-                f"ready: API {facts['api_url']}, metrics {facts['metrics_url']}, Kafka {facts['kafka_bootstrap']}\n"
-            )
 
+    if course.n_processes > 1:
+        return await supervise(settings, course, _environment(settings), on_ready=tell, words=("--embedded",))
     try:
-        await serve(settings, on_ready=on_ready, n_dropped_lines=n_dropped_lines, check_schema=False)
+        await serve(settings, course, on_ready=on_ready, check_schema=False)
+        return 0
     finally:
         for task in playing:
             task.cancel()
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Return what a child process has to know of the servers that this one started."""
+    return {
+        "DISPATCHER_DATABASE__URL": settings.database.url,
+        "DISPATCHER_DATABASE__PASSWORD_FILE": "",
+        "DISPATCHER_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
+        "DISPATCHER_SECRETS__KEY_FILE": str(settings.secrets.key_file),
+    }
 
 
 async def _first_account(settings: Settings) -> tuple[str, dict[str, str]]:

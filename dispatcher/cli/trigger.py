@@ -63,8 +63,7 @@ def trigger(
 
 
 def _kafka() -> "tuple[KafkaSettings, str, str | None]":
-    from dispatcher.app import kafka_settings
-    from dispatcher.intake.consumer import KafkaSettings
+    from dispatcher.intake.consumer import KafkaSettings, kafka_settings
     from dispatcher.settings import load
 
     if "DISPATCHER_KAFKA__BOOTSTRAP_SERVERS" not in os.environ and "DISPATCHER_CONFIG" not in os.environ:

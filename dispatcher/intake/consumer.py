@@ -26,12 +26,14 @@ from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRa
 from dispatcher.intake.positions import Partition
 from dispatcher.kit.supervise import finish_within, spawn
 from dispatcher.model.event import Record
+from dispatcher.settings import Settings
 
 _log = structlog.get_logger("intake")
 
 _STOP_SECONDS: Final = 5.0
 _ASK_SECONDS: Final = 5.0
 _AGAIN_SECONDS: Final = 0.1
+_EMBEDDED_SESSION_MS: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,28 @@ class KafkaSettings:
                 "sasl_plain_password": self.sasl_password,
             }
         return options
+
+
+def kafka_settings(settings: Settings) -> KafkaSettings:
+    """Return how to reach Kafka. The embedded broker answers a join after half a session: it gets a short one."""
+    kafka = settings.kafka
+    password = None if kafka.sasl_password_file is None else kafka.sasl_password_file.read_text().strip()
+    is_embedded = settings.sources.get("KAFKA__BOOTSTRAP_SERVERS") == "embedded"
+    return KafkaSettings(
+        bootstrap_servers=kafka.bootstrap_servers,
+        topics=kafka.topics,
+        group_id=kafka.group_id,
+        security_protocol=kafka.security_protocol,
+        sasl_mechanism=kafka.sasl_mechanism,
+        sasl_username=kafka.sasl_username,
+        sasl_password=password,
+        ca_file=kafka.ca_file,
+        cert_file=kafka.cert_file,
+        key_file=kafka.key_file,
+        fetch_max_wait_ms=kafka.fetch_max_wait_ms,
+        session_timeout_ms=_EMBEDDED_SESSION_MS if is_embedded else kafka.session_timeout_ms,
+        heartbeat_interval_ms=_EMBEDDED_SESSION_MS // 4 if is_embedded else min(3_000, kafka.session_timeout_ms // 3),
+    )
 
 
 class OutsideLog(Exception):

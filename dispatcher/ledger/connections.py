@@ -242,3 +242,20 @@ class Pool:
     async def aclose(self) -> None:
         """Terminate every connection at once."""
         self._pool.terminate()
+
+
+class Links:
+    """The five dedicated connections of one process. `lost` is called when a statement's outcome became unknown."""
+
+    def __init__(self, url: str) -> None:
+        self.lost: Callable[[], None] = lambda: None
+        self.intake = Link(url, "intake", on_lost=lambda: self.lost())  # noqa: PLW0108 - `lost` is set later
+        self.settlement = Link(url, "settlement")
+        self.claims = Link(url, "claims", on_lost=lambda: self.lost())  # noqa: PLW0108 - the same
+        self.hosts = Link(url, "hosts")
+        self.control = Link(url, "control")
+
+    async def aclose(self) -> None:
+        """Terminate all five."""
+        for link in (self.intake, self.settlement, self.claims, self.hosts, self.control):
+            await link.aclose()

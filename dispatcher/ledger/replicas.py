@@ -63,10 +63,13 @@ class Replica:
         return now < self._deadline and now - self._unbroken_since > self.lease_seconds + 1.0
 
 
-async def register(link: Link, pod: str, lease_seconds: float) -> Replica:
-    """Enter a new replica and return it; its number was never used before. Unavailable when Postgres is away."""
+async def register(link: Link, pod: str, lease_seconds: float, *, delivers: bool = True) -> Replica:
+    """Enter a new replica and return it; its number was never used before. Unavailable when Postgres is away.
+
+    `delivers` tells the others whether this one sends requests, and so takes a share of each host's limits.
+    """
     sent = clock.mono()
-    row = await link.fetchrow("register", pod, lease_seconds)
+    row = await link.fetchrow("register", pod, lease_seconds, delivers)
     return Replica(row["replica_id"], lease_seconds, sent)
 
 

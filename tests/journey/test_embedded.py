@@ -46,8 +46,8 @@ async def test_an_outside_program_needs_nothing_but_the_ready_file(tmp_path: Pat
         await sink.arrival(20, seconds=20)
 
         assert set(daemon.ready) == {
-            "api_url", "dashboard_url", "login_url", "metrics_url", "kafka_bootstrap", "topics", "database_url",
-            "account_id", "api_keys", "pid",
+            "api_url", "dashboard_url", "login_url", "metrics_url", "metrics_urls", "kafka_bootstrap", "topics",
+            "database_url", "account_id", "api_keys", "pid",
         }  # fmt: skip
         assert daemon.ready["pid"] == daemon.pid
         assert {request.signature for request in sink.requests} == {"valid"}

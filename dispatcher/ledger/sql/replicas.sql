@@ -1,6 +1,6 @@
 -- name: register
 -- Enter a new replica with a lease; its number is never used again.
-INSERT INTO replica (pod, lease_until) VALUES ($1, now() + make_interval(secs => $2)) RETURNING replica_id
+INSERT INTO replica (pod, lease_until, delivers) VALUES ($1, now() + make_interval(secs => $2), $3) RETURNING replica_id
 
 -- name: heartbeat
 -- Statement S5: renew the lease; no row means taken over. Returns the number of live
