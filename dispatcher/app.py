@@ -20,11 +20,9 @@ import random
 import socket
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import structlog
-from prometheus_client import CollectorRegistry
 
 from dispatcher.api.call import ApiServices
 from dispatcher.api.server import ApiServer
@@ -55,16 +53,11 @@ from dispatcher.ledger.settlement import SettlementLedger
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.endpoint import HostLimits
 from dispatcher.model.errors import DispatcherError, Unavailable
-from dispatcher.model.ids import DeliveryIds
 from dispatcher.model.outcome import VerdictKind
-from dispatcher.policy.addresses import EgressPolicy, refusal_of
-from dispatcher.policy.catalogue import Catalogue
-from dispatcher.policy.schema_files import load_catalogue, load_event_schemas, schema_folder
-from dispatcher.policy.urls import PortRules, UrlRules
+from dispatcher.policy.schema_files import load_event_schemas, schema_folder
 from dispatcher.recording import Recorder
-from dispatcher.sending.attempt import Sender, SendingOptions
 from dispatcher.settings import EVERY_ROLE, Bind, Role, Settings
-from dispatcher.telemetry.metrics import Metrics
+from dispatcher.shared import Services, make_services, url_rules
 from dispatcher.telemetry.probes import Probes, ProbeServer
 from dispatcher.upkeep import Upkeep
 from dispatcher.vault import Vault
@@ -84,19 +77,6 @@ _JOIN_SECONDS: Final = 10.0
 
 class RootTaskEnded(DispatcherError):
     """A task that should run for ever returned: a bug."""
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What every room of this process shares."""
-
-    vault: Vault
-    catalogue: Catalogue
-    metrics: Metrics
-    registry: CollectorRegistry
-    delivery_ids: DeliveryIds
-    journal: Journal
-    sender: Sender
 
 
 class Deliverer:
@@ -220,7 +200,7 @@ class Daemon:
             links = self._open_links(stack)
             replica = await self._register(links)
             _log.info("replica_registered", replica=replica.replica_id)
-            services = await self._make_services(stack, links)
+            services = await make_services(stack, self._settings, links.control)
             self.journal, self.vault = services.journal, services.vault
             deliverer = Deliverer(self._settings, links, replica, services) if Role.DELIVER in self._roles else None
             members = Membership(links.control, replica)
@@ -246,35 +226,6 @@ class Daemon:
     async def _register(self, links: Links) -> Replica:
         pod, delivers = socket.gethostname(), Role.DELIVER in self._roles
         return await _patiently(lambda: register(links.control, pod, self._settings.lease.seconds, delivers=delivers))
-
-    async def _make_services(self, stack: AsyncExitStack, links: Links) -> Services:
-        settings = self._settings
-        assert settings.secrets.key_file is not None
-        book = DirectoryLedger(links.control)
-        await book.set_default_limits(settings.limits.host_limits())
-        delivery_ids = DeliveryIds(await book.id_key())
-        catalogue = Catalogue.from_document(load_catalogue(schema_folder()))
-        registry = CollectorRegistry()
-        metrics = Metrics(registry, [one.name for one in catalogue.types])
-        public_url = settings.http.public_url or f"http://{settings.http.bind.host}:{settings.http.bind.port}"
-        options = SendingOptions(
-            user_agent=f"{settings.http.product_name}-Webhooks/1 (+{public_url}/docs)",
-            egress=EgressPolicy.parse(settings.egress.allow_cidrs, settings.egress.deny_cidrs),
-            allow_http=settings.egress.allow_http,
-            allow_localhost=_allows_loopback(settings),
-            ca_file=settings.egress.ca_file,
-        )
-        sender = Sender(options, delivery_ids)
-        stack.push_async_callback(sender.aclose)
-        return Services(
-            Vault.load(settings.secrets.key_file),
-            catalogue,
-            metrics,
-            registry,
-            delivery_ids,
-            Journal(metrics, delivery_ids, attempts_logged=settings.log.attempts),
-            sender,
-        )
 
     def _make_intake(
         self, links: Links, replica: Replica, services: Services, deliverer: Deliverer | None, members: Membership
@@ -371,18 +322,12 @@ class Daemon:
         settings = self._settings
         pool = await Pool.open(settings.database_url())
         stack.push_async_callback(pool.aclose)
-        rules = UrlRules(
-            ports=PortRules.parse(settings.egress.ports),
-            egress=EgressPolicy.parse(settings.egress.allow_cidrs, settings.egress.deny_cidrs),
-            allow_http=settings.egress.allow_http,
-            allow_localhost=_allows_loopback(settings),
-        )
         return ApiServices(
             pool=pool,
             vault=services.vault,
             delivery_ids=services.delivery_ids,
             catalogue=services.catalogue,
-            url_rules=rules,
+            url_rules=url_rules(settings),
             host_defaults=settings.limits.host_limits(),
             resolve=services.sender.look_up,
             on_endpoint_changed=deliverer.directory.forget if deliverer is not None else lambda _: None,
@@ -459,11 +404,6 @@ class _Passing:
         deliverer.recorder.close()
         if not await finish_within(self._recording, _FLUSH_SECONDS):
             _log.error("results_unwritten", n_settlements=deliverer.recorder.n_waiting)
-
-
-def _allows_loopback(settings: Settings) -> bool:
-    policy = EgressPolicy.parse(settings.egress.allow_cidrs, settings.egress.deny_cidrs)
-    return refusal_of("127.0.0.1", policy) is None
 
 
 def _address(bind: Bind) -> str:

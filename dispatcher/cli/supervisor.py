@@ -207,7 +207,12 @@ async def supervise(
     async def start(number: int) -> Child:
         roles = course.roles if number == 0 else course.roles - {Role.API}
         options = ("--roles", ",".join(sorted(roles)), "--loop", course.loop, *words)
-        return await _start_child(number, options, {**os.environ, **environment})
+
+        def argv(report_to: int) -> Sequence[str]:
+            own = ("--child", str(number), "--report-to", str(report_to))
+            return (sys.executable, "-m", "dispatcher", "run", *own, *options)
+
+        return await start_child(argv, {**os.environ, **environment})
 
     patience = settings.shutdown.drain_seconds + _END_SECONDS
     return await Crew(course.n_processes, start, on_ready, stop=stop, patience=patience).run()
@@ -220,26 +225,20 @@ def _check_ports(settings: Settings, course: Course) -> None:
         raise ConfigurationError([fault])
 
 
-async def _start_child(number: int, options: Sequence[str], environment: Mapping[str, str]) -> Child:
+async def start_child(argv: Callable[[int], Sequence[str]], environment: Mapping[str, str]) -> Child:
+    """Start one child whose words follow from the number of its pipe. Main thread only."""
     reading, writing = os.pipe()
     try:
-        argv = (
-            sys.executable,
-            "-m",
-            "dispatcher",
-            "run",
-            "--child",
-            str(number),
-            "--report-to",
-            str(writing),
-            *options,
-        )
         # SIGTERM, so that children of a killed parent finish what is under way.
-        process = children.spawn(
-            children.Command(
-                argv, Path.cwd(), sys.stderr.fileno(), signal.SIGTERM, environment=environment, kept_files=(writing,)
-            )
+        leash = children.Command(
+            argv(writing),
+            Path.cwd(),
+            sys.stderr.fileno(),
+            signal.SIGTERM,
+            environment=environment,
+            kept_files=(writing,),
         )
+        process = children.spawn(leash)
     except BaseException:
         os.close(reading)
         raise

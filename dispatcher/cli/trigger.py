@@ -68,7 +68,7 @@ def _kafka() -> "tuple[KafkaSettings, str, str | None]":
 
     if "DISPATCHER_KAFKA__BOOTSTRAP_SERVERS" not in os.environ and "DISPATCHER_CONFIG" not in os.environ:
         ready = read_ready_file()
-        if ready is not None:
+        if ready is not None and ready["kafka_bootstrap"]:
             return (
                 KafkaSettings(ready["kafka_bootstrap"], tuple(ready["topics"]), "trigger"),
                 ready["topics"][0],

@@ -250,7 +250,7 @@ async def test_three_replicas_replaced_one_by_one_lose_nothing_and_repeat_nothin
             await world.api(daemons[0]).add_endpoint(sink.url(path), ["*"])
         sink.script("/hook", [Step(delay_seconds=0.05)])
         sink.script("/flaky", [Step(status=503), Step()], cycle=True)
-        publishing = spawn(stream(world, sent, enough, per_second=200), name="publish")
+        publishing = spawn(stream(world, sent, enough, per_second=100), name="publish")
         await sink.arrival(100, path="/hook", seconds=30)
         for daemon in daemons:
             n_before = len(sent)
@@ -266,5 +266,5 @@ async def test_three_replicas_replaced_one_by_one_lose_nothing_and_repeat_nothin
 
     check_nothing_lost(sink, sent, "/hook", "/flaky")
     assert set(successes(sink).values()) == {1}
-    verdicts = await world.fetch("SELECT verdict, count(*) AS n FROM attempt GROUP BY verdict")
-    assert dict(verdicts)["delivered"] == 2 * len(sent)
+    (row,) = await world.fetch("SELECT count(*) AS n FROM attempt WHERE verdict = 'delivered'")
+    assert row["n"] == 2 * len(sent)

@@ -1,0 +1,77 @@
+"""What every room of one process shares: made once at the start, handed in by the composition root."""
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from dispatcher.journal import Journal
+from dispatcher.ledger.connections import Link
+from dispatcher.ledger.directory import DirectoryLedger
+from dispatcher.model.ids import DeliveryIds
+from dispatcher.policy.addresses import EgressPolicy, refusal_of
+from dispatcher.policy.catalogue import Catalogue
+from dispatcher.policy.schema_files import load_catalogue, schema_folder
+from dispatcher.policy.urls import PortRules, UrlRules
+from dispatcher.sending.attempt import Sender, SendingOptions
+from dispatcher.settings import Settings
+from dispatcher.telemetry.metrics import Metrics
+from dispatcher.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What every room of this process shares."""
+
+    vault: Vault
+    catalogue: Catalogue
+    metrics: Metrics
+    registry: CollectorRegistry
+    delivery_ids: DeliveryIds
+    journal: Journal
+    sender: Sender
+
+
+async def make_services(stack: AsyncExitStack, settings: Settings, control: Link) -> Services:
+    """Make them; what has to be closed is left to `stack`. Unavailable when Postgres is away."""
+    assert settings.secrets.key_file is not None
+    book = DirectoryLedger(control)
+    await book.set_default_limits(settings.limits.host_limits())
+    delivery_ids = DeliveryIds(await book.id_key())
+    catalogue = Catalogue.from_document(load_catalogue(schema_folder()))
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, [one.name for one in catalogue.types])
+    public_url = settings.http.public_url or f"http://{settings.http.bind.host}:{settings.http.bind.port}"
+    options = SendingOptions(
+        user_agent=f"{settings.http.product_name}-Webhooks/1 (+{public_url}/docs)",
+        egress=EgressPolicy.parse(settings.egress.allow_cidrs, settings.egress.deny_cidrs),
+        allow_http=settings.egress.allow_http,
+        allow_localhost=_allows_loopback(settings),
+        ca_file=settings.egress.ca_file,
+    )
+    sender = Sender(options, delivery_ids)
+    stack.push_async_callback(sender.aclose)
+    return Services(
+        Vault.load(settings.secrets.key_file),
+        catalogue,
+        metrics,
+        registry,
+        delivery_ids,
+        Journal(metrics, delivery_ids, attempts_logged=settings.log.attempts),
+        sender,
+    )
+
+
+def url_rules(settings: Settings) -> UrlRules:
+    """Return which addresses may be registered as endpoints."""
+    return UrlRules(
+        ports=PortRules.parse(settings.egress.ports),
+        egress=EgressPolicy.parse(settings.egress.allow_cidrs, settings.egress.deny_cidrs),
+        allow_http=settings.egress.allow_http,
+        allow_localhost=_allows_loopback(settings),
+    )
+
+
+def _allows_loopback(settings: Settings) -> bool:
+    policy = EgressPolicy.parse(settings.egress.allow_cidrs, settings.egress.deny_cidrs)
+    return refusal_of("127.0.0.1", policy) is None

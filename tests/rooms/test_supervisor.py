@@ -1,0 +1,132 @@
+"""The supervisor with real child processes that do as little as a shell can."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Iterator, Sequence
+
+import pytest
+
+from dispatcher.cli import supervisor
+from dispatcher.cli.supervisor import Child, Crew, Places, start_child
+from dispatcher.kit.stopping import StopRequest
+from dispatcher.kit.supervise import spawn
+
+READY = 'echo \'{"api_url":null,"metrics_url":"http://m"}\' >&$0; '
+LIVE = "sleep 30 & wait"
+SHELL = "/bin/bash"
+
+
+class Ground:
+    """Starts shell scripts as children, the last script again and again, and remembers all of them."""
+
+    def __init__(self, *scripts: str) -> None:
+        self._scripts = list(scripts)
+        self.children: list[Child] = []
+        self.started = asyncio.Condition()
+        self.told: list[int] = []
+
+    async def start(self, _: int) -> Child:
+        script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
+        child = await start_child(lambda pipe: (SHELL, "-c", script, str(pipe)), os.environ)
+        self.children.append(child)
+        return child
+
+    async def tell(self, places: Sequence[Places]) -> None:
+        self.told.append(len(places))
+        async with self.started:
+            self.started.notify_all()
+
+    async def until_told(self, times: int) -> None:
+        async with asyncio.timeout(20), self.started:
+            await self.started.wait_for(lambda: len(self.told) >= times)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(supervisor, "_FIRST_SECONDS", 0.01)
+    # pytest's capture has no descriptor: children get the real one.
+    monkeypatch.setattr(sys, "stderr", sys.__stderr__)
+    yield
+
+
+def crew(ground: Ground, stop: StopRequest, *, n: int = 1, patience: float = 20.0) -> Crew:
+    return Crew(n, ground.start, ground.tell, stop=stop, patience=patience)
+
+
+async def ended(running: Awaitable[int]) -> int:
+    async with asyncio.timeout(20):
+        return await running
+
+
+async def test_readiness_is_told_once_all_are_ready_and_again_after_a_restart() -> None:
+    ground, stop = Ground(READY + LIVE), StopRequest()
+    running = spawn(crew(ground, stop, n=2).run(), name="crew")
+    await ground.until_told(1)
+
+    ground.children[0].send(signal.SIGKILL)
+    await ground.until_told(2)
+    stop.ask()
+
+    # A shell that is told to end says so: nobody here finishes anything.
+    assert await ended(running) == 128 + signal.SIGTERM
+    assert ground.told == [2, 2]
+    assert len(ground.children) == 3
+
+
+@pytest.mark.parametrize(
+    ("first_script", "n_starts"),
+    [("exit 3", 1), ("kill -9 $$", 2), (READY + "exit 3", 2), (READY + "exit 0", 2)],
+    ids=["refuses to start", "is killed at its start", "fails later", "ends for no reason"],
+)
+async def test_only_a_child_that_refuses_to_start_ends_the_whole(first_script: str, n_starts: int) -> None:
+    polite = READY + "trap 'exit 0' TERM; " + LIVE
+    ground, stop = Ground(first_script, polite), StopRequest()
+    running = spawn(crew(ground, stop).run(), name="crew")
+    if n_starts > 1:
+        await ground.until_told(2 if READY in first_script else 1)
+        stop.ask()
+
+    assert await ended(running) == (3 if n_starts == 1 else 0)
+    assert len(ground.children) == n_starts
+
+
+async def test_a_child_made_while_a_stop_is_asked_is_told_too() -> None:
+    ground, stop = Ground(READY + LIVE), StopRequest()
+
+    async def start(number: int) -> Child:
+        child = await ground.start(number)
+        await asyncio.sleep(0)
+        stop.ask()
+        await asyncio.sleep(0.05)
+        return child
+
+    whole = Crew(1, start, ground.tell, stop=stop, patience=30.0)
+
+    assert await ended(whole.run()) in {0, 128 + signal.SIGTERM}
+    assert len(ground.children) == 1
+
+
+async def test_a_child_that_does_not_listen_is_killed_when_patience_ends() -> None:
+    deaf = "trap '' TERM; " + READY + "while true; do sleep 0.05; done"
+    ground, stop = Ground(deaf), StopRequest()
+    running = spawn(crew(ground, stop, patience=0.3).run(), name="crew")
+    await ground.until_told(1)
+
+    stop.ask()
+
+    assert await ended(running) == 128 + signal.SIGKILL
+
+
+async def test_a_second_request_is_passed_on() -> None:
+    stubborn = "trap 'trap \"exit 7\" TERM; echo again >&$0' TERM; " + READY + "while true; do sleep 0.05; done"
+    ground, stop = Ground(stubborn), StopRequest()
+    running = spawn(crew(ground, stop).run(), name="crew")
+    await ground.until_told(1)
+
+    stop.ask()
+    await asyncio.sleep(0.3)
+    stop.ask()
+
+    assert await ended(running) == 7
