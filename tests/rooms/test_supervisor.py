@@ -4,17 +4,21 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
 
 import pytest
 
 from dispatcher.cli import supervisor
-from dispatcher.cli.supervisor import Child, Crew, Places, start_child
+from dispatcher.cli.daemon import Places
+from dispatcher.cli.supervisor import Child, Crew, start_child
 from dispatcher.kit.stopping import StopRequest
 from dispatcher.kit.supervise import spawn
 
 READY = 'echo \'{"api_url":null,"metrics_url":"http://m"}\' >&$0; '
-LIVE = "sleep 30 & wait"
+LIVE = "exec sleep 30"
+# What a shell starts keeps the pipe open, too: only for a moment.
+LOOP = "while true; do sleep 0.05; done"
 SHELL = "/bin/bash"
 
 
@@ -44,11 +48,10 @@ class Ground:
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "_FIRST_SECONDS", 0.01)
     # pytest's capture has no descriptor: children get the real one.
     monkeypatch.setattr(sys, "stderr", sys.__stderr__)
-    yield
 
 
 def crew(ground: Ground, stop: StopRequest, *, n: int = 1, patience: float = 20.0) -> Crew:
@@ -81,7 +84,7 @@ async def test_readiness_is_told_once_all_are_ready_and_again_after_a_restart() 
     ids=["refuses to start", "is killed at its start", "fails later", "ends for no reason"],
 )
 async def test_only_a_child_that_refuses_to_start_ends_the_whole(first_script: str, n_starts: int) -> None:
-    polite = READY + "trap 'exit 0' TERM; " + LIVE
+    polite = "trap 'exit 0' TERM; " + READY + LOOP
     ground, stop = Ground(first_script, polite), StopRequest()
     running = spawn(crew(ground, stop).run(), name="crew")
     if n_starts > 1:
@@ -109,7 +112,7 @@ async def test_a_child_made_while_a_stop_is_asked_is_told_too() -> None:
 
 
 async def test_a_child_that_does_not_listen_is_killed_when_patience_ends() -> None:
-    deaf = "trap '' TERM; " + READY + "while true; do sleep 0.05; done"
+    deaf = "trap '' TERM; " + READY + LOOP
     ground, stop = Ground(deaf), StopRequest()
     running = spawn(crew(ground, stop, patience=0.3).run(), name="crew")
     await ground.until_told(1)
@@ -119,14 +122,16 @@ async def test_a_child_that_does_not_listen_is_killed_when_patience_ends() -> No
     assert await ended(running) == 128 + signal.SIGKILL
 
 
-async def test_a_second_request_is_passed_on() -> None:
-    stubborn = "trap 'trap \"exit 7\" TERM; echo again >&$0' TERM; " + READY + "while true; do sleep 0.05; done"
+async def test_a_second_request_is_passed_on(tmp_path: Path) -> None:
+    heard = tmp_path / "heard"
+    stubborn = f"trap 'trap \"exit 7\" TERM; : > {heard}' TERM; " + READY + LOOP
     ground, stop = Ground(stubborn), StopRequest()
     running = spawn(crew(ground, stop).run(), name="crew")
     await ground.until_told(1)
 
     stop.ask()
-    await asyncio.sleep(0.3)
+    while not heard.exists():
+        await asyncio.sleep(0.01)
     stop.ask()
 
     assert await ended(running) == 7
