@@ -124,7 +124,9 @@ class Group(BaseModel):
 class Kafka(Group):
     """Where events come from."""
 
-    bootstrap_servers: str = _doc("", description="Comma list of `host:port`. Required unless embedded.")
+    bootstrap_servers: str = _doc(
+        "", description="Comma list of `host:port`. Required with the role `ingest`, unless embedded."
+    )
     topics: TopicsField = _doc(("verification.events.v1",), description="Comma list, or one pattern between slashes.")
     group_id: str = _doc("webhook-dispatcher", min_length=1, description="Consumer group; shared by all replicas.")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_SSL", "SASL_PLAINTEXT"] = _doc(
@@ -186,7 +188,8 @@ class Metrics(Group):
     """The operator's port."""
 
     bind: BindField = _doc(
-        Bind("127.0.0.1", 9464), description="`/metrics`, `/healthz`, `/readyz`. Port 0: any free one."
+        Bind("127.0.0.1", 9464),
+        description="`/metrics`, `/healthz`, `/readyz`. Port 0: any free one. `--processes` counts up from it.",
     )
 
 
