@@ -33,7 +33,7 @@ from dispatcher.intake.decoding import Decoder
 from dispatcher.intake.loop import Doors as IntakeDoors
 from dispatcher.intake.loop import Intake
 from dispatcher.journal import Journal
-from dispatcher.kit import clock
+from dispatcher.kit import clock, failpoints
 from dispatcher.kit.stopping import StopRequest
 from dispatcher.kit.supervise import finish_within, spawn
 from dispatcher.lanes.board import Board
@@ -209,7 +209,9 @@ class Daemon:
             if Role.INGEST in self._roles:
                 intake = self._make_intake(links, replica, services, deliverer, members)
             if deliverer is not None:
+                board = deliverer.board
                 links.lost = deliverer.due.answer_was_lost
+                failpoints.testify(lambda: {"exposed": len(replica.held) - board.queued})
             probes = self._make_probes(services, deliverer, replica, intake)
             await self._serve(stack, services, deliverer, probes)
             claims = ClaimLedger(links.claims, replica) if deliverer is None else deliverer.claims
@@ -364,6 +366,7 @@ class Daemon:
                 await self._on_ready(self)
                 await self._stop.asked.wait()
                 _log.info("stop_asked")
+                failpoints.reach(failpoints.Point.STOPPING)
                 await passing.end(self._settings.shutdown.drain_seconds, self._stop)
                 for root in roots:
                     root.cancel()

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from dispatcher.kit import clock
+from dispatcher.kit import clock, failpoints
 from dispatcher.model.delivery import Settlement
 from dispatcher.model.errors import PoisonBatch, Unavailable
 from dispatcher.model.outcome import OutcomeKind
@@ -122,6 +122,7 @@ class Recorder:
         began = clock.mono()
         tries = 0
         while True:
+            failpoints.reach_soon(failpoints.Point.SETTLE_SENT)
             try:
                 await self._book.settle(batch, first_successes=first)
             except Unavailable as fault:
@@ -133,6 +134,7 @@ class Recorder:
                 await self._write_apart(batch, fault)
                 return
             else:
+                failpoints.reach(failpoints.Point.SETTLE_ANSWERED)
                 self._unproven -= first
                 self._meter.settled(len(batch), clock.mono() - began)
                 return

@@ -24,6 +24,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError, RecordTooLargeError
 
 from dispatcher.intake.positions import Partition
+from dispatcher.kit import failpoints
 from dispatcher.kit.supervise import finish_within, spawn
 from dispatcher.model.event import Record
 from dispatcher.settings import Settings
@@ -251,6 +252,7 @@ class Consumer:
         try:
             async with asyncio.timeout(_ASK_SECONDS):
                 await self._consumer.commit()
+            failpoints.reach(failpoints.Point.KAFKA_COMMITTED)
         except (KafkaError, TimeoutError, ValueError) as fault:
             _log.debug("position_copy_failed", reason=type(fault).__name__)
 

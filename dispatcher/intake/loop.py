@@ -22,7 +22,7 @@ from aiokafka.errors import KafkaError
 from dispatcher.intake.consumer import Consumer, KafkaSettings, OutsideLog, Oversized
 from dispatcher.intake.decoding import Decoder
 from dispatcher.intake.positions import BatchBuilder, Days, Partition, halves, only
-from dispatcher.kit import clock
+from dispatcher.kit import clock, failpoints
 from dispatcher.kit.supervise import sleep_until_set, spawn
 from dispatcher.model.batch import Accepted, Batch, DeadRecord
 from dispatcher.model.delivery import Delivery
@@ -277,6 +277,7 @@ class Intake:
     # records
 
     async def _take(self, consumer: Consumer, found: Mapping[Partition, Sequence[Record]]) -> None:
+        failpoints.reach(failpoints.Point.INTAKE_POLLED)
         builder = BatchBuilder(
             consumer.log_id, self._ledger.days(), lambda record, dead: self._buried(consumer.log_id, record, dead)
         )
@@ -317,6 +318,7 @@ class Intake:
         """Have a batch accepted, in halves when Postgres refuses what it holds; follow up on what it says."""
         generation = self._generation
         began = clock.mono()
+        failpoints.reach_soon(failpoints.Point.ACCEPT_SENT)
         try:
             accepted = await self._ledger.accept(batch)
         except Unavailable as fault:
@@ -328,6 +330,7 @@ class Intake:
         except PoisonBatch as fault:
             await self._accept_apart(consumer, batch, fault)
             return
+        failpoints.reach(failpoints.Point.ACCEPT_ANSWERED)
         self._meter.accepted(batch, accepted, clock.mono() - began)
         if generation == self._generation:
             for span in batch.spans:

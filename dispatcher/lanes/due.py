@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from dispatcher.kit import clock
+from dispatcher.kit import clock, failpoints
 from dispatcher.kit.supervise import sleep_until_set
 from dispatcher.model.batch import ClaimWish
 from dispatcher.model.delivery import Delivery
@@ -127,6 +127,7 @@ class DueReader:
             self._backlog = await self._claims.backlog()
             self._next_backlog = now + _BACKLOG_SECONDS
         sent = clock.mono()
+        failpoints.reach_soon(failpoints.Point.CLAIM_SENT)
         claimed = await self._claims.claim(
             ClaimWish(
                 _ROWS_PER_HOST,
@@ -137,6 +138,7 @@ class DueReader:
             )
         )
         if claimed:
+            failpoints.reach(failpoints.Point.CLAIM_ANSWERED)
             for host_id, n in Counter(delivery.host_id for delivery in claimed).items():
                 self._lanes.credit(host_id, n, sent)
             await self._submit(claimed)

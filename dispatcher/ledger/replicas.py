@@ -15,7 +15,7 @@ from typing import Final
 
 import asyncpg
 
-from dispatcher.kit import clock
+from dispatcher.kit import clock, failpoints
 from dispatcher.kit.gate import Gate
 from dispatcher.ledger.connections import Link
 from dispatcher.ledger.statements import STATEMENTS
@@ -110,6 +110,7 @@ class Membership:
             expired = await connection.fetch(STATEMENTS["expired"], self._replica.replica_id)
             if not expired:
                 return 0, 0
+            failpoints.reach(failpoints.Point.TAKEOVER_LOCKED)
             ids = [row["replica_id"] for row in expired]
             released = await connection.execute(STATEMENTS["release_rows"], ids)
             await connection.execute(STATEMENTS["remove_replicas"], ids)
@@ -124,6 +125,7 @@ class Membership:
     async def make_days(self) -> tuple[dt.date, dt.date]:
         """Make the daily partitions of the next week where missing; return the first and last day there are."""
         await self._link.fetch("make_days")
+        failpoints.reach(failpoints.Point.DAYS_MADE)
         row = await self._link.fetchrow("partition_days")
         self._days = (row["first"], row["last"])
         return self._days

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, cast
 
-from dispatcher.kit import clock
+from dispatcher.kit import clock, failpoints
 from dispatcher.model.outcome import OutcomeKind
 from dispatcher.sending.faults import AttemptFailed
 from dispatcher.sending.response import ResponseReader
@@ -147,6 +147,7 @@ class Connection(asyncio.BufferedProtocol):
             self._is_fresh = False
             if self._early:
                 self._loop.call_soon(self._hear_early)
+        failpoints.reach(failpoints.Point.ATTEMPT_WRITTEN)
         return waiter
 
     def rest(self) -> None:
@@ -286,6 +287,7 @@ class Connection(asyncio.BufferedProtocol):
             self._conclude(waiter)
 
     def _conclude(self, waiter: "asyncio.Future[Answer]") -> None:
+        failpoints.reach(failpoints.Point.ATTEMPT_ANSWERED)
         reader = self._reader
         self._waiter = None
         if reader.fault:

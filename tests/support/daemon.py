@@ -46,7 +46,7 @@ def run_command(settings: Mapping[str, str], *words: str) -> str:
 
 @dataclass
 class Daemon:
-    """One dispatcher process. `settings` are named without the `DISPATCHER_` prefix."""
+    """One dispatcher process. `settings` are named without the `DISPATCHER_` prefix, `environment` with its own."""
 
     folder: Path
     settings: dict[str, str]
@@ -55,6 +55,7 @@ class Daemon:
     process: asyncio.subprocess.Process | None = None
     ready: dict[str, Any] = field(default_factory=dict)
     starts: int = 0
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def log(self) -> Path:
@@ -67,26 +68,37 @@ class Daemon:
         assert self.process is not None
         return self.process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Tell whether it was started and has not ended."""
+        return self.process is not None and self.process.returncode is None
+
     async def start(self) -> Self:
         """Start it and return when its ready file is there."""
+        ready_file = await self.launch()
+        async with asyncio.timeout(READY_SECONDS):
+            while not ready_file.exists():
+                assert self.process is not None
+                assert self.process.returncode is None, f"it ended: {self.log.read_text()[-4000:]}"
+                await asyncio.sleep(0.02)
+        self.ready = json.loads(ready_file.read_text())
+        return self
+
+    async def launch(self) -> Path:
+        """Start it and return the file that will say that it is ready, unless it ends before."""
         self.starts += 1
         ready_file = self.folder / f"{self.name}-ready-{self.starts}.json"
         ready_file.unlink(missing_ok=True)
         with self.log.open("ab") as log, (self.folder / f"{self.name}.out").open("ab") as out:
             self.process = await asyncio.create_subprocess_exec(
                 *command("run", "--ready-file", str(ready_file), *self.arguments),
-                env=clean_environment(self.settings),
+                env=clean_environment(self.settings) | self.environment,
                 cwd=REPO,
                 stdout=out,
                 stderr=log,
                 start_new_session=True,
             )
-        async with asyncio.timeout(READY_SECONDS):
-            while not ready_file.exists():
-                assert self.process.returncode is None, f"it ended: {self.log.read_text()[-4000:]}"
-                await asyncio.sleep(0.02)
-        self.ready = json.loads(ready_file.read_text())
-        return self
+        return ready_file
 
     def send(self, number: signal.Signals) -> None:
         """Send the process a signal."""

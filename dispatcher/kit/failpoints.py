@@ -1,0 +1,125 @@
+"""Named points at which a process can be made to die, for tests: `FAILPOINT=accept.sent:17:kill`.
+
+One environment variable, read at import, names the point, the hit that counts (1 unless given) and what then happens:
+`kill` (the default) sends the own process SIGKILL, `raise` raises, `hang` blocks the whole process for longer than
+any lease in a test. Without the variable a point costs one comparison.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Final
+
+VARIABLE: Final = "FAILPOINT"
+HANG_SECONDS: Final = 20.0
+_IN_FLIGHT_SECONDS: Final = 0.0005
+"""A statement handed to the socket before this is over has left, and no answer is that fast."""
+
+
+class Point(StrEnum):
+    """Every point there is, in the order of an event's journey. `*.sent` means: under way, no answer yet."""
+
+    INTAKE_POLLED = "intake.polled"
+    ACCEPT_SENT = "accept.sent"
+    ACCEPT_ANSWERED = "accept.answered"
+    KAFKA_COMMITTED = "kafka.committed"
+    ATTEMPT_WRITTEN = "attempt.written"
+    ATTEMPT_ANSWERED = "attempt.answered"
+    SETTLE_SENT = "settle.sent"
+    SETTLE_ANSWERED = "settle.answered"
+    CLAIM_SENT = "claim.sent"
+    CLAIM_ANSWERED = "claim.answered"
+    TAKEOVER_LOCKED = "takeover.locked"
+    STOPPING = "stopping"
+    DAYS_MADE = "days.made"
+
+
+class FailpointReached(Exception):
+    """What an armed point raises when it was told to."""
+
+
+class Failpoint:
+    """One armed point: acts at the `nth` time that it is hit, and never again."""
+
+    def __init__(self, point: Point, nth: int, action: str) -> None:
+        self.point: Final = point
+        self._left = nth
+        self._action = _ACTIONS[action]
+
+    @classmethod
+    def parse(cls, text: str) -> "Failpoint":
+        """Return what `point[:nth[:action]]` asks for; ValueError when it is no such thing."""
+        name, _, rest = text.partition(":")
+        nth, _, action = rest.partition(":")
+        if action and action not in _ACTIONS:
+            message = f"{VARIABLE} knows {', '.join(_ACTIONS)}, not {action}"
+            raise ValueError(message)
+        return cls(Point(name), int(nth or 1), action or "kill")
+
+    def hit(self) -> None:
+        """Count one hit; act when it is the one."""
+        if self._is_the_one():
+            self._action(self.point)
+
+    def hit_soon(self) -> None:
+        """Count one hit; act a moment later, when what is about to be sent is under way. `raise` acts at once."""
+        if not self._is_the_one():
+            return
+        if self._action is _raise:
+            self._action(self.point)
+        asyncio.get_running_loop().call_later(_IN_FLIGHT_SECONDS, self._action, self.point)
+
+    def _is_the_one(self) -> bool:
+        self._left -= 1
+        return self._left == 0
+
+
+_witness: Callable[[], Mapping[str, int]] = dict
+
+
+def testify(witness: Callable[[], Mapping[str, int]]) -> None:
+    """Have an armed point say on standard error, as its last words, what `witness` counts at that instant."""
+    global _witness  # noqa: PLW0603 - one process has one life to tell of
+    _witness = witness
+
+
+def reach(point: Point) -> None:
+    """Pass a point."""
+    if _armed is not None and _armed.point is point:
+        _armed.hit()
+
+
+def reach_soon(point: Point) -> None:
+    """Pass a point just before something is sent; an armed one acts while it is under way."""
+    if _armed is not None and _armed.point is point:
+        _armed.hit_soon()
+
+
+def _say(point: Point) -> None:
+    words = "".join(f" {name}={count}" for name, count in _witness().items())
+    # Past any buffer: the next instruction may be the last.
+    os.write(sys.stderr.fileno(), f"failpoint {point}{words}\n".encode())
+
+
+def _kill(point: Point) -> None:
+    _say(point)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _raise(point: Point) -> None:
+    _say(point)
+    raise FailpointReached(point)
+
+
+def _hang(point: Point) -> None:
+    _say(point)
+    time.sleep(HANG_SECONDS)
+
+
+_ACTIONS: Final[Mapping[str, Callable[[Point], None]]] = {"kill": _kill, "raise": _raise, "hang": _hang}
+
+_armed = Failpoint.parse(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
