@@ -20,12 +20,15 @@ class Report:
     shared_excess: float
     takeovers: Sequence[float]
     exit_codes: Sequence[int]
+    fallen: Sequence[str]
     seconds: float
 
     @property
     def is_good(self) -> bool:
         """Tell whether every promise held, every point was reached and every process stopped in good order."""
-        return not self.findings.violations and all(one.reached for one in self.cycles) and not any(self.exit_codes)
+        if self.findings.violations or self.fallen or any(self.exit_codes):
+            return False
+        return all(one.reached for one in self.cycles)
 
     def lines(self) -> Iterator[str]:
         """Give the table, and after it what is wrong."""
@@ -51,6 +54,7 @@ class Report:
             yield f"  {rule}: {n}"
         for violation in findings.violations[:_SHOWN]:
             yield f"    {violation.rule}: {violation.detail}"
+        yield from (f"  {one}" for one in self.fallen)
         for cycle in self.cycles:
             if not cycle.reached:
                 yield f"  not as planned: {cycle.name}"

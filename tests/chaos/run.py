@@ -62,5 +62,11 @@ async def run(folder: Path, wishes: Wishes, say: Callable[[str], None]) -> Repor
             allowed = limit._replace(rate=HOST_RATE * wishes.size.n_processes, burst=HOST_BURST * n_starts)
         findings = check(history, allowed)
         return Report(
-            cycles, findings, worst_excess(history, limit), world.takeovers.seconds, tuple(exit_codes), seconds
+            cycles,
+            findings,
+            worst_excess(history, limit),
+            world.takeovers.seconds,
+            tuple(exit_codes),
+            tuple(world.processes.fallen),
+            seconds,
         )

@@ -75,16 +75,26 @@ class Processes:
     slots: list[Daemon] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     deaths: dict[int, float] = field(default_factory=dict)
+    fallen: list[str] = field(default_factory=list)
+    """Processes that ended without being asked to, with the end of their log."""
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def make(self, slot: int, failpoint: str = "") -> Daemon:
         """Put a fresh daemon into a slot, not started. Its name is in the User-Agent of its requests."""
+        self._look_at(slot)
         name = f"p{slot}-{next(self._numbers)}"
         made = self.world.daemon(name, HTTP__PUBLIC_URL=f"http://{name}.test")
         if failpoint:
             made.environment[VARIABLE] = failpoint
         self.slots[slot : slot + 1] = [made]
         return made
+
+    def _look_at(self, slot: int) -> None:
+        for old in self.slots[slot : slot + 1]:
+            code = None if old.process is None else old.process.returncode
+            if code and old.name not in {fault.sender for fault in self.faults}:
+                words = " | ".join(old.log.read_text(errors="replace").splitlines()[-3:])
+                self.fallen.append(f"{old.name} ended by itself with {code}: {words[-300:]}")
 
     async def start_all(self) -> None:
         """Fill every slot."""
@@ -121,6 +131,8 @@ class Processes:
 
     async def end(self) -> list[int]:
         """Stop all that live and return their exit codes."""
+        for slot in range(self.n):
+            self._look_at(slot)
         living = [one for one in self.slots if one.is_running]
         async with asyncio.TaskGroup() as group:
             stops = [group.create_task(one.stop()) for one in living]

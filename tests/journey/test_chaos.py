@@ -23,6 +23,7 @@ async def test_kills_at_the_points_that_matter_lose_nothing_and_repeat_no_more_t
     print(*report.lines(), sep="\n")
     assert report.findings.violations == []
     assert [cycle.name for cycle in report.cycles if not cycle.reached] == []
-    assert list(report.exit_codes) == [0, 0]
+    assert (list(report.exit_codes), list(report.fallen)) == ([0, 0], [])
     assert report.findings.n_events > 0
     assert report.findings.bound > 0
+    assert report.is_good
