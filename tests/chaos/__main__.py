@@ -32,7 +32,6 @@ def wishes_of(words: list[str] | None = None) -> tuple[Wishes, Path | None]:
     parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--per-second", type=float, default=25.0, help="events produced")
     parser.add_argument("--lease", type=int, default=6, help="seconds; 6 is the least that the settings allow")
-    parser.add_argument("--shared-limits", action="store_true", help="judge hosts by one limit for all processes")
     parser.add_argument("--keep", type=Path, help="leave every log in this new folder")
     chosen = parser.parse_args(words)
     return (
@@ -41,7 +40,6 @@ def wishes_of(words: list[str] | None = None) -> tuple[Wishes, Path | None]:
             n_random=chosen.cycles,
             seconds=chosen.seconds,
             seed=chosen.seed,
-            limits_are_shared=chosen.shared_limits,
             size=Size(chosen.processes, chosen.per_second, chosen.lease),
         ),
         chosen.keep,

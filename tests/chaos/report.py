@@ -13,11 +13,10 @@ _SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything a run knows at its end. `shared_excess` is over one host's limit held by all processes together."""
+    """Everything a run knows at its end."""
 
     cycles: Sequence[Cycle]
     findings: Findings
-    shared_excess: float
     takeovers: Sequence[float]
     exit_codes: Sequence[int]
     fallen: Sequence[str]
@@ -45,7 +44,7 @@ class Report:
                 "takeover p50 / p99",
                 f"{percentile(self.takeovers, 0.5):.1f} s / {percentile(self.takeovers, 0.99):.1f} s",
             ),
-            ("worst rate over b + rW", f"{self.shared_excess:+.1f} requests"),
+            ("worst rate over b + rW", f"{findings.worst_excess:+.1f} requests"),
             ("violations", f"{len(findings.violations):,}"),
         )
         for name, value in rows:

@@ -8,7 +8,7 @@ from random import Random
 
 from dispatcher.kit.failpoints import Point
 from tests.chaos.cycles import Cycle, Tormentor
-from tests.chaos.history import Limit, check, worst_excess
+from tests.chaos.history import Limit, check
 from tests.chaos.report import Report
 from tests.chaos.world import HOST_BURST, HOST_RATE, Size, chaos_world
 
@@ -17,14 +17,14 @@ from tests.chaos.world import HOST_BURST, HOST_RATE, Size, chaos_world
 class Wishes:
     """What a run does: each of `points` once, then `n_random` cycles, for at most `seconds` in all.
 
-    `limits_are_shared` false allows every process the whole of a host's limit, and a fresh burst after each start.
+    `host_limit` is what any host may get from all processes together.
     """
 
     points: Sequence[Point] = tuple(Point)
     n_random: int = 20
     seconds: float = 600.0
     seed: int = 1
-    limits_are_shared: bool = False
+    host_limit: Limit = Limit(HOST_RATE, HOST_BURST)  # noqa: RUF009 - immutable
     size: Size = field(default_factory=Size)
     quiet_seconds: float = 90.0
 
@@ -55,16 +55,10 @@ async def run(folder: Path, wishes: Wishes, say: Callable[[str], None]) -> Repor
         await world.quiesce(wishes.quiet_seconds)
         exit_codes = await world.processes.end()
         history = await world.history()
-        limit = Limit(HOST_RATE, HOST_BURST)
-        allowed = limit
-        if not wishes.limits_are_shared:
-            n_starts = wishes.size.n_processes + len(cycles) * 2
-            allowed = limit._replace(rate=HOST_RATE * wishes.size.n_processes, burst=HOST_BURST * n_starts)
-        findings = check(history, allowed)
+        findings = check(history, wishes.host_limit)
         return Report(
             cycles,
             findings,
-            worst_excess(history, limit),
             world.takeovers.seconds,
             tuple(exit_codes),
             tuple(world.processes.fallen),
