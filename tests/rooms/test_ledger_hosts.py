@@ -1,6 +1,5 @@
 """Tokens, pauses and slow starts on a real Postgres: what several replicas get together."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from unittest.mock import patch
@@ -36,14 +35,33 @@ async def limited_host(world: World, *, rate: float = RATE, burst: int = BURST) 
     return number
 
 
-async def use_greedily(process: Process, host: int, *, seconds: float, token_seconds: float) -> list[float]:
-    """Take all tokens there are and use each as late as it may be used; return the times of use."""
-    used: list[float] = []
-    until = time.monotonic() + seconds
-    while (sent := time.monotonic()) < until:
-        for grant in await process.hosts.lease([Ask(host, 1_000)]):
-            used += [sent + token_seconds] * grant.n
-    return used
+class Timeline:
+    """A host's time: the real one and what was skipped. Postgres has no clock to move: what lies ahead is moved."""
+
+    def __init__(self, world: World, host: int) -> None:
+        self._world = world
+        self._host = host
+        self._skipped = 0.0
+
+    def now(self) -> float:
+        return time.monotonic() + self._skipped
+
+    async def skip(self, seconds: float) -> None:
+        await self._world.sql.execute(
+            "UPDATE host SET tat = tat - make_interval(secs => $2) WHERE host_id = $1", self._host, seconds
+        )
+        self._skipped += seconds
+
+    async def use_greedily(self, processes: Sequence[Process], token_seconds: float) -> list[float]:
+        """Take all tokens there are during 0.6 s and use each as late as it may be used; return the times of use."""
+        used: list[float] = []
+        for _ in range(12):
+            for process in processes:
+                sent = self.now()
+                for grant in await process.hosts.lease([Ask(self._host, 1_000)]):
+                    used += [sent + token_seconds] * grant.n
+            await self.skip(0.05)
+        return used
 
 
 def most_over(times: Sequence[float], rate: float, burst: int) -> float:
@@ -57,12 +75,11 @@ def most_over(times: Sequence[float], rate: float, burst: int) -> float:
 
 
 async def greedy_use(world: World, token_seconds: float) -> list[float]:
-    host = await limited_host(world)
-    processes = [await world.process() for _ in range(3)]
-    first = asyncio.gather(*(use_greedily(p, host, seconds=0.6, token_seconds=token_seconds) for p in processes[:2]))
+    line = Timeline(world, await limited_host(world))
+    first, second, third = [await world.process() for _ in range(3)]
+    late = await line.use_greedily([first, second], token_seconds)
     # The third one uses its tokens at once, when the late ones of the others fall due.
-    late = [time for times in await first for time in times]
-    return late + await use_greedily(processes[2], host, seconds=0.6, token_seconds=0.0)
+    return late + await line.use_greedily([third], token_seconds=0.0)
 
 
 async def test_no_window_holds_more_than_the_promise_however_late_tokens_are_used(world: World) -> None:
@@ -170,13 +187,18 @@ async def test_a_pause_asked_for_is_as_long_as_asked_and_the_hosts_at_most_five_
     assert (round(seconds[0]), round(seconds[1])) == (7_200, 300)
 
 
+async def end_pause(world: World) -> None:
+    """Let the pause of the only host be over just now: everything that lies ahead comes nearer."""
+    await world.sql.execute("UPDATE host SET tat = tat - (paused_until - now()), paused_until = now()")
+
+
 async def test_after_a_pause_a_host_begins_with_one_token_at_half_its_rate(world: World) -> None:
-    account, host, process = await world.account(), await limited_host(world), await world.process()
-    endpoint = await world.endpoint(account, host=host)
-    await process.hosts.pause(endpoint, host, 0.2)
+    account, host = await world.account(), await limited_host(world, rate=0.1, burst=11)
+    endpoint, process = await world.endpoint(account, host=host), await world.process()
+    await process.hosts.pause(endpoint, host, 60.0)
 
     (during,) = await process.hosts.lease([Ask(host, 100)])
-    await world.sql.execute("SELECT pg_sleep(0.2)")
+    await end_pause(world)
     (after,) = await process.hosts.lease([Ask(host, 100)])
 
     assert (during.n, during.paused_seconds > 0) == (0, True)
@@ -184,14 +206,14 @@ async def test_after_a_pause_a_host_begins_with_one_token_at_half_its_rate(world
 
 
 async def test_without_the_delayed_arrival_a_whole_burst_would_meet_a_recovering_host(world: World) -> None:
-    account, host, process = await world.account(), await limited_host(world), await world.process()
-    endpoint = await world.endpoint(account, host=host)
+    account, host = await world.account(), await limited_host(world, rate=0.1, burst=11)
+    endpoint, process = await world.endpoint(account, host=host), await world.process()
     early, late = STATEMENTS["pause"].split("        tat = GREATEST(h.paused_until")
     with patch.dict(
         STATEMENTS, {"pause": early + "        tat = h.tat\n      FROM e\n" + late.partition("      FROM e\n")[2]}
     ):
-        await process.hosts.pause(endpoint, host, 0.05)
-    await world.sql.execute("SELECT pg_sleep(0.06)")
+        await process.hosts.pause(endpoint, host, 60.0)
+    await end_pause(world)
 
     (after,) = await process.hosts.lease([Ask(host, 100)])
 
