@@ -61,7 +61,11 @@ def run(
     from dispatcher.telemetry.logs import set_up_logs
 
     settings = load(os.environ, embedded=embedded, roles=wanted)
-    logs = set_up_logs(settings.log.level if not demo else "warning", settings.log.format)
+    if demo:
+        # It prints a line for each attempt itself.
+        quiet = settings.log.model_copy(update={"level": "warning", "attempts": "none"})
+        settings = settings.model_copy(update={"log": quiet})
+    logs = set_up_logs(settings.log.level, settings.log.format)
     course = Course(wanted, processes, loop, ready_file, lambda: logs.dropped)
     code = 0
     try:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -209,8 +210,9 @@ Attempts as they are made: time, type, endpoint, attempt, status, milliseconds. 
 def _command() -> str:
     """Return how the person can call this program again from where they are."""
     path = Path(sys.argv[0])
-    here = Path(os.path.relpath(path))
-    return str(here) if path.name == "dispatcher" and len(str(here)) < len(str(path)) else "dispatcher"
+    if path.name != "dispatcher" or shutil.which("dispatcher") == str(path.absolute()):
+        return "dispatcher"
+    return min(str(path), os.path.relpath(path), key=len)
 
 
 Printer = Callable[[str], None]

@@ -1,0 +1,27 @@
+from pathlib import Path
+
+import pytest
+
+from dispatcher.cli.standalone import _command
+
+
+@pytest.mark.parametrize(
+    ("called_as", "path", "expected"),
+    [
+        (".venv/bin/dispatcher", "/usr/bin", ".venv/bin/dispatcher"),
+        ("HERE/.venv/bin/dispatcher", "/usr/bin", ".venv/bin/dispatcher"),
+        ("HERE/.venv/bin/dispatcher", "HERE/.venv/bin", "dispatcher"),
+        ("HERE/dispatcher/__main__.py", "/usr/bin", "dispatcher"),
+    ],
+)
+def test_people_are_told_how_to_call_the_program_from_where_they_are(
+    called_as: str, path: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / ".venv" / "bin" / "dispatcher"
+    program.parent.mkdir(parents=True)
+    program.touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [called_as.replace("HERE", str(tmp_path))])
+    monkeypatch.setenv("PATH", path.replace("HERE", str(tmp_path)))
+
+    assert _command() == expected
