@@ -72,14 +72,16 @@ class DeliveryIds:
 
     def __init__(self, key: bytes) -> None:
         keys = [hashlib.blake2b(bytes([n]), key=key, digest_size=16).digest() for n in _ROUNDS]
-        # Copying a keyed state is cheaper than keying one.
-        self._keys = [hashlib.blake2b(key=one, digest_size=4) for one in keys]
+        # Copying a keyed state is cheaper than keying one, and every delivery's attempt shows its id.
+        self._keyed = [hashlib.blake2b(key=one, digest_size=4).copy for one in keys]
 
     def show(self, delivery_id: int) -> str:
         """Return `dlv_` and 13 characters for a number in 0..2^64-1."""
         left, right = delivery_id >> 32, delivery_id & _HALF
-        for key in self._keys:
-            left, right = right, left ^ self._mix(key, right)
+        for keyed in self._keyed:
+            state = keyed()
+            state.update(right.to_bytes(4, "big"))
+            left, right = right, left ^ int.from_bytes(state.digest(), "big")
         # 64 bits and a spare one make 13 characters; the pairs give 14, of which the first is always "a".
         mixed = (left << 32 | right) << 1
         return "dlv_" + "".join([_PAIRS[mixed >> shift & 1_023] for shift in _DELIVERY_SHIFTS])[1:]
@@ -90,14 +92,10 @@ class DeliveryIds:
             return None
         mixed = int.from_bytes(base64.b32decode(text[4:].upper() + "==="), "big")
         left, right = mixed >> 32, mixed & _HALF
-        for key in reversed(self._keys):
-            left, right = right ^ self._mix(key, left), left
+        for keyed in reversed(self._keyed):
+            state = keyed()
+            state.update(left.to_bytes(4, "big"))
+            left, right = right ^ int.from_bytes(state.digest(), "big"), left
         number = left << 32 | right
         # A 13th character holds 4 bits of the number and 1 spare: refuse the second spelling.
         return number if number < 1 << 63 and self.show(number) == text else None
-
-    @staticmethod
-    def _mix(key: "hashlib.blake2b", half: int) -> int:
-        state = key.copy()
-        state.update(half.to_bytes(4, "big"))
-        return int.from_bytes(state.digest(), "big")
