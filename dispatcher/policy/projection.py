@@ -4,7 +4,7 @@ The allow-list is the schema's own `properties`, at every depth. What it does no
 and counted, even where the schema leaves objects open for receivers, so that a new field of a
 producer cannot leak by accident. What it names passes only in its own shape: an object where the
 schema has a text is left out too. Compiled once into nested filters; the work per event is a walk
-over the data.
+over the data, or none: data that matches `Projection.whole` is what the walk would return.
 """
 
 import datetime as dt
@@ -20,6 +20,7 @@ PERSONAL_DATA: Final = "personal_data"
 """The one name below which personal data may stand in a record. Never stored, at whatever depth."""
 
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+_ANY_SCALAR: Final[JsonObject] = {"type": ["string", "number", "boolean", "null"]}
 
 
 class Projected(NamedTuple):
@@ -57,6 +58,8 @@ class Projection:
 
     def __init__(self, schemas: EventSchemas) -> None:
         self._filter = _compile(_data_schema(schemas.envelope), schemas.envelope, "/data")
+        self.whole: JsonObject = _whole(self._filter)
+        """A schema of the data of which `apply` would leave out nothing; asking a validator is cheaper than a walk."""
 
     def apply(self, data: JsonObject) -> Projected:
         """Return the allowed part of `data`, in its order; `data` itself is not changed."""
@@ -101,6 +104,10 @@ class _Filter(Protocol):
 
     def keep(self, value: Json, tally: _Tally) -> Json: ...
 
+    def whole(self) -> JsonObject:
+        """Return the schema of the values that are kept as they are."""
+        ...
+
 
 # None stands for a scalar: it needs no walk, so the object above checks it without a call.
 _Rule: TypeAlias = _Filter | None
@@ -130,6 +137,10 @@ class _Object:
                 tally.dropped += 1
         return kept
 
+    def whole(self) -> JsonObject:
+        fields: JsonObject = {name: _whole(rule) for name, rule in self._rules.items()}
+        return {"type": ["object", "null"], "properties": fields, "additionalProperties": False}
+
 
 class _Map:
     """Keeps every field with a scalar value: an open map, such as the customer's metadata."""
@@ -142,6 +153,9 @@ class _Map:
         kept = {name: item for name, item in value.items() if item.__class__ in _SCALARS}
         tally.dropped += len(value) - len(kept)
         return kept
+
+    def whole(self) -> JsonObject:
+        return {"type": ["object", "null"], "additionalProperties": _ANY_SCALAR}
 
 
 class _List:
@@ -161,6 +175,13 @@ class _List:
         kept = [item for item in value if item.__class__ in _SCALARS]
         tally.dropped += len(value) - len(kept)
         return kept
+
+    def whole(self) -> JsonObject:
+        return {"type": ["array", "null"], "items": _whole(self._rule)}
+
+
+def _whole(rule: _Rule) -> JsonObject:
+    return _ANY_SCALAR if rule is None else rule.whole()
 
 
 def _keep_scalar(value: Json, tally: _Tally) -> Json:

@@ -379,11 +379,11 @@ def test_a_fault_of_ours_kills_one_record_and_not_the_partition(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     decoder = Decoder(SCHEMAS, CATALOGUE)
-    monkeypatch.setattr(decoder, "_projection", None)
+    monkeypatch.setattr(decoder, "_whole", None)
 
     answer = decoder.decode(a_record(orjson.dumps(DATA)))
 
-    assert answer == DeadEvent(DeadReason.SCHEMA_INVALID, "decoder fault: AttributeError")
+    assert answer == DeadEvent(DeadReason.SCHEMA_INVALID, "decoder fault: TypeError")
 
 
 def places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

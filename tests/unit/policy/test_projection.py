@@ -2,6 +2,7 @@ import datetime as dt
 import json
 from typing import Any
 
+import jsonschema_rs
 import orjson
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from dispatcher.policy.schema_files import (
 
 FOLDER = schema_folder()
 PROJECTION = Projection(load_event_schemas(FOLDER))
+WHOLE = jsonschema_rs.Draft202012Validator(PROJECTION.whole)
 CATALOGUE = Catalogue.from_document(load_catalogue(FOLDER))
 TYPES = [kind.name for kind in CATALOGUE.types]
 PRODUCER_TYPES = [kind.name for kind in CATALOGUE.types if kind.origin is Origin.PRODUCER]
@@ -208,6 +210,24 @@ def _without_open_maps(data: Any) -> bytes:
         if isinstance(data.get(holder), dict):
             data = {**data, holder: {**data[holder], "metadata": None}}
     return orjson.dumps(data)
+
+
+@given(data=st.dictionaries(_names, _anything, max_size=6))
+def test_data_matches_the_schema_of_whole_data_exactly_where_the_walk_leaves_nothing_out(data: dict[str, Any]) -> None:
+    projected = PROJECTION.apply(data)
+
+    is_whole = projected == (data, 0, 0)
+
+    assert WHOLE.is_valid(data) is is_whole
+
+
+@pytest.mark.parametrize("name", PRODUCER_TYPES)
+def test_every_example_is_whole_and_no_longer_so_with_a_field_of_its_own(name: str) -> None:
+    data = example(name)["data"]
+
+    assert WHOLE.is_valid(data)
+    assert not WHOLE.is_valid({**data, "verification": {**data["verification"], "person": "Erika"}})
+    assert not WHOLE.is_valid({**data, "personal_data": {}})
 
 
 def test_a_schema_that_allows_everything_is_refused_at_start() -> None:
