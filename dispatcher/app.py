@@ -49,6 +49,7 @@ from dispatcher.ledger.directory import DirectoryLedger
 from dispatcher.ledger.hosts import HostLedger
 from dispatcher.ledger.intake import IntakeLedger
 from dispatcher.ledger.replicas import Membership, Replica, register
+from dispatcher.ledger.retention import Daily, Retention
 from dispatcher.ledger.settlement import SettlementLedger
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.endpoint import HostLimits
@@ -203,7 +204,8 @@ class Daemon:
             services = await make_services(stack, self._settings, links.control)
             self.journal, self.vault = services.journal, services.vault
             deliverer = Deliverer(self._settings, links, replica, services) if Role.DELIVER in self._roles else None
-            members = Membership(links.control, replica)
+            keep = self._settings.retention
+            members = Membership(links.control, replica, payload_days=keep.payload_days)
             await members.make_days()
             intake = None
             if Role.INGEST in self._roles:
@@ -215,7 +217,18 @@ class Daemon:
             probes = self._make_probes(services, deliverer, replica, intake)
             await self._serve(stack, services, deliverer, probes)
             claims = ClaimLedger(links.claims, replica) if deliverer is None else deliverer.claims
-            upkeep = Upkeep(members, replica, claims, services.metrics)
+            upkeep = Upkeep(
+                members,
+                replica,
+                claims,
+                services.metrics,
+                retention=Retention(self._settings.database_url()),
+                keep_days={
+                    Daily.EVENT: keep.payload_days,
+                    Daily.ATTEMPT: keep.attempt_days,
+                    Daily.RESPONSE: keep.response_days,
+                },
+            )
             await self._live(deliverer, intake, upkeep, probes)
             await _patiently(members.leave, seconds=_LEAVE_SECONDS)
             _log.info("replica_left", replica=replica.replica_id)

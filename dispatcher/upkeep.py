@@ -1,7 +1,8 @@
-"""The standing duties of a replica: its lease, the takeover of dead ones, tables made ahead, the backlog's gauges."""
+"""The standing duties of a replica: its lease, the takeover of dead ones, daily tables, the backlog's gauges."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final
 
 import structlog
@@ -9,6 +10,7 @@ import structlog
 from dispatcher.kit import clock
 from dispatcher.ledger.claims import ClaimLedger
 from dispatcher.ledger.replicas import MARGIN_SECONDS, Membership, Replica
+from dispatcher.ledger.retention import Daily, Retention
 from dispatcher.model.endpoint import EndpointStatus
 from dispatcher.model.errors import Unavailable
 from dispatcher.telemetry.metrics import Metrics
@@ -23,8 +25,19 @@ _ROUNDS_PER_HOUR: Final = 240
 class Upkeep:
     """What a replica owes the others and itself, again and again. Unavailable is waited out, Fenced passes."""
 
-    def __init__(self, members: Membership, replica: Replica, claims: ClaimLedger, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        members: Membership,
+        replica: Replica,
+        claims: ClaimLedger,
+        metrics: Metrics,
+        *,
+        retention: Retention,
+        keep_days: Mapping[Daily, int],
+    ) -> None:
         self._members = members
+        self._retention = retention
+        self._keep_days = keep_days
         self._replica = replica
         self._claims = claims
         self._counts = metrics.counts
@@ -64,6 +77,8 @@ class Upkeep:
             if rounds % _ROUNDS_PER_HOUR == 0:
                 await self._try("make_days", self._make_days)
                 await self._try("forget", self._members.forget)
+                for daily, days in self._keep_days.items():
+                    await self._try("drop_old", partial(self._drop_old, daily, days))
             await self._try("backlog", self._read_backlog)
             rounds += 1
             await asyncio.sleep(_BACKLOG_SECONDS)
@@ -71,6 +86,18 @@ class Upkeep:
     async def _make_days(self) -> None:
         _, last = await self._members.make_days()
         self._counts("partitions_ahead_days").put((last - clock.utcnow().date()).days)
+
+    async def _drop_old(self, daily: Daily, keep_days: int) -> None:
+        done = await self._retention.drop_old(daily, keep_days)
+        if done is None:
+            return
+        if done.dropped:
+            self._counts("dropped_days").add(daily, by=len(done.dropped))
+            _log.info("days_dropped", table=daily, days=[day.isoformat() for day in done.dropped])
+        if done.kept:
+            _log.warning("days_kept_back", table=daily, days=[day.isoformat() for day in done.kept])
+        if daily is Daily.EVENT:
+            self._counts("kept_back_days").put(len(done.kept))
 
     async def _read_backlog(self) -> None:
         backlog = await self._claims.count_backlog()

@@ -35,7 +35,10 @@ class Point(StrEnum):
     CLAIM_ANSWERED = "claim.answered"
     TAKEOVER_LOCKED = "takeover.locked"
     STOPPING = "stopping"
+    DAYS_SENT = "days.sent"
     DAYS_MADE = "days.made"
+    DETACH_SENT = "detach.sent"
+    DAY_DETACHED = "day.detached"
 
 
 class FailpointReached(Exception):

@@ -72,7 +72,7 @@ async def connect(url: str, name: str, *, is_hot: bool = False) -> asyncpg.Conne
         raise Unavailable(message) from fault
 
 
-def _translate(fault: BaseException, statement: str) -> BaseException:
+def translate(fault: BaseException, statement: str) -> BaseException:
     """Turn a driver's exception into ours, or return it unchanged when it is a bug."""
     if isinstance(fault, asyncpg.PostgresError):
         state = fault.sqlstate or ""
@@ -135,7 +135,7 @@ class Link:
             try:
                 return await work(connection)
             except BaseException as fault:
-                translated = _translate(fault, statement)
+                translated = translate(fault, statement)
                 if not isinstance(translated, PoisonBatch):
                     self._drop()
                 if translated is fault:
@@ -238,7 +238,7 @@ class Pool:
             async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection:
                 yield Session(connection)
         except Exception as fault:
-            translated = _translate(fault, statement)
+            translated = translate(fault, statement)
             # What an argument holds is the caller's matter here: a unique key that is taken has a meaning.
             if translated is fault or isinstance(translated, PoisonBatch):
                 raise

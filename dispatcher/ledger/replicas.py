@@ -76,9 +76,10 @@ async def register(link: Link, pod: str, lease_seconds: float, *, delivers: bool
 class Membership:
     """The standing duties of a replica towards the others: heartbeat, takeover, partitions."""
 
-    def __init__(self, link: Link, replica: Replica) -> None:
+    def __init__(self, link: Link, replica: Replica, *, payload_days: int) -> None:
         self._link = link
         self._replica = replica
+        self._kept_for = dt.timedelta(days=payload_days)
         self._days: tuple[dt.date, dt.date] | None = None
 
     async def heartbeat(self) -> int:
@@ -124,6 +125,7 @@ class Membership:
 
     async def make_days(self) -> tuple[dt.date, dt.date]:
         """Make the daily partitions of the next week where missing; return the first and last day there are."""
+        failpoints.reach_soon(failpoints.Point.DAYS_SENT)
         await self._link.fetch("make_days")
         failpoints.reach(failpoints.Point.DAYS_MADE)
         row = await self._link.fetchrow("partition_days")
@@ -136,11 +138,15 @@ class Membership:
         await self._link.fetch("forget_dead_events")
 
     def days(self) -> tuple[dt.date, dt.date]:
-        """Return the first and last UTC day that can hold events, as last read by `make_days`."""
+        """Return the first and last UTC day that can hold events: what `make_days` saw, less what retention drops.
+
+        A day past its retention takes nothing new, also while it is kept for what it holds.
+        """
         if self._days is None:
             message = "make_days was never awaited"
             raise RuntimeError(message)
-        return self._days
+        first, last = self._days
+        return max(first, clock.utcnow().date() - self._kept_for), last
 
     async def leave(self) -> None:
         """Free whatever this replica still owns and delete its row; nothing by its number applies afterwards."""

@@ -26,6 +26,7 @@ SIZES: Final = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0)
 PHASES: Final = ("dns", "connect", "tls", "wait", "total")
 RECORD_RESULTS: Final = ("accepted", "duplicate", "skipped", "dead", "refused")
 TOKEN_RESULTS: Final = ("granted", "used", "expired")
+DAILY_TABLES: Final = ("event", "attempt", "response")
 OTHER_TYPE: Final = "other"
 
 
@@ -148,6 +149,10 @@ def catalogue(event_types: Sequence[str]) -> list[Description]:
         Description("dispatcher_replica_lease_seconds", gauge, "Seconds left of the own lease", {}),
         Description("dispatcher_live_replicas", gauge, "Replicas whose lease holds", {}),
         Description("dispatcher_partitions_ahead_days", gauge, "Days for which tables are made ahead", {}),
+        Description("dispatcher_dropped_days", counter, "Daily tables dropped by retention", {"table": DAILY_TABLES}),
+        Description(
+            "dispatcher_kept_back_days", gauge, "Days of events past their retention that are still needed", {}
+        ),
         Description(
             "dispatcher_endpoints", gauge, "Endpoints, by status", {"status": [s.value for s in EndpointStatus]}
         ),

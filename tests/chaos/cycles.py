@@ -31,7 +31,10 @@ MOST_HITS: Final[Mapping[Point, int]] = MappingProxyType(
         Point.CLAIM_ANSWERED: 3,
         Point.TAKEOVER_LOCKED: 1,
         Point.STOPPING: 1,
+        Point.DAYS_SENT: 1,
         Point.DAYS_MADE: 1,
+        Point.DETACH_SENT: 1,
+        Point.DAY_DETACHED: 1,
     }
 )
 """How far into a process's life a point may be armed, so that it is hit within seconds."""
@@ -66,6 +69,9 @@ class Tormentor:
         n_before = len(self._processes.faults)
         slot = await self._free_slot()
         victim = self._processes.make(slot, armed)
+        if point in (Point.DETACH_SENT, Point.DAY_DETACHED):
+            # So that there is something to drop.
+            await self._processes.world.fetch("SELECT make_day((now() AT TIME ZONE 'UTC')::date - 40)")
         ready = await victim.launch()
         if point is Point.TAKEOVER_LOCKED:
             await self._leave_it_to(victim, slot, ready.exists)

@@ -76,7 +76,7 @@ class Process:
         """Register, make tables ahead, build the ledgers."""
         links = self.links
         self.replica = await register(links["control"], "pod", LEASE_SECONDS)
-        self.members = Membership(links["control"], self.replica)
+        self.members = Membership(links["control"], self.replica, payload_days=30)
         await self.members.make_days()
         self.intake = IntakeLedger(
             links["intake"],

@@ -80,8 +80,11 @@ INSERT INTO lost_range (log_id, topic, part, from_offset, to_offset) VALUES ($1,
 ON CONFLICT DO NOTHING
 
 -- name: partition_days
--- Read the first and last day that both daily tables have a partition for, in one unbroken run up to the last.
+-- Read the first and last day that events have a partition for, in one unbroken run up to the last: an old day that is
+-- kept for its deliveries, or one from before a long stop, is not the first.
 SELECT min(day) AS first, max(day) AS last FROM (
-  SELECT to_date(right(c.relname, 8), 'YYYYMMDD') AS day
-  FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-  WHERE i.inhparent = 'event'::regclass AND to_regclass('attempt_' || right(c.relname, 8)) IS NOT NULL) d
+  SELECT day, day + (row_number() OVER (ORDER BY day DESC))::int AS run, max(day) OVER () + 1 AS last_run FROM (
+    SELECT to_date(right(c.relname, 8), 'YYYYMMDD') AS day
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'event'::regclass AND NOT i.inhdetachpending) days) runs
+WHERE run = last_run
