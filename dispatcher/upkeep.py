@@ -92,12 +92,12 @@ class Upkeep:
         if done is None:
             return
         if done.dropped:
-            self._counts("dropped_days").add(daily, by=len(done.dropped))
+            self._counts("dropped_tables").add(daily, by=len(done.dropped))
             _log.info("days_dropped", table=daily, days=[day.isoformat() for day in done.dropped])
         if done.kept:
             _log.warning("days_kept_back", table=daily, days=[day.isoformat() for day in done.kept])
         if daily is Daily.EVENT:
-            self._counts("kept_back_days").put(len(done.kept))
+            self._counts("kept_back_tables").put(len(done.kept))
 
     async def _read_backlog(self) -> None:
         backlog = await self._claims.count_backlog()

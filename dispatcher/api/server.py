@@ -105,8 +105,9 @@ class ApiServer:
                 return _respond(await self._answer(request), request_id)
         except Problem as fault:
             problem = fault
-        except Unavailable:
-            problem = Problem(ProblemCode.UNAVAILABLE, "try again shortly", headers=_RETRY_AFTER)
+        except Unavailable as fault:
+            detail = "; ".join(filter(None, (fault.why, "try again shortly")))
+            problem = Problem(ProblemCode.UNAVAILABLE, detail, headers=_RETRY_AFTER)
         except TimeoutError:
             problem = Problem(ProblemCode.TIMED_OUT, "try again shortly", headers=_RETRY_AFTER)
         except Exception as fault:  # noqa: BLE001 - the boundary: a bug in one request ends that request only

@@ -7,7 +7,6 @@ dead: it is terminated, never closed politely (a close can wait for ever on a se
 """
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, TypeVar
@@ -16,8 +15,9 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 from asyncpg.protocol import protocol as _driver
 
+from dispatcher.ledger.faults import DEMOTED, DRIVER_FAULTS, no_connection, sqlstate_of, translate
 from dispatcher.ledger.statements import STATEMENTS
-from dispatcher.model.errors import PoisonBatch, Unavailable
+from dispatcher.model.errors import PoisonBatch
 
 T = TypeVar("T")
 
@@ -30,12 +30,6 @@ STATEMENT_SECONDS: Final = 4.0
 
 _CLIENT_SECONDS: Final = STATEMENT_SECONDS + 1.0
 _CONNECT_SECONDS: Final = 3.0
-_POISON: Final = ("22", "23")
-_PASSING: Final = ("08", "25", "40", "53", "55", "57", "58")
-"""SQLSTATE classes of a server that cannot serve now: lost connection, read-only, deadlock, full, locked,
-shutting down, input/output error."""
-
-
 HOT: Final = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
 """The hot statements look up single rows by index, always. Left to itself the planner reads the whole delivery table
 whenever its statistics say that it is empty, as they do after every drained backlog."""
@@ -67,23 +61,8 @@ async def connect(url: str, name: str, *, is_hot: bool = False) -> asyncpg.Conne
             server_settings=_settings(name, is_hot=is_hot),
             target_session_attrs=SessionAttribute.read_write,
         )
-    except (OSError, TimeoutError, ssl.SSLError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
-        message = f"cannot connect to Postgres: {type(fault).__name__}: {fault}"
-        raise Unavailable(message) from fault
-
-
-def translate(fault: BaseException, statement: str) -> BaseException:
-    """Turn a driver's exception into ours, or return it unchanged when it is a bug."""
-    if isinstance(fault, asyncpg.PostgresError):
-        state = fault.sqlstate or ""
-        if state[:2] in _POISON:
-            return PoisonBatch(f"{statement}: {state} {type(fault).__name__}")
-        if state[:2] in _PASSING:
-            return Unavailable(f"{statement}: {state} {type(fault).__name__}")
-        return fault
-    if isinstance(fault, OSError | TimeoutError | asyncpg.InterfaceError | asyncpg.InternalClientError):
-        return Unavailable(f"{statement}: {type(fault).__name__}")
-    return fault
+    except DRIVER_FAULTS as fault:
+        raise no_connection(fault) from fault
 
 
 class Link:
@@ -206,9 +185,8 @@ class Pool:
                 server_settings=_settings("pool"),
                 target_session_attrs=SessionAttribute.read_write,
             )
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
-            message = f"cannot connect to Postgres: {type(fault).__name__}: {fault}"
-            raise Unavailable(message) from fault
+        except DRIVER_FAULTS as fault:
+            raise no_connection(fault) from fault
         return cls(pool)
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
@@ -239,6 +217,8 @@ class Pool:
                 yield Session(connection)
         except Exception as fault:
             translated = translate(fault, statement)
+            if sqlstate_of(fault)[:2] in DEMOTED:
+                await self._pool.expire_connections()
             # What an argument holds is the caller's matter here: a unique key that is taken has a meaning.
             if translated is fault or isinstance(translated, PoisonBatch):
                 raise

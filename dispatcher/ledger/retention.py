@@ -23,7 +23,8 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from dispatcher.kit import failpoints
-from dispatcher.ledger.connections import connect, translate
+from dispatcher.ledger.connections import connect
+from dispatcher.ledger.faults import translate
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.errors import Unavailable
 

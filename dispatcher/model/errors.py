@@ -14,7 +14,14 @@ class ConfigurationError(DispatcherError):
 
 
 class Unavailable(DispatcherError):
-    """A dependency of ours is away or its answer was lost; the outcome of the call is unknown. Retry."""
+    """A dependency of ours is away or its answer was lost; the outcome of the call is unknown. Retry.
+
+    `why` is what a client of ours may be told, empty when there is nothing to tell.
+    """
+
+    def __init__(self, message: str, *, why: str = "") -> None:
+        super().__init__(message)
+        self.why = why
 
 
 class Fenced(DispatcherError):

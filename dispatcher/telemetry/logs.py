@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, BinaryIO, Final
 
 import orjson
@@ -25,6 +25,20 @@ _SECRETS: Final = re.compile(
 _QUERY: Final = re.compile(r"(\w+://[^\s?\"']+)\?[^\s\"']*")
 _LIMITED: Final = ("aiokafka", "asyncpg", "asyncio")
 _LIMIT_SECONDS: Final = 10.0
+_REPEATED: Final = frozenset(
+    {
+        "claim_failed",
+        "dead_letter_copy_failed",
+        "directory_stale",
+        "directory_unavailable",
+        "duty_failed",
+        "hosts_unavailable",
+        "intake_waits",
+        "settle_failed",
+        "tokens_unavailable",
+    }
+)
+"""Lines of loops that go on while Postgres or Kafka is away: each would come round with every turn."""
 _MOST_FRAMES: Final = 20
 
 
@@ -63,23 +77,45 @@ class LineWriter:
                 self.dropped += 1
 
 
-class _RateLimited(logging.Filter):
-    """Lets a library say the same thing once per ten seconds; some say it fifty times per second."""
+class _Limit:
+    """Lets the same thing be said once per ten seconds."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._last: dict[tuple[str, object], float] = {}
+        self._last: dict[object, float] = {}
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        if not record.name.startswith(_LIMITED):
-            return True
-        key, now = (record.name, record.msg), clock.mono()
-        if now - self._last.get(key, -_LIMIT_SECONDS) < _LIMIT_SECONDS:
+    def passes(self, what: object) -> bool:
+        now = clock.mono()
+        if now - self._last.get(what, -_LIMIT_SECONDS) < _LIMIT_SECONDS:
             return False
         if len(self._last) > 1_000:
             self._last.clear()
-        self._last[key] = now
+        self._last[what] = now
         return True
+
+
+class _RateLimited(logging.Filter):
+    """Limits libraries: some say the same thing fifty times per second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limit = _Limit()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.name.startswith(_LIMITED) or self._limit.passes((record.name, record.msg))
+
+
+def _once_per_cause() -> Callable[[object, str, MutableMapping[str, Any]], MutableMapping[str, Any]]:
+    """Return a step that lets one line per cause through, whoever of those that wait for it says it first."""
+    limit = _Limit()
+
+    def step(_: object, __: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        reason = str(line.get("reason"))
+        # Before the colon stands which statement met the fault; they all meet the same one.
+        if line["event"] in _REPEATED and not limit.passes(reason.partition(": ")[2] or reason):
+            raise structlog.DropEvent
+        return line
+
+    return step
 
 
 def strike_secrets(text: str) -> str:
@@ -123,6 +159,7 @@ def set_up_logs(level: str, form: str, *, stream: BinaryIO | None = None) -> Lin
     writer = LineWriter(stream or sys.stderr.buffer)
     is_console = form == "console" or (form == "auto" and stream is None and sys.stderr.isatty())
     shared: list[Any] = [
+        _once_per_cause(),
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -149,9 +149,12 @@ def catalogue(event_types: Sequence[str]) -> list[Description]:
         Description("dispatcher_replica_lease_seconds", gauge, "Seconds left of the own lease", {}),
         Description("dispatcher_live_replicas", gauge, "Replicas whose lease holds", {}),
         Description("dispatcher_partitions_ahead_days", gauge, "Days for which tables are made ahead", {}),
-        Description("dispatcher_dropped_days", counter, "Daily tables dropped by retention", {"table": DAILY_TABLES}),
+        Description("dispatcher_dropped_tables", counter, "Daily tables dropped by retention", {"table": DAILY_TABLES}),
         Description(
-            "dispatcher_kept_back_days", gauge, "Days of events past their retention that are still needed", {}
+            "dispatcher_kept_back_tables",
+            gauge,
+            "Daily tables of events past their retention that are still needed",
+            {},
         ),
         Description(
             "dispatcher_endpoints", gauge, "Endpoints, by status", {"status": [s.value for s in EndpointStatus]}

@@ -198,3 +198,25 @@ def test_a_reader_that_has_gone_costs_lines_that_are_counted() -> None:
         writer.flush()
 
     assert writer.dropped == 2
+
+
+def test_what_waits_for_postgres_is_told_once_per_ten_seconds_and_cause(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(clock, "mono", lambda: now[0])
+    log.start()
+    say = structlog.get_logger().warning
+
+    for now[0] in (0.0, 0.4, 5.0, 9.9, 10.1):
+        say("claim_failed", reason="cannot connect to Postgres: ConnectionRefusedError: port 5432")
+        say("duty_failed", duty="heartbeat", reason="cannot connect to Postgres: ConnectionRefusedError: port 5432")
+        say("duty_failed", duty="take_over", reason="expired: 25006 ReadOnlySQLTransactionError")
+        say("settle_failed", n_settlements=3, reason="settle: 25006 ReadOnlySQLTransactionError")
+        say("record_died", offset=int(now[0] * 10), reason="not_json")
+
+    lines = [(line["event"], line["reason"].partition(": ")[2]) for line in log.lines()]
+    assert lines.count(("record_died", "")) == 5, "nothing that happens once is left out"
+    assert lines.count(("claim_failed", "ConnectionRefusedError: port 5432")) == 2
+    assert lines.count(("duty_failed", "25006 ReadOnlySQLTransactionError")) == 2
+    assert len(lines) == 9
