@@ -31,7 +31,7 @@ from dispatcher.intake.consumer import kafka_settings
 from dispatcher.intake.dead_letters import DeadLetters
 from dispatcher.intake.decoding import Decoder
 from dispatcher.intake.loop import Doors as IntakeDoors
-from dispatcher.intake.loop import Intake
+from dispatcher.intake.loop import Intake, Rules
 from dispatcher.journal import Journal
 from dispatcher.kit import clock, failpoints
 from dispatcher.kit.stopping import StopRequest
@@ -276,8 +276,9 @@ class Daemon:
             decoder,
             doors,
             services.journal,
-            unknown_account=settings.intake.unknown_account,
-            start=settings.kafka.start,
+            rules=Rules(
+                settings.intake.unknown_account, settings.kafka.start, jitter=lambda: _chance.uniform(0.8, 1.2)
+            ),
         )
 
     def _make_probes(
@@ -292,6 +293,7 @@ class Daemon:
         }
         if intake is not None:
             probes.conditions["kafka"] = intake.joined.is_set
+            probes.vitals["reading"] = lambda: not intake.is_beyond_cure
         if deliverer is not None:
             due = deliverer.due
             probes.conditions["postgres"] = lambda: clock.mono() - due.last_success < _READY_SECONDS

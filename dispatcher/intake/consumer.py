@@ -148,10 +148,11 @@ class Consumer:
         self._listener = _Listener(assigned, revoked)
         self._watch_log()
         first = settings.topics[0]
-        if first.startswith("/"):
-            self._consumer.subscribe(pattern=first[1:-1], listener=self._listener)
+        self._names = () if first.startswith("/") else settings.topics
+        if self._names:
+            self._consumer.subscribe(list(self._names), listener=self._listener)
         else:
-            self._consumer.subscribe(list(settings.topics), listener=self._listener)
+            self._consumer.subscribe(pattern=first[1:-1], listener=self._listener)
 
     def _watch_log(self) -> None:
         """Learn the cluster's id from every metadata answer; the library itself throws it away."""
@@ -179,6 +180,7 @@ class Consumer:
             Oversized: a record that does not fit a fetch.
             KafkaError: anything else; try again or start anew.
         """
+        await failpoints.park(failpoints.Point.POLL)
         try:
             found = await self._consumer.getmany(timeout_ms=milliseconds, max_records=most)
         except NoOffsetForPartitionError:
@@ -204,6 +206,17 @@ class Consumer:
                 self.seek(partition, offset + 1)
                 return None, offset
         return record, record.offset
+
+    def has_topics(self) -> bool:
+        """Tell whether every topic that is named exists, or any that fits the pattern."""
+        cluster = self._consumer._client.cluster  # noqa: SLF001 - see _watch_log
+        names = self._names or self._consumer.subscription()
+        return bool(names) and all(cluster.partitions_for_topic(name) for name in names)
+
+    def is_member(self) -> bool:
+        """Tell whether the group counts us among its members, with partitions or without."""
+        coordinator = self._consumer._coordinator  # noqa: SLF001 - there is no public way to it
+        return bool(coordinator is not None and coordinator.generation > 0)
 
     def assignment(self) -> list[Partition]:
         """Return the partitions that are ours now."""
@@ -231,6 +244,14 @@ class Consumer:
         except (KafkaError, TimeoutError):
             return None
         return offset
+
+    async def positions(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """Return how far each partition was read, markers of transactions included; all of them must be placed.
+
+        TimeoutError when one is not, or is no longer ours.
+        """
+        async with asyncio.timeout(_ASK_SECONDS):
+            return {p: await self._consumer.position(TopicPartition(*p)) for p in partitions}
 
     async def beginnings(self, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """Return where each partition's log begins; KafkaError or TimeoutError when the broker does not say."""

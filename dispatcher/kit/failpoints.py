@@ -2,7 +2,8 @@
 
 One environment variable, read at import, names the point, the hit that counts (1 unless given) and what then happens:
 `kill` (the default) sends the own process SIGKILL, `raise` raises, `hang` blocks the whole process for longer than
-any lease in a test. Without the variable a point costs one comparison.
+any lease in a test. A point that can be parked at knows `park`, too: the task that comes there stays for ever, and the
+others go on. Without the variable a point costs one comparison.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ _IN_FLIGHT_SECONDS: Final = 0.0005
 class Point(StrEnum):
     """Every point there is, in the order of an event's journey. `*.sent` means: under way, no answer yet."""
 
+    POLL = "poll"
     INTAKE_POLLED = "intake.polled"
     ACCEPT_SENT = "accept.sent"
     ACCEPT_ANSWERED = "accept.answered"
@@ -61,6 +63,9 @@ class Failpoint:
         if action and action not in _ACTIONS:
             message = f"{VARIABLE} knows {', '.join(_ACTIONS)}, not {action}"
             raise ValueError(message)
+        if action == "park" and Point(name) is not Point.POLL:
+            message = f"nobody can be parked at {name}"
+            raise ValueError(message)
         return cls(Point(name), int(nth or 1), action or "kill")
 
     def hit(self) -> None:
@@ -75,6 +80,13 @@ class Failpoint:
         if self._action is _raise:
             self._action(self.point)
         asyncio.get_running_loop().call_later(_IN_FLIGHT_SECONDS, self._action, self.point)
+
+    async def hit_parking(self) -> None:
+        """Count one hit; act when it is the one, which for `park` means not to return."""
+        if self._is_the_one():
+            self._action(self.point)
+            if self._action is _say:
+                await asyncio.Event().wait()
 
     def _is_the_one(self) -> bool:
         self._left -= 1
@@ -102,6 +114,12 @@ def reach_soon(point: Point) -> None:
         _armed.hit_soon()
 
 
+async def park(point: Point) -> None:
+    """Pass a point where a task can be made to stay for ever."""
+    if _armed is not None and _armed.point is point:
+        await _armed.hit_parking()
+
+
 def _say(point: Point) -> None:
     words = "".join(f" {name}={count}" for name, count in _witness().items())
     # Past any buffer: the next instruction may be the last.
@@ -123,6 +141,6 @@ def _hang(point: Point) -> None:
     time.sleep(HANG_SECONDS)
 
 
-_ACTIONS: Final[Mapping[str, Callable[[Point], None]]] = {"kill": _kill, "raise": _raise, "hang": _hang}
+_ACTIONS: Final[Mapping[str, Callable[[Point], None]]] = {"kill": _kill, "raise": _raise, "hang": _hang, "park": _say}
 
 _armed = Failpoint.parse(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None

@@ -36,6 +36,25 @@ async def finish_within(task: asyncio.Task[Any], seconds: float) -> bool:
     return True
 
 
+async def finish_unless_set(task: asyncio.Task[Any], event: asyncio.Event, seconds: float | None = None) -> bool:
+    """Wait for `task` until `event` is set or `seconds` are over, then cancel it; tell whether it ended by itself.
+
+    The task's own exception is raised. A cancel of the caller cancels the task, too.
+    """
+    waiting = spawn(event.wait(), name="until-set")
+    try:
+        await asyncio.wait({task, waiting}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+        is_done = task.done()
+        if not is_done:
+            task.cancel()
+            await asyncio.wait({task}, timeout=1.0)
+    if is_done and not task.cancelled() and (fault := task.exception()) is not None:
+        raise fault
+    return is_done and not task.cancelled()
+
+
 async def sleep_until_set(event: asyncio.Event, seconds: float) -> bool:
     """Sleep for `seconds` or until `event` is set, whichever is first; tell whether it is set."""
     try:

@@ -16,10 +16,14 @@ _BEAT_SECONDS: Final = 0.5
 
 
 class Probes:
-    """What the probes answer. `conditions` names what readiness needs, each as a quick question."""
+    """What the probes answer. `conditions` names what readiness needs, each as a quick question.
+
+    `vitals` names what nothing but a new process can mend: with one of them gone this one counts as dead.
+    """
 
     def __init__(self, *, on_lag: Callable[[float], None] = lambda _: None) -> None:
         self.conditions: dict[str, Callable[[], bool]] = {}
+        self.vitals: dict[str, Callable[[], bool]] = {}
         self._beat_mono = clock.mono()
         self._on_lag = on_lag
 
@@ -27,6 +31,10 @@ class Probes:
     def is_alive(self) -> bool:
         """Tell whether the loop turned within the last ten seconds."""
         return clock.mono() - self._beat_mono < _STALE_SECONDS
+
+    def liveness(self) -> dict[str, bool]:
+        """Return whether the loop turns, and each vital with its answer."""
+        return {"alive": self.is_alive} | {name: ask() for name, ask in self.vitals.items()}
 
     def readiness(self) -> dict[str, bool]:
         """Return each condition with its answer."""
@@ -72,7 +80,7 @@ class ProbeServer:
         return web.Response(body=generate_latest(self._registry), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        return _answer({"alive": self._probes.is_alive})
+        return _answer(self._probes.liveness())
 
     async def _readyz(self, _: web.Request) -> web.Response:
         return _answer(self._probes.readiness())

@@ -19,6 +19,7 @@ _TAKEOVER_AFTER_LEASES: Final = 2.0
 
 MOST_HITS: Final[Mapping[Point, int]] = MappingProxyType(
     {
+        Point.POLL: 20,
         Point.INTAKE_POLLED: 20,
         Point.ACCEPT_SENT: 20,
         Point.ACCEPT_ANSWERED: 20,

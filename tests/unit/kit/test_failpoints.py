@@ -1,5 +1,6 @@
 """Named points at which a process dies when it is told to."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -71,9 +72,9 @@ def test_a_misspelt_point_ends_the_process_at_once() -> None:
     assert "accept.send" in run("accept.send").stderr
 
 
-@pytest.mark.parametrize("asked", ["nowhere", "accept.sent:x", "accept.sent:1:explode"])
+@pytest.mark.parametrize("asked", ["nowhere", "accept.sent:x", "accept.sent:1:explode", "stopping:1:park"])
 def test_what_is_no_failpoint_is_refused(asked: str) -> None:
-    with pytest.raises(ValueError, match=r"nowhere|invalid literal|explode"):
+    with pytest.raises(ValueError, match=r"nowhere|invalid literal|explode|parked"):
         Failpoint.parse(asked)
 
 
@@ -103,3 +104,17 @@ def test_every_point_stands_in_the_program_once() -> None:
     text = "".join(file.read_text(encoding="utf-8") for file in sorted((ROOT / "dispatcher").rglob("*.py")))
 
     assert {point: text.count(f"failpoints.Point.{point.name})") for point in Point} == dict.fromkeys(Point, 1)
+
+
+async def test_who_is_parked_stays_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(failpoints, "_armed", Failpoint.parse("poll:2:park"))
+    await failpoints.park(Point.POLL)
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await failpoints.park(Point.POLL)
+    await failpoints.park(Point.POLL)
+
+    assert "failpoint poll" in capfd.readouterr().err

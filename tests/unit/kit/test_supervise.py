@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from dispatcher.kit.stopping import StopRequest
-from dispatcher.kit.supervise import finish_within, sleep_until_set, spawn
+from dispatcher.kit.supervise import finish_unless_set, finish_within, sleep_until_set, spawn
 
 pytestmark = [pytest.mark.looptime, pytest.mark.asyncio(loop_scope="function")]
 
@@ -74,3 +74,31 @@ async def test_a_task_that_will_not_end_is_not_waited_for_without_end() -> None:
     assert loop.time() - began < 7
     ended.set()
     await task
+
+
+async def test_a_task_is_waited_for_until_the_event_or_the_time_comes() -> None:
+    event = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    assert await finish_unless_set(spawn(asyncio.sleep(1), name="short"), event, 5)
+    late = spawn(asyncio.sleep(3_600), name="late")
+    assert not await finish_unless_set(late, event, 5)
+    loop.call_later(2, event.set)
+    unwanted = spawn(asyncio.sleep(3_600), name="unwanted")
+    assert not await finish_unless_set(unwanted, event)
+
+    assert late.cancelled()
+    assert unwanted.cancelled()
+    assert loop.time() == 8
+
+
+async def test_a_caller_that_is_canceled_takes_the_task_along() -> None:
+    task = spawn(asyncio.sleep(3_600), name="task")
+    caller = spawn(finish_unless_set(task, asyncio.Event()), name="caller")
+    await asyncio.sleep(1)
+
+    caller.cancel()
+    await asyncio.wait({caller})
+
+    assert caller.cancelled()
+    assert task.cancelled()

@@ -1,0 +1,169 @@
+"""What intake does when Postgres refuses, answers late or not at all; no Kafka, no Postgres."""
+
+import asyncio
+import inspect
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import orjson
+import pytest
+
+from dispatcher.intake.consumer import KafkaSettings
+from dispatcher.intake.decoding import Decoder
+from dispatcher.intake.loop import Doors, Intake, Rules
+from dispatcher.intake.positions import Partition
+from dispatcher.kit import clock
+from dispatcher.kit.supervise import spawn
+from dispatcher.model.batch import Accepted, Batch, Span
+from dispatcher.model.delivery import Delivery
+from dispatcher.model.errors import Unavailable
+from dispatcher.model.event import Record
+from dispatcher.policy.catalogue import Catalogue
+from dispatcher.policy.schema_files import load_catalogue, load_event_schemas, load_example, schema_folder
+
+pytestmark = [pytest.mark.looptime, pytest.mark.asyncio(loop_scope="function")]
+
+FOLDER = schema_folder()
+DECODER = Decoder(load_event_schemas(FOLDER), Catalogue.from_document(load_catalogue(FOLDER)))
+TOPIC = "verification.events.v1"
+BATCH = Batch("log", (Span(TOPIC, 0, 0, 1),), (), ())
+
+
+class Ledger:
+    """A Postgres that does as the test says."""
+
+    def __init__(self, *, n_refusals: int = 0, n_away: int = 0) -> None:
+        self.accepted: list[Batch] = []
+        self.depths: list[int] = []
+        self.n_tries = 0
+        self._n_refusals = n_refusals
+        self._n_away = n_away
+
+    def days(self) -> Any:
+        today = clock.utcnow().date()
+        return today, today
+
+    async def known_accounts(self, names: Collection[str], *, create: bool) -> frozenset[str]:
+        assert create
+        self._n_away -= 1
+        if self._n_away >= 0:
+            raise Unavailable("away")
+        return frozenset(names)
+
+    async def positions(self, log_id: str, partitions: Collection[Partition]) -> dict[Partition, int]:
+        return dict.fromkeys(partitions, 0)
+
+    async def has_positions(self, log_id: str, topic: str) -> bool:
+        return True
+
+    async def open_positions(self, log_id: str, starts: Mapping[Partition, int]) -> dict[Partition, int]:
+        return dict(starts)
+
+    async def record_lost(self, log_id: str, topic: str, partition: int, from_offset: int, to_offset: int) -> None:
+        raise AssertionError
+
+    async def accept(self, batch: Batch) -> Accepted:
+        self.depths.append(len(inspect.stack(context=0)))
+        self.n_tries += 1
+        if self.n_tries <= self._n_refusals:
+            raise Unavailable("accept: 53100 DiskFullError")
+        self.accepted.append(batch)
+        return Accepted(frozenset(), (), len(batch.events), 0, 0)
+
+
+class Meter:
+    """Hears everything, keeps nothing."""
+
+    def accepted(self, *_: Any) -> None: ...
+
+    def skipped(self, *_: Any) -> None: ...
+
+    def lost(self, *_: Any) -> None: ...
+
+    def lagged(self, *_: Any) -> None: ...
+
+
+class Kafka:
+    """A consumer that is only there to be sent somewhere."""
+
+    log_id = "log"
+
+    def seek(self, *_: Any) -> None: ...
+
+
+def an_intake(ledger: Ledger) -> Intake:
+    async def submit(deliveries: Collection[Delivery]) -> None:
+        assert not deliveries
+
+    async def room() -> None:
+        raise AssertionError
+
+    doors = Doors(submit, lambda: True, room, lambda value, _: value, lambda: None)
+    settings = KafkaSettings("localhost:1", (TOPIC,), "group")
+    made = Intake(settings, ledger, DECODER, doors, Meter(), rules=Rules("create", "earliest"))
+    made._places.stands[TOPIC, 0] = 0
+    return made
+
+
+def a_record() -> Record:
+    data = orjson.loads(load_example(FOLDER, "verification.completed"))["data"]
+    now = clock.utcnow().isoformat().replace("+00:00", "Z").encode()
+    headers = {
+        "ce_specversion": b"1.0",
+        "ce_id": b"1",
+        "ce_source": b"/core",
+        "ce_type": b"verification.completed",
+        "ce_time": now,
+        "ce_subject": data["verification"]["id"].encode(),
+        "ce_accountid": b"acct_5hQ2vN8rTb",
+        "ce_environment": b"live",
+        "content-type": b"application/json",
+    }
+    milliseconds = int(clock.now() * 1_000)
+    return Record(TOPIC, 0, 0, milliseconds, b"key", orjson.dumps(data), tuple(headers.items()))
+
+
+async def test_a_database_that_answers_and_refuses_is_asked_for_as_long_as_it_takes() -> None:
+    # A disk that is full lets us read where we stand, and write nothing, for hours: no try may stand on the one before.
+    ledger = Ledger(n_refusals=200)
+
+    await an_intake(ledger)._accept(Kafka(), BATCH)  # type: ignore[arg-type]
+
+    assert ledger.accepted == [BATCH]
+    assert len(ledger.depths) == 201
+    assert len(set(ledger.depths)) == 1
+
+
+async def test_a_stop_ends_the_tries() -> None:
+    ledger = Ledger(n_refusals=1_000_000)
+    intake = an_intake(ledger)
+    accepting = spawn(intake._accept(Kafka(), BATCH), name="accepting")  # type: ignore[arg-type]
+    await asyncio.sleep(10)
+
+    intake.stop()
+    async with asyncio.timeout(1):
+        await accepting
+
+    assert ledger.accepted == []
+
+
+@pytest.mark.parametrize("n_away", [0, 3])
+async def test_events_wait_until_postgres_knows_their_accounts(n_away: int) -> None:
+    ledger = Ledger(n_away=n_away)
+
+    await an_intake(ledger)._take(Kafka(), {(TOPIC, 0): [a_record()]})  # type: ignore[arg-type]
+
+    assert [len(batch.events) for batch in ledger.accepted] == [1]
+
+
+async def test_a_stop_while_accounts_cannot_be_read_moves_no_position() -> None:
+    # Whoever is not known was never asked for: taken for unknown, its events would be skipped for good.
+    ledger = Ledger(n_away=1_000_000)
+    intake = an_intake(ledger)
+    taking = spawn(intake._take(Kafka(), {(TOPIC, 0): [a_record()]}), name="taking")  # type: ignore[arg-type]
+    await asyncio.sleep(3)
+
+    intake.stop()
+    await taking
+
+    assert ledger.n_tries == 0
