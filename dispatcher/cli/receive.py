@@ -2,12 +2,14 @@
 
 import asyncio
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from dispatcher.embedded.trial_receiver import Received
+    from dispatcher.embedded.trial_receiver import Behaviour, Received
+    from dispatcher.receiver import Inbox
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s)?")
 
@@ -20,6 +22,9 @@ def receive(
     status: Annotated[str, typer.Option(help="Statuses to answer in turn, round and round.")] = "204",
     fail_rate: Annotated[float, typer.Option(min=0.0, max=1.0, help="Answer 500 this often.")] = 0.0,
     delay: Annotated[str, typer.Option(help="Wait before answering, like 250ms or 6s.")] = "0s",
+    inbox: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Remember received events in this file, and tell repetitions.")
+    ] = None,
     show_body: Annotated[bool, typer.Option("--body", help="Print bodies too.")] = False,
 ) -> None:
     """Receive webhooks on this machine and print them, failing as asked.
@@ -35,12 +40,26 @@ def receive(
     seconds = float(found[1]) / (1000 if found[2] == "ms" else 1)
     behaviour = Behaviour(_statuses(status), fail_rate, seconds, tuple(secret or ()))
     try:
-        asyncio.run(_serve(behaviour, port, show_body=show_body))
+        asyncio.run(_serve(behaviour, port, _inbox(inbox), show_body=show_body))
     except KeyboardInterrupt:
         return
     except OSError as fault:
         typer.echo(f"Error: cannot listen on port {port}: {fault.strerror}; choose another with --port", err=True)
         raise typer.Exit(1) from fault
+
+
+def _inbox(path: Path | None) -> "Inbox | None":
+    import sqlite3
+
+    from dispatcher.receiver import SqliteInbox
+
+    if path is None:
+        return None
+    try:
+        return SqliteInbox(path)
+    except sqlite3.Error as fault:
+        message = f"{path} cannot be an inbox: {fault}"
+        raise typer.BadParameter(message, param_hint="--inbox") from fault
 
 
 def _statuses(text: str) -> tuple[int, ...]:
@@ -54,11 +73,12 @@ def _statuses(text: str) -> tuple[int, ...]:
     return statuses
 
 
-async def _serve(behaviour: object, port: int, *, show_body: bool) -> None:
-    from dispatcher.embedded.trial_receiver import Behaviour, TrialReceiver
+async def _serve(behaviour: "Behaviour", port: int, inbox: "Inbox | None", *, show_body: bool) -> None:
+    from dispatcher.embedded.trial_receiver import TrialReceiver
 
-    assert isinstance(behaviour, Behaviour)
-    receiver = TrialReceiver(behaviour, port=port, on_received=lambda got: _print(got, show_body=show_body))
+    receiver = TrialReceiver(
+        behaviour, port=port, on_received=lambda got: _print(got, show_body=show_body), inbox=inbox
+    )
     async with receiver:
         typer.echo(f"receiving on {receiver.url}/ (Ctrl-C ends)", err=True)
         await asyncio.Event().wait()
@@ -70,6 +90,9 @@ def _print(got: "Received", *, show_body: bool) -> None:
     when = dt.datetime.fromtimestamp(got.at, dt.UTC).strftime("%H:%M:%S.%f")[:-3]
     signature = "signature ok" if got.is_verified else got.fault or "signature not checked"
     attempt = f"attempt {got.attempt}" if got.attempt else "-"
-    typer.echo(f"{when}  {got.event_type or '-':<32} {got.event_id or '-'}  {attempt}  -> {got.status}  {signature}")
+    repeated = "  received before" if got.is_duplicate else ""
+    typer.echo(
+        f"{when}  {got.event_type or '-':<32} {got.event_id or '-'}  {attempt}  -> {got.status}  {signature}{repeated}"
+    )
     if show_body:
         typer.echo(got.body.decode("utf-8", "replace"))

@@ -10,7 +10,7 @@ from typing import Final, Self
 from aiohttp import web
 
 from dispatcher.kit import clock
-from dispatcher.receiver import InvalidWebhook, verify
+from dispatcher.receiver import Claim, Inbox, InvalidWebhook, Standing, verify
 
 _LARGEST_BODY: Final = 1_048_576
 
@@ -31,7 +31,10 @@ class Behaviour:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request as it came, and what was answered. `fault` says why the signature was refused, if it was."""
+    """One request as it came, and what was answered.
+
+    `fault` says why the signature was refused, if it was; a duplicate is an event that the inbox has finished already.
+    """
 
     at: float
     path: str
@@ -40,6 +43,7 @@ class Received:
     attempt: str
     status: int
     is_verified: bool
+    is_duplicate: bool
     fault: str
     body: bytes
 
@@ -47,7 +51,8 @@ class Received:
 class TrialReceiver:
     """Serves POST on every path of `host:port` (0: any free port); use as an async context manager.
 
-    `on_received` is called with each request once its answer is decided, just before it is sent.
+    `on_received` is called with each request once its answer is decided, just before it is sent. With an `inbox`, an
+    event that was answered with 2xx before gets 204 again and takes no turn.
     """
 
     def __init__(
@@ -57,12 +62,14 @@ class TrialReceiver:
         host: str = "127.0.0.1",
         port: int = 0,
         on_received: Callable[[Received], None] = lambda _: None,
+        inbox: Inbox | None = None,
     ) -> None:
         self.behaviour = behaviour
         self.url = ""
         self._host = host
         self._port = port
         self._on_received = on_received
+        self._inbox = inbox
         self._statuses = itertools.cycle(behaviour.statuses)
         self._random = random.Random()  # noqa: S311 - chance, not secrecy
         self._runner: web.AppRunner | None = None
@@ -90,16 +97,13 @@ class TrialReceiver:
 
     async def _receive(self, request: web.Request) -> web.Response:
         body = await request.read()
-        fault, is_verified = "", False
-        if self.behaviour.secrets:
-            try:
-                verify(request.headers, body, *self.behaviour.secrets)
-                is_verified = True
-            except InvalidWebhook as refusal:
-                fault = str(refusal)
+        fault = self._fault(request, body)
+        claim = None if fault else await self._claim(request.headers.get("webhook-id", ""))
         if self.behaviour.delay_seconds:
             await asyncio.sleep(self.behaviour.delay_seconds)
-        status = 400 if fault else self._next_status()
+        status = 400 if fault else self._status(claim)
+        if self._inbox is not None and claim is not None and claim.standing is Standing.MINE:
+            await asyncio.to_thread(self._inbox.finish if 200 <= status < 300 else self._inbox.release, claim)
         self._on_received(
             Received(
                 clock.now(),
@@ -108,12 +112,32 @@ class TrialReceiver:
                 request.headers.get("x-webhook-event", ""),
                 request.headers.get("x-webhook-attempt", ""),
                 status,
-                is_verified,
-                fault,
-                body,
+                is_verified=bool(self.behaviour.secrets) and not fault,
+                is_duplicate=claim is not None and claim.standing is Standing.DONE,
+                fault=fault,
+                body=body,
             )
         )
         return web.Response(status=status, text=fault or None)
+
+    def _fault(self, request: web.Request, body: bytes) -> str:
+        if not self.behaviour.secrets:
+            return ""
+        try:
+            verify(request.headers, body, self.behaviour.secrets)
+        except InvalidWebhook as refusal:
+            return str(refusal)
+        return ""
+
+    async def _claim(self, event_id: str) -> Claim | None:
+        if self._inbox is None or not event_id:
+            return None
+        return await asyncio.to_thread(self._inbox.claim, event_id)
+
+    def _status(self, claim: Claim | None) -> int:
+        if claim is not None and claim.standing is not Standing.MINE:
+            return 204 if claim.standing is Standing.DONE else 409
+        return self._next_status()
 
     def _next_status(self) -> int:
         status = next(self._statuses)

@@ -68,7 +68,8 @@ def test_no_sql_hides_in_python() -> None:
     faults = [
         f"{shown(file)}: {text.strip()[:40]}"
         for file in python_files(PACKAGE)
-        if file.name != "migrate.py" and "embedded" not in file.parts
+        # The receiver's inbox is a SQLite file of the customer's.
+        if file.name != "migrate.py" and not {"embedded", "receiver"} & set(file.parts)
         for text in strings_in(file)
         if sql.match(text) and text.strip()[:6].isupper()
     ]

@@ -10,6 +10,7 @@ import pytest
 
 from dispatcher.embedded.trial_receiver import Behaviour, Received, TrialReceiver
 from dispatcher.kit import clock
+from dispatcher.receiver import Inbox, MemoryInbox
 
 SECRET, OLD_SECRET = (f"whsec_{base64.b64encode(key * 32).decode()}" for key in (b"n", b"o"))
 BODY = b'{"type":"webhook.ping"}'
@@ -43,10 +44,10 @@ class Trial:
 
 
 @asynccontextmanager
-async def a_trial(behaviour: Behaviour, host: str = "127.0.0.1") -> AsyncIterator[Trial]:
+async def a_trial(behaviour: Behaviour, host: str = "127.0.0.1", inbox: Inbox | None = None) -> AsyncIterator[Trial]:
     received: list[Received] = []
     async with (
-        TrialReceiver(behaviour, host=host, on_received=received.append) as receiver,
+        TrialReceiver(behaviour, host=host, on_received=received.append, inbox=inbox) as receiver,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
     ):
         yield Trial(receiver, received, session)
@@ -90,7 +91,7 @@ async def test_either_secret_is_accepted_and_what_came_is_told() -> None:
         (signed(secret=OLD_SECRET), BODY, "no signature matches"),
         (signed(), BODY + b" ", "no signature matches"),
         ({}, BODY, "webhook-id is missing"),
-        ({**signed(), "webhook-timestamp": "1"}, BODY, "5 minutes"),
+        ({**signed(), "webhook-timestamp": "1"}, BODY, "in the past"),
         ({**signed(), "webhook-id": "évt"}, BODY, "not ASCII"),
     ],
     ids=["another secret", "another body", "unsigned", "old", "not ascii"],
@@ -116,6 +117,18 @@ async def test_without_secrets_everything_is_taken_and_called_unverified() -> No
         assert (await trial.send())[0] == 204
 
     assert [(one.is_verified, one.fault) for one in trial.received] == [(False, "")]
+
+
+async def test_with_an_inbox_an_event_is_taken_until_it_succeeds_and_then_only_recognised() -> None:
+    inbox = MemoryInbox()
+    async with a_trial(Behaviour(statuses=(500, 202), secrets=(SECRET,)), inbox=inbox) as trial:
+        assert [(await trial.send(headers=signed()))[0] for _ in range(4)] == [500, 202, 204, 204]
+        assert [one.is_duplicate for one in trial.received] == [False, False, True, True]
+
+        inbox.claim("evt_2")
+        assert (await trial.send(headers={"webhook-id": "evt_2"}))[0] == 400
+        trial.receiver.behave(Behaviour())
+        assert (await trial.send(headers={"webhook-id": "evt_2"}))[0] == 409
 
 
 async def test_it_listens_on_ipv6_too() -> None:

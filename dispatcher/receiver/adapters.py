@@ -1,0 +1,104 @@
+"""Hang a reception into a web framework: each adapter takes the raw body before anything parses it.
+
+A framework is imported when its adapter is called, so that this file needs none of them. All four take the work to do
+with each new event, the secrets (both while one is rotated) and an inbox, and return what the framework's router wants.
+Bodies beyond 1 MiB are refused. What they answer is told in `reception`.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dispatcher.receiver.inbox import Inbox
+from dispatcher.receiver.reception import LARGEST_BODY, Answer, Reception
+from dispatcher.receiver.verify import Webhook
+
+if TYPE_CHECKING:
+    from aiohttp import web
+    from flask import Response as FlaskResponse
+    from starlette.requests import Request as StarletteRequest
+    from starlette.responses import Response as StarletteResponse
+
+Work = Callable[[Webhook], object]
+AsyncWork = Callable[[Webhook], Awaitable[object]]
+
+
+def aiohttp_view(
+    work: AsyncWork, secrets: str | Sequence[str], inbox: Inbox
+) -> "Callable[[web.Request], Awaitable[web.Response]]":
+    """Return a view for aiohttp.
+
+    `app.router.add_post("/webhooks", aiohttp_view(…))`. The application's `client_max_size` (1 MiB) bounds the body.
+    """
+    from aiohttp import web  # noqa: PLC0415 - only who calls this has it
+
+    reception = Reception(secrets, inbox)
+
+    async def receive(request: web.Request) -> web.Response:
+        body = await request.read()
+        answer = await reception.answer_async(request.headers, body, work)
+        return web.Response(status=answer.status, text=answer.text or None)
+
+    return receive
+
+
+def starlette_view(
+    work: AsyncWork, secrets: str | Sequence[str], inbox: Inbox
+) -> "Callable[[StarletteRequest], Awaitable[StarletteResponse]]":
+    """Return a view for Starlette and FastAPI.
+
+    `app.add_route("/webhooks", starlette_view(…), methods=["POST"])`
+    """
+    from starlette.requests import Request  # noqa: PLC0415 - only who calls this has it
+    from starlette.responses import Response  # noqa: PLC0415
+
+    reception = Reception(secrets, inbox)
+
+    async def receive(request: Request) -> Response:
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > LARGEST_BODY:
+                return Response(status_code=413)
+        answer = await reception.answer_async(request.headers, bytes(body), work)
+        return Response(answer.text or None, status_code=answer.status)
+
+    return receive
+
+
+def flask_view(work: Work, secrets: str | Sequence[str], inbox: Inbox) -> "Callable[[], FlaskResponse]":
+    """Return a view for Flask.
+
+    `app.add_url_rule("/webhooks", view_func=flask_view(…), methods=["POST"])`
+    """
+    from flask import Response, request  # noqa: PLC0415 - only who calls this has it
+
+    reception = Reception(secrets, inbox)
+
+    def receive_webhook() -> Response:
+        request.max_content_length = LARGEST_BODY
+        answer = reception.answer(request.headers, request.get_data(), work)
+        return Response(answer.text or None, status=answer.status)
+
+    return receive_webhook
+
+
+def django_view(work: Work, secrets: str | Sequence[str], inbox: Inbox) -> Callable[[Any], Any]:
+    """Return a view for Django, exempt from CSRF.
+
+    `path("webhooks", django_view(…))`. `DATA_UPLOAD_MAX_MEMORY_SIZE` (2.5 MiB) bounds the body before we do. No
+    middleware may read `request.POST` first.
+    """
+    from django.http import HttpResponse  # noqa: PLC0415 - only who calls this has it
+    from django.views.decorators.csrf import csrf_exempt  # noqa: PLC0415
+    from django.views.decorators.http import require_POST  # noqa: PLC0415
+
+    reception = Reception(secrets, inbox)
+
+    def receive(request: Any) -> Any:
+        if len(request.body) > LARGEST_BODY:
+            return HttpResponse(status=413)
+        answer: Answer = reception.answer(request.headers, request.body, work)
+        return HttpResponse(answer.text, status=answer.status)
+
+    view: Callable[[Any], Any] = csrf_exempt(require_POST(receive))
+    return view
