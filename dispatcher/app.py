@@ -419,6 +419,7 @@ class _Passing:
         if deliverer is None:
             return
         await deliverer.drain(drain_seconds, stop)
+        failpoints.reach(failpoints.Point.DRAINING)
         deliverer.recorder.close()
         if not await finish_within(self._recording, _FLUSH_SECONDS):
             _log.error("results_unwritten", n_settlements=deliverer.recorder.n_waiting)

@@ -14,7 +14,7 @@ What it does to us, and what is done about it:
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -302,8 +302,11 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # the library
         self._assigned = assigned
         self._revoked = revoked
 
-    async def on_partitions_revoked(self, _: Any) -> None:
+    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         self._revoked()
+        if revoked:
+            # The first join revokes nothing.
+            failpoints.reach(failpoints.Point.PARTITIONS_REVOKED)
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         # The library logs and swallows what is raised here; the loop places what is left without a position.

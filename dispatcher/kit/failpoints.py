@@ -1,9 +1,10 @@
 """Named points at which a process can be made to die, for tests: `FAILPOINT=accept.sent:17:kill`.
 
 One environment variable, read at import, names the point, the hit that counts (1 unless given) and what then happens:
-`kill` (the default) sends the own process SIGKILL, `raise` raises, `hang` blocks the whole process for longer than
-any lease in a test. A point that can be parked at knows `park`, too: the task that comes there stays for ever, and the
-others go on. Without the variable a point costs one comparison.
+`kill` (the default) sends the own process SIGKILL, `raise` raises, `hang` blocks the whole process for as many seconds
+as a fourth part says (`settle.sent:3:hang:9`; 20 unless given, longer than any lease in a test). A point that can be
+parked at knows `park`, too: the task that comes there stays for ever, and the others go on. Without the variable a
+point costs one comparison.
 """
 
 import asyncio
@@ -13,9 +14,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import partial
 from typing import Final
 
 VARIABLE: Final = "FAILPOINT"
+HANG: Final = "hang"
 HANG_SECONDS: Final = 20.0
 _IN_FLIGHT_SECONDS: Final = 0.0005
 """A statement handed to the socket before this is over has left, and no answer is that fast."""
@@ -25,10 +28,13 @@ class Point(StrEnum):
     """Every point there is, in the order of an event's journey. `*.sent` means: under way, no answer yet."""
 
     POLL = "poll"
+    PARTITIONS_REVOKED = "partitions.revoked"
     INTAKE_POLLED = "intake.polled"
     ACCEPT_SENT = "accept.sent"
     ACCEPT_ANSWERED = "accept.answered"
     KAFKA_COMMITTED = "kafka.committed"
+    ATTEMPT_LOOKED_UP = "attempt.looked_up"
+    ATTEMPT_CONNECTED = "attempt.connected"
     ATTEMPT_WRITTEN = "attempt.written"
     ATTEMPT_ANSWERED = "attempt.answered"
     SETTLE_SENT = "settle.sent"
@@ -37,6 +43,7 @@ class Point(StrEnum):
     CLAIM_ANSWERED = "claim.answered"
     TAKEOVER_LOCKED = "takeover.locked"
     STOPPING = "stopping"
+    DRAINING = "draining"
     DAYS_SENT = "days.sent"
     DAYS_MADE = "days.made"
     DETACH_SENT = "detach.sent"
@@ -50,23 +57,22 @@ class FailpointReached(Exception):
 class Failpoint:
     """One armed point: acts at the `nth` time that it is hit, and never again."""
 
-    def __init__(self, point: Point, nth: int, action: str) -> None:
+    def __init__(self, point: Point, nth: int, action: str, hang_seconds: float = HANG_SECONDS) -> None:
         self.point: Final = point
         self._left = nth
-        self._action = _ACTIONS[action]
+        self._action = partial(_hang, hang_seconds) if action == HANG else _ACTIONS[action]
 
     @classmethod
     def parse(cls, text: str) -> "Failpoint":
-        """Return what `point[:nth[:action]]` asks for; ValueError when it is no such thing."""
-        name, _, rest = text.partition(":")
-        nth, _, action = rest.partition(":")
-        if action and action not in _ACTIONS:
-            message = f"{VARIABLE} knows {', '.join(_ACTIONS)}, not {action}"
+        """Return what `point[:nth[:action[:seconds]]]` asks for; ValueError when it is no such thing."""
+        name, nth, action, seconds = (*text.split(":"), "", "", "")[:4]
+        if action and action not in (*_ACTIONS, HANG):
+            message = f"{VARIABLE} knows {', '.join(_ACTIONS)} and {HANG}, not {action}"
             raise ValueError(message)
         if action == "park" and Point(name) is not Point.POLL:
             message = f"nobody can be parked at {name}"
             raise ValueError(message)
-        return cls(Point(name), int(nth or 1), action or "kill")
+        return cls(Point(name), int(nth or 1), action or "kill", float(seconds or HANG_SECONDS))
 
     def hit(self) -> None:
         """Count one hit; act when it is the one."""
@@ -136,11 +142,11 @@ def _raise(point: Point) -> None:
     raise FailpointReached(point)
 
 
-def _hang(point: Point) -> None:
+def _hang(seconds: float, point: Point) -> None:
     _say(point)
-    time.sleep(HANG_SECONDS)
+    time.sleep(seconds)
 
 
-_ACTIONS: Final[Mapping[str, Callable[[Point], None]]] = {"kill": _kill, "raise": _raise, "hang": _hang, "park": _say}
+_ACTIONS: Final[Mapping[str, Callable[[Point], None]]] = {"kill": _kill, "raise": _raise, "park": _say}
 
 _armed = Failpoint.parse(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None

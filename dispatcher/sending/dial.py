@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import aiohappyeyeballs
 
-from dispatcher.kit import clock
+from dispatcher.kit import clock, failpoints
 from dispatcher.model.outcome import NO_PHASES, OutcomeKind, Phases
 from dispatcher.policy.addresses import EgressPolicy, refusal_of
 from dispatcher.sending.faults import AttemptFailed
@@ -94,6 +94,7 @@ class Dialer:
 
     async def _dial(self, place: Place, marks: list[float]) -> tuple[Connection, Phases]:
         addresses = await self.addresses_of(place.hostname)
+        failpoints.reach(failpoints.Point.ATTEMPT_LOOKED_UP)
         marks.append(clock.mono())
         connected = await self._connect(addresses, place.port)
         marks.append(clock.mono())
@@ -151,6 +152,7 @@ class Dialer:
             await loop.create_connection(lambda: connection, sock=connected)
             if tls is not None:
                 await connection.shake()
+            failpoints.reach(failpoints.Point.ATTEMPT_CONNECTED)
         except BaseException:
             connection.abort()
             connected.close()

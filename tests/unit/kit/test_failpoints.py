@@ -72,23 +72,28 @@ def test_a_misspelt_point_ends_the_process_at_once() -> None:
     assert "accept.send" in run("accept.send").stderr
 
 
-@pytest.mark.parametrize("asked", ["nowhere", "accept.sent:x", "accept.sent:1:explode", "stopping:1:park"])
+@pytest.mark.parametrize(
+    "asked", ["nowhere", "accept.sent:x", "accept.sent:1:explode", "stopping:1:park", "stopping:1:hang:x"]
+)
 def test_what_is_no_failpoint_is_refused(asked: str) -> None:
-    with pytest.raises(ValueError, match=r"nowhere|invalid literal|explode|parked"):
+    with pytest.raises(ValueError, match=r"nowhere|invalid literal|explode|parked|could not convert"):
         Failpoint.parse(asked)
 
 
-def test_hanging_blocks_the_whole_process(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("asked", "seconds"), [("hang", failpoints.HANG_SECONDS), ("hang:9.5", 9.5)])
+def test_hanging_blocks_the_whole_process(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], asked: str, seconds: float
+) -> None:
     slept: list[float] = []
     monkeypatch.setattr("dispatcher.kit.failpoints.time.sleep", slept.append)
-    armed = Failpoint.parse("stopping:2:hang")
+    armed = Failpoint.parse(f"stopping:2:{asked}")
 
     armed.hit()
     assert slept == []
     armed.hit()
     armed.hit()
 
-    assert slept == [failpoints.HANG_SECONDS]
+    assert slept == [seconds]
     assert "failpoint stopping" in capfd.readouterr().err
 
 
