@@ -9,14 +9,17 @@
         proxy.heal()
 
 Upstream is what the client says, downstream what the server answers. A Kafka client leaves for the
-address that its broker advertises: let the broker advertise the proxy's.
+address that its broker advertises: have that replaced by the proxy's (`kafka=True`). Where clients of one
+proxy need faults of their own, `ways_of` tells them apart by the port they come from.
 """
 
 import asyncio
+import random
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from dispatcher.kit import clock
 
@@ -29,6 +32,8 @@ class Direction:
 
     def __init__(self) -> None:
         self.latency_seconds = 0.0
+        self.jitter_seconds = 0.0
+        self.slow_close_seconds = 0.0
         self.bytes_per_second: float | None = None
         self.n_bytes = 0
         self._flowing = asyncio.Event()
@@ -56,7 +61,8 @@ class Direction:
 
     def heal(self) -> None:
         """Let everything pass again; what was swallowed stays so."""
-        self.latency_seconds, self.bytes_per_second = 0.0, None
+        self.latency_seconds = self.jitter_seconds = self.slow_close_seconds = 0.0
+        self.bytes_per_second = None
         self._left, self._is_dropping = None, False
         self._flowing.set()
 
@@ -82,6 +88,11 @@ class Direction:
         passed, self._left = data[: self._left], None
         return passed, _abort if self._is_reset else _close
 
+    async def travel(self, came_at: float) -> None:
+        """Wait until a piece that came at `came_at` has been under way for long enough; pieces never overtake."""
+        delay = self.latency_seconds + random.uniform(0.0, self.jitter_seconds)
+        await asyncio.sleep(max(0.0, came_at + delay - clock.mono()))
+
     async def pace(self, n_bytes: int) -> None:
         """Wait as long as `n_bytes` take at the set rate."""
         if self.bytes_per_second:
@@ -89,6 +100,8 @@ class Direction:
 
 
 Ending = Callable[[asyncio.StreamWriter], None]
+Ways = tuple[Direction, Direction]
+"""Upstream and downstream of one connection."""
 
 
 def _close(writer: asyncio.StreamWriter) -> None:
@@ -103,13 +116,28 @@ def _abort(writer: asyncio.StreamWriter) -> None:
 
 
 class FaultProxy:
-    """A proxy in front of one server, made by `between`. `n_connections` counts them all."""
+    """A proxy in front of one server, made by `between`. `n_connections` counts them all.
 
-    def __init__(self, host: str, port: int) -> None:
+    `ways_of` is given the port that a connection comes from and returns the directions that it obeys; by default all
+    obey the proxy's own two. `listen` is the address to listen on.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        listen: str = "127.0.0.1",
+        kafka: bool = False,
+        ways_of: Callable[[int], Ways] | None = None,
+    ) -> None:
         self.port = 0
         self.n_connections = 0
         self.upstream = Direction()
         self.downstream = Direction()
+        self._listen = listen
+        self._is_kafka = kafka
+        self._ways_of = ways_of or (lambda _: (self.upstream, self.downstream))
         self._server_host = host
         self._server_port = port
         self._server: asyncio.Server | None = None
@@ -118,9 +146,9 @@ class FaultProxy:
 
     @classmethod
     @asynccontextmanager
-    async def between(cls, host: str, port: int) -> AsyncIterator["FaultProxy"]:
-        """Serve on a port of 127.0.0.1 for the length of the block, then cut all connections."""
-        proxy = cls(host, port)
+    async def between(cls, host: str, port: int, **more: Any) -> AsyncIterator["FaultProxy"]:
+        """Serve on a free port for the length of the block, then cut all connections; `more` as for the class."""
+        proxy = cls(host, port, **more)
         await proxy.up()
         try:
             yield proxy
@@ -135,7 +163,7 @@ class FaultProxy:
     async def up(self) -> None:
         """Take connections, on the same port as before; nothing happens when that is so already."""
         if self._server is None:
-            self._server = await asyncio.start_server(self._join, "127.0.0.1", self.port)
+            self._server = await asyncio.start_server(self._join, self._listen, self.port)
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def down(self) -> None:
@@ -178,13 +206,26 @@ class FaultProxy:
     async def _pipe_both(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection(self._server_host, self._server_port)
         self._writers.add(back)
+        upstream, downstream = self._ways_of(writer.get_extra_info("peername")[1])
+        ends = (writer, back)
         try:
             async with asyncio.TaskGroup() as pipes:
-                pipes.create_task(_pipe(reader, back, self.upstream, (writer, back)))
-                pipes.create_task(_pipe(there, writer, self.downstream, (writer, back)))
+                pipes.create_task(_pipe(reader, back, upstream, ends, _as_it_is))
+                pipes.create_task(_pipe(there, writer, downstream, ends, self._translate))
         finally:
             self._writers.discard(back)
             back.close()
+
+    def _translate(self, data: bytes) -> bytes:
+        """Put our address in the place of a broker's. An answer that comes in two pieces keeps the broker's own."""
+        if not self._is_kafka:
+            return data
+        host = self._server_host.encode()
+        return data.replace(host + struct.pack(">i", self._server_port), host + struct.pack(">i", self.port))
+
+
+def _as_it_is(data: bytes) -> bytes:
+    return data
 
 
 async def _pipe(
@@ -192,19 +233,22 @@ async def _pipe(
     writer: asyncio.StreamWriter,
     direction: Direction,
     ends: tuple[asyncio.StreamWriter, asyncio.StreamWriter],
+    translate: Callable[[bytes], bytes],
 ) -> None:
-    """Carry bytes until one side ends; each piece leaves `latency_seconds` after it came."""
+    """Carry bytes until one side ends; each piece leaves as long after it came as `direction` says."""
     pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=64)
     async with asyncio.TaskGroup() as tasks:
-        collecting = tasks.create_task(_collect(reader, pieces))
+        collecting = tasks.create_task(_collect(reader, pieces, translate))
         await _deliver(pieces, writer, direction, ends)
         collecting.cancel()
 
 
-async def _collect(reader: asyncio.StreamReader, pieces: asyncio.Queue[tuple[float, bytes]]) -> None:
+async def _collect(
+    reader: asyncio.StreamReader, pieces: asyncio.Queue[tuple[float, bytes]], translate: Callable[[bytes], bytes]
+) -> None:
     with suppress(OSError):
         while data := await reader.read(_READ_BYTES):
-            await pieces.put((clock.mono(), data))
+            await pieces.put((clock.mono(), translate(data)))
     await pieces.put((clock.mono(), b""))
 
 
@@ -217,7 +261,7 @@ async def _deliver(
     with suppress(OSError):
         while (piece := await pieces.get())[1]:
             came_at, data = piece
-            await asyncio.sleep(max(0.0, came_at + direction.latency_seconds - clock.mono()))
+            await direction.travel(came_at)
             await direction.flowing()
             await direction.pace(len(data))
             passed, ending = direction.admit(data)
@@ -228,6 +272,7 @@ async def _deliver(
                 return
             await writer.drain()
     # One side has ended: the half that still talks gets its answer, as TCP would have it.
+    await asyncio.sleep(direction.slow_close_seconds)
     with suppress(OSError):
         if writer.can_write_eof():
             writer.write_eof()

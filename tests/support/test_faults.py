@@ -1,4 +1,5 @@
 import asyncio
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -7,7 +8,7 @@ import asyncpg
 import pytest
 
 from dispatcher.kit import clock
-from tests.support.faults import FaultProxy
+from tests.support.faults import Direction, FaultProxy, Ways
 from tests.support.servers import DatabaseServer, fresh_database
 
 
@@ -101,6 +102,55 @@ async def test_a_stalled_link_delivers_late_and_a_dropped_reply_never(proxy: Fau
         await proxy.downstream.until(2)
         proxy.heal()
         assert await client.ask(b"c") == b"c"
+
+
+async def test_jitter_delays_differently_and_overtakes_nothing(proxy: FaultProxy) -> None:
+    proxy.downstream.jitter_seconds = 0.02
+    async with client_of(proxy) as client:
+        for number in range(20):
+            client.writer.write(b"%02d" % number)
+            await client.writer.drain()
+        assert await client.reader.readexactly(40) == b"".join(b"%02d" % number for number in range(20))
+
+
+async def test_a_slow_close_ends_late_and_loses_nothing(proxy: FaultProxy) -> None:
+    proxy.downstream.slow_close_seconds = 0.05
+    async with client_of(proxy) as client:
+        client.writer.write(b"last words")
+        client.writer.write_eof()
+        assert await client.reader.readexactly(10) == b"last words"
+        started = clock.mono()
+        assert await client.reader.read() == b""
+        assert clock.mono() - started >= 0.03
+
+
+async def test_a_brokers_address_becomes_the_proxys(proxy: FaultProxy) -> None:
+    advertised = b"127.0.0.1" + struct.pack(">i", proxy._server_port)
+    proxy._is_kafka = True
+    async with client_of(proxy) as client:
+        assert await client.ask(advertised) == b"127.0.0.1" + struct.pack(">i", proxy.port)
+        assert await client.ask(b"127.0.0.1:80") == b"127.0.0.1:80"
+
+
+async def test_clients_told_apart_have_faults_of_their_own() -> None:
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    lame, well = (Direction(), Direction()), (Direction(), Direction())
+    ports: list[int] = []
+
+    def ways_of(port: int) -> Ways:
+        ports.append(port)
+        return lame if len(ports) == 1 else well
+
+    async with FaultProxy.between("127.0.0.1", server.sockets[0].getsockname()[1], ways_of=ways_of) as proxy:
+        async with client_of(proxy) as first:
+            assert await first.ask(b"fine") == b"fine"
+            lame[0].stall()
+            async with client_of(proxy) as second:
+                first.writer.write(b"late")
+                assert await first.is_silent()
+                assert await second.ask(b"fine") == b"fine"
+        assert ports[0] == first.writer.get_extra_info("sockname")[1]
+    server.close()
 
 
 async def test_down_refuses_and_cuts_and_up_serves_on_the_same_port(proxy: FaultProxy) -> None:
