@@ -57,6 +57,7 @@ class Recorder:
         self._many = asyncio.Event()
         self._closing = asyncio.Event()
         self._is_behind = False
+        self._n_under_way = 0
 
     @property
     def is_behind(self) -> bool:
@@ -69,8 +70,8 @@ class Recorder:
 
     @property
     def n_waiting(self) -> int:
-        """Return the number of settlements not yet written."""
-        return len(self._waiting)
+        """Return the number of settlements not yet written, those under way to the database included."""
+        return len(self._waiting) + self._n_under_way
 
     def settle(self, settlement: Settlement) -> None:
         """Take one settlement; it is written soon, in order."""
@@ -103,7 +104,9 @@ class Recorder:
                 continue
             await self._linger()
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+            self._n_under_way = len(batch)
             await self._write(batch)
+            self._n_under_way = 0
 
     async def _linger(self) -> None:
         if len(self._waiting) >= _BATCH:

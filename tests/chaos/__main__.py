@@ -1,6 +1,7 @@
 """Break things on purpose while events flow, and judge what came of it: `make chaos`.
 
-Every kill point once, then kills, freezes, restarts and database crashes at random; the seed is printed.
+Every point once: a process is killed there, raises, or hangs beyond its lease. Then kills, freezes, restarts, changes
+of scale and database crashes at random, on links that are spoilt all the time. The seed is printed.
 """
 
 import argparse
@@ -11,7 +12,9 @@ import tempfile
 from pathlib import Path
 
 from dispatcher.kit.failpoints import Point
-from tests.chaos.run import Wishes, run
+from tests.chaos.controls import GUARDS
+from tests.chaos.points import Action
+from tests.chaos.run import Wishes, run, targets
 from tests.chaos.world import Size
 
 
@@ -28,19 +31,23 @@ def wishes_of(words: list[str] | None = None) -> tuple[Wishes, Path | None]:
     parser.add_argument("--cycles", type=int, default=25, help="random cycles after the sweep")
     parser.add_argument("--sweeps", type=int, default=1, help="how often every point is swept")
     parser.add_argument("--point", action="append", type=Point, help="sweep this point only; repeatable")
+    parser.add_argument("--action", action="append", type=Action, help="what happens at points; repeatable, else all")
     parser.add_argument("--seconds", type=float, default=900.0, help="start no cycle after these")
-    parser.add_argument("--processes", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=3, help="at first")
+    parser.add_argument("--most", type=int, default=5, help="processes at most")
     parser.add_argument("--per-second", type=float, default=25.0, help="events produced")
     parser.add_argument("--lease", type=int, default=6, help="seconds; 6 is the least that the settings allow")
+    parser.add_argument("--without", choices=sorted(GUARDS), help="take a guard out: the run must fail")
     parser.add_argument("--keep", type=Path, help="leave every log in this new folder")
     chosen = parser.parse_args(words)
     return (
         Wishes(
-            points=tuple(chosen.point or Point) * chosen.sweeps,
+            targets=targets(chosen.point or tuple(Point), chosen.action or tuple(Action)) * chosen.sweeps,
             n_random=chosen.cycles,
             seconds=chosen.seconds,
             seed=chosen.seed,
-            size=Size(chosen.processes, chosen.per_second, chosen.lease),
+            without=chosen.without,
+            size=Size(chosen.processes, chosen.most, chosen.per_second, chosen.lease),
         ),
         chosen.keep,
     )

@@ -1,189 +1,195 @@
-"""The ways to hurt a world: each cycle harms one process or the database, waits for the harm, and repairs it."""
+"""The ways to hurt a world: each cycle harms one process, its links or the database, and repairs what it can.
+
+A cycle at random does not wait for the process that it starts: the next one takes whoever is ready. One process, the
+oldest, is spared until it has lived for several leases, for only one that has held its lease for longer than one may
+judge the others.
+"""
 
 import asyncio
-import contextlib
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from random import Random
-from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final
 
-from dispatcher.kit.failpoints import Point
+from tests.chaos.points import Cycle
 from tests.chaos.world import ChaosWorld
 from tests.support.daemon import Daemon
 
 _DEATH_SECONDS: Final = 25.0
-_TAKEOVER_AFTER_LEASES: Final = 2.0
-"""A process judges others only after it has held its own lease for longer than one; what is dead waits 2 s more."""
-
-MOST_HITS: Final[Mapping[Point, int]] = MappingProxyType(
-    {
-        Point.POLL: 20,
-        Point.INTAKE_POLLED: 20,
-        Point.ACCEPT_SENT: 20,
-        Point.ACCEPT_ANSWERED: 20,
-        Point.KAFKA_COMMITTED: 2,
-        Point.ATTEMPT_WRITTEN: 60,
-        Point.ATTEMPT_ANSWERED: 60,
-        Point.SETTLE_SENT: 20,
-        Point.SETTLE_ANSWERED: 20,
-        Point.CLAIM_SENT: 4,
-        Point.CLAIM_ANSWERED: 3,
-        Point.TAKEOVER_LOCKED: 1,
-        Point.STOPPING: 1,
-        Point.DAYS_SENT: 1,
-        Point.DAYS_MADE: 1,
-        Point.DETACH_SENT: 1,
-        Point.DAY_DETACHED: 1,
-    }
-)
-"""How far into a process's life a point may be armed, so that it is hit within seconds."""
-
-
-_REPAIR: Final = 0.3
-"""How often a cycle at a point is followed by a repair, so that the next one harms another place."""
-
-
-class Cycle(NamedTuple):
-    """What one cycle did. `n_kills` counts processes killed or frozen; `reached` is false when nothing happened."""
-
-    name: str
-    n_kills: int
-    exposed: int
-    seconds: float
-    reached: bool = True
+_READY_SECONDS: Final = 60.0
+_ELDER_LEASES: Final = 4.0
+_N_SPOILERS: Final = 2
+_LONGEST_LIFE_SECONDS: Final = 2.0
+_BEYOND_LEASE_SECONDS: Final = 5.0
+"""Whoever is silent for a lease and this is taken over by then, if anybody is there to do it."""
 
 
 class Tormentor:
-    """Runs cycles against one world, choosing by `chance`."""
+    """Runs cycles at random against one world, choosing by `chance`; `tell` is told of each when it is over."""
 
-    def __init__(self, world: ChaosWorld, chance: Random) -> None:
+    def __init__(self, world: ChaosWorld, chance: Random, tell: Callable[[Cycle], None]) -> None:
         self._world = world
         self._processes = world.processes
         self._chance = chance
+        self._tell = tell
+        self._spared: set[str] = set()
+        self._spoilt: set[str] = set()
 
-    async def at_point(self, point: Point) -> Cycle:
-        """Arm a fresh process with one point and wait for its death. Its place is the next one's, or is repaired."""
-        began = time.monotonic()
-        armed = f"{point}:{self._chance.randint(1, MOST_HITS[point])}"
-        n_before = len(self._processes.faults)
-        slot = await self._free_slot()
-        victim = self._processes.make(slot, armed)
-        if point in (Point.DETACH_SENT, Point.DAY_DETACHED):
-            # So that there is something to drop.
-            await self._processes.world.fetch("SELECT make_day((now() AT TIME ZONE 'UTC')::date - 40)")
-        ready = await victim.launch()
-        if point is Point.TAKEOVER_LOCKED:
-            await self._leave_it_to(victim, slot, ready.exists)
-        elif point is Point.STOPPING:
-            await _until(ready.exists, _DEATH_SECONDS)
-            victim.send(signal.SIGTERM)
-        reached = await self._dies_by_itself(victim)
-        self._processes.died(victim, armed, 0)
-        if self._chance.random() < _REPAIR or point is Point.TAKEOVER_LOCKED:
-            await self.repair()
-        exposed = sum(fault.exposed for fault in self._processes.faults[n_before:])
-        n_kills = len(self._processes.faults) - n_before
-        return Cycle(armed, n_kills, exposed, time.monotonic() - began, reached)
-
-    async def at_random(self) -> Cycle:
-        """Do something at no particular moment."""
-        await self.repair()
-        await asyncio.sleep(self._chance.uniform(0.0, 1.0))
-        acts: tuple[Callable[[], Awaitable[Cycle]], ...] = (self._kill, self._freeze, self._restart, self._crash)
-        (act,) = self._chance.choices(acts, weights=(12, 2, 3, 3))
-        return await act()
-
-    async def repair(self) -> None:
-        """Start a process in every slot whose own has ended."""
+    async def run(self, n_cycles: int, until: float) -> None:
+        """Run so many cycles, beginning none after monotonic time `until`, while links are spoilt all the time."""
+        quick = (self._kill, self._restart, self._rescale, self._crash)
+        slow = (self._freeze, self._cut_off)
+        waiting: asyncio.Task[None] | None = None
         async with asyncio.TaskGroup() as group:
-            for slot, daemon in enumerate(self._processes.slots):
-                if not daemon.is_running:
-                    group.create_task(self._processes.make(slot).start())
+            spoiling = [group.create_task(self._spoil_links()) for _ in range(_N_SPOILERS)]
+            for _ in range(n_cycles):
+                if time.monotonic() > until:
+                    break
+                await self._repair()
+                (act,) = self._chance.choices((*quick, *slow), weights=(30, 2, 2, 2, 2, 1))
+                if act not in slow:
+                    await self._do(act)
+                elif waiting is None or waiting.done():
+                    # Others die meanwhile.
+                    waiting = group.create_task(self._do(act))
+                else:
+                    await self._do(self._kill)
+            if waiting is not None:
+                await waiting
+            for task in spoiling:
+                task.cancel()
+
+    async def _do(self, act: Callable[[], Awaitable[Cycle]]) -> None:
+        self._tell(await act())
+
+    async def _repair(self) -> None:
+        """Start a process in every slot whose own has ended."""
+        for slot, daemon in enumerate(self._processes.slots):
+            if not daemon.is_running:
+                await self._processes.make(slot).launch()
+
+    async def _spoil_links(self) -> None:
+        """Spoil links of processes that are ready, one after the other, until canceled."""
+        while True:
+            await asyncio.sleep(self._chance.uniform(0.1, 1.0))
+            names = {self._processes.slots[slot].name for slot in self._processes.ready()}
+            if free := sorted(names - self._spoilt - self._spared):
+                name = self._chance.choice(free)
+                self._spoilt.add(name)
+                try:
+                    await self._world.links.spoil(name, self._chance)
+                finally:
+                    self._spoilt.discard(name)
 
     async def _kill(self) -> Cycle:
-        slot, victim = self._pick()
         began = time.monotonic()
-        exposed = await self._processes.exposed(victim)
-        await victim.kill()
-        fault = self._processes.died(victim, "kill -9", exposed)
-        await self._processes.make(slot).start()
-        return Cycle(f"kill -9 {victim.name}", 1, fault.exposed, time.monotonic() - began)
+        slot, victim = await self._pick()
+        fault = await self._processes.kill(victim)
+        await self._processes.make(slot).launch()
+        return Cycle("kill -9", 1, fault.exposed, time.monotonic() - began)
 
     async def _freeze(self) -> Cycle:
         """Stop a process in its tracks for longer than its lease; when it wakes it must find itself replaced."""
-        slot, victim = self._pick()
         began = time.monotonic()
-        exposed = await self._processes.exposed(victim)
-        victim.send(signal.SIGSTOP)
-        fault = self._processes.died(victim, "SIGSTOP", exposed)
-        replacement = self._processes.make(slot)
+        slot, victim = await self._pick()
+        fault = await self._processes.freeze(victim, "SIGSTOP")
         try:
-            await replacement.start()
-            await asyncio.sleep(max(0.0, self._world.size.lease_seconds + 4.0 - (time.monotonic() - began)))
+            await self._processes.make(slot).launch()
+            await asyncio.sleep(self._world.size.lease_seconds + _BEYOND_LEASE_SECONDS)
         finally:
             victim.send(signal.SIGCONT)
+        code = await self._ends(victim)
+        return Cycle("SIGSTOP beyond the lease", 1, fault.exposed, time.monotonic() - began, code != 0)
+
+    async def _cut_off(self) -> Cycle:
+        """Keep a process from Postgres for longer than its lease; it must send nothing, and find itself replaced."""
+        began = time.monotonic()
+        _, victim = await self._pick()
+        self._spared.add(victim.name)
+        self._spoilt.add(victim.name)
+        at = time.time()
+        first = await self._processes.freeze(victim, "cut off")
+        cut = asyncio.get_running_loop().create_task(
+            self._world.links.cut_off(victim.name, self._world.size.lease_seconds + _BEYOND_LEASE_SECONDS)
+        )
+        victim.send(signal.SIGCONT)
         try:
-            code = await victim.wait(_DEATH_SECONDS)
-        except TimeoutError:
-            # Nobody was there for long enough to take over: it lives on, one too many.
-            await victim.kill()
-            code = -signal.SIGKILL
-        return Cycle(f"SIGSTOP {victim.name}, exit {code}", 1, fault.exposed, time.monotonic() - began, code != 0)
+            await cut
+            more = self._processes.died(victim, "cut off", self._processes.sent_since(victim.name, at))
+            code = await self._ends(victim)
+        finally:
+            self._spared.discard(victim.name)
+            self._spoilt.discard(victim.name)
+        exposed = first.exposed + more.exposed
+        return Cycle("cut off beyond the lease", 1, exposed, time.monotonic() - began, code != 0)
 
     async def _restart(self) -> Cycle:
-        slot, victim = self._pick()
         began = time.monotonic()
-        code = await victim.stop()
-        await self._processes.make(slot).start()
-        return Cycle(f"SIGTERM {victim.name}, exit {code}", 0, 0, time.monotonic() - began, code == 0)
+        slot, victim = await self._pick()
+        code = await self._stop(victim)
+        await self._processes.make(slot).launch()
+        return Cycle(f"SIGTERM, exit {code}", 0, 0, time.monotonic() - began, code == 0)
+
+    async def _rescale(self) -> Cycle:
+        """Let there be another number of processes, from one to the most."""
+        began = time.monotonic()
+        processes = self._processes
+        n = self._chance.choice([one for one in range(1, self._world.size.most + 1) if one != len(processes.slots)])
+        before = len(processes.slots)
+        codes = [await self._stop(processes.slots[slot]) for slot in range(n, before)]
+        for slot in range(n, before):
+            processes.look_at(slot)
+        del processes.slots[n:]
+        for slot in range(before, n):
+            await processes.make(slot).launch()
+        return Cycle(f"scaled from {before} to {n}", 0, 0, time.monotonic() - began, not any(codes))
 
     async def _crash(self) -> Cycle:
         began = time.monotonic()
         self._world.postgres.crash()
         await asyncio.sleep(self._chance.uniform(0.0, 1.5))
         self._world.postgres.recover()
-        return Cycle("Postgres crashed and recovered", 0, 0, time.monotonic() - began)
+        return Cycle("Postgres crashed", 0, 0, time.monotonic() - began)
 
-    def _pick(self) -> tuple[int, Daemon]:
-        slot = self._chance.randrange(self._world.size.n_processes)
-        return slot, self._processes.slots[slot]
+    async def _pick(self) -> tuple[int, Daemon]:
+        """Return a process that is ready, waiting for one if need be; the oldest only when it has lived for long."""
+        async with asyncio.timeout(_READY_SECONDS):
+            while True:
+                if ready := self._unsheltered():
+                    slot = self._chance.choice(ready)
+                    # Not always at the beginning of its work.
+                    await asyncio.sleep(self._chance.uniform(0.0, _LONGEST_LIFE_SECONDS))
+                    return slot, self._processes.slots[slot]
+                await self._repair()
+                await asyncio.sleep(0.05)
 
-    async def _free_slot(self) -> int:
-        """Return a slot whose process has ended; kill one where all live."""
-        for slot, daemon in enumerate(self._processes.slots):
-            if not daemon.is_running:
-                return slot
-        slot, victim = self._pick()
-        await self._retire(victim)
-        return slot
+    def _unsheltered(self) -> list[int]:
+        slots, born = self._processes.slots, self._processes.born
+        ready = [slot for slot in self._processes.ready() if slots[slot].name not in self._spared]
+        if len(slots) == 1 or not ready:
+            return ready
+        age = time.monotonic() - born[slots[ready[0]].name]
+        return ready if age > _ELDER_LEASES * self._world.size.lease_seconds else ready[1:]
 
-    async def _retire(self, daemon: Daemon) -> None:
-        exposed = await self._processes.exposed(daemon)
-        await daemon.kill()
-        self._processes.died(daemon, "kill -9", exposed)
-
-    async def _leave_it_to(self, victim: Daemon, slot: int, is_ready: Callable[[], bool]) -> None:
-        """Let one process live long enough to judge others, then kill all the others: it alone can take over."""
-        await _until(is_ready, _DEATH_SECONDS)
-        await asyncio.sleep(self._world.size.lease_seconds + _TAKEOVER_AFTER_LEASES)
-        for other, daemon in enumerate(self._processes.slots):
-            if other != slot and daemon.is_running and victim.is_running:
-                await self._retire(daemon)
-
-    async def _dies_by_itself(self, victim: Daemon) -> bool:
+    async def _stop(self, daemon: Daemon) -> int:
+        """Stop a process in good order, on links that are well; return its exit code, 0 for one not yet at work."""
+        self._spared.add(daemon.name)
+        while daemon.name in self._spoilt:
+            await asyncio.sleep(0.05)
+        was_ready = daemon.is_ready
         try:
-            await victim.wait(_DEATH_SECONDS)
+            code = await self._processes.stop(daemon) if daemon.is_running else 0
+        finally:
+            self._spared.discard(daemon.name)
+        return 0 if code == -signal.SIGTERM and not was_ready else code
+
+    async def _ends(self, victim: Daemon) -> int:
+        """Return how a process ended that had been replaced; kill it where nobody was there to take over."""
+        try:
+            code = await victim.wait(_DEATH_SECONDS)
         except TimeoutError:
             await victim.kill()
-            return False
-        assert victim.process is not None
-        return victim.process.returncode == -signal.SIGKILL and "failpoint " in victim.log.read_text(errors="replace")
-
-
-async def _until(holds: Callable[[], bool], seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            while not holds():
-                await asyncio.sleep(0.02)
+            code = -signal.SIGKILL
+        self._processes.ends[f"replaced, exit {code}"] += 1
+        return code

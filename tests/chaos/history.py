@@ -14,6 +14,9 @@ from typing import Final, NamedTuple
 _CLOCK_SLACK_SECONDS: Final = 0.01
 """Attempt times are rounded to milliseconds, and reckoned back from the moment of writing."""
 
+_ANSWER_SECONDS: Final = 1.0
+"""Longest that an endpoint here takes to answer, generously."""
+
 
 class Rule(StrEnum):
     """What can be broken."""
@@ -22,6 +25,7 @@ class Rule(StrEnum):
     OPEN = "still open"
     INVENTED = "invented"
     NOT_SUBSCRIBED = "not subscribed"
+    ANOTHERS = "another account's"
     TWICE_ACCEPTED = "accepted twice"
     TOO_MANY_DUPLICATES = "more duplicates than were in flight"
     UNEXPLAINED_DUPLICATE = "duplicate without a fault"
@@ -29,6 +33,7 @@ class Rule(StrEnum):
     BODY = "body"
     ATTEMPT_GAP = "gap in attempts"
     AFTER_SUCCESS = "attempt after success"
+    AFTER_TAKEOVER = "sent after it was taken over"
     RATE = "rate"
     TOO_EARLY = "attempt before due"
 
@@ -46,6 +51,7 @@ class Sent(NamedTuple):
     event_id: str
     event_type: str
     is_acknowledged: bool
+    account: str = ""
 
 
 class Endpoint(NamedTuple):
@@ -55,9 +61,10 @@ class Endpoint(NamedTuple):
     host: str
     path: str
     events: tuple[str, ...]
+    account: str = ""
 
     def wants(self, event_type: str) -> bool:
-        """Tell whether events of this type are for it."""
+        """Tell whether it subscribed to events of this type."""
         return any(event_type.startswith(one[:-1]) if one.endswith(".*") else event_type == one for one in self.events)
 
 
@@ -100,6 +107,19 @@ class Fault(NamedTuple):
     exposed: int
 
 
+class Deafness(NamedTuple):
+    """A time in which a process may not have heard its endpoints' answers: it sends again what was answered then."""
+
+    sender: str
+    what: str
+    began: float
+    ended: float
+
+    def covers(self, arrival: Arrival) -> bool:
+        """Tell whether the answer to a request may have been lost in it; one may take `_ANSWER_SECONDS`."""
+        return arrival.sender == self.sender and self.began - _ANSWER_SECONDS <= arrival.at <= self.ended
+
+
 class Limit(NamedTuple):
     """At most `burst + rate * W` requests in every window of W seconds; `jitter_seconds` is the way to the endpoint."""
 
@@ -119,15 +139,19 @@ class History:
     bodies: Mapping[str, str]
     open_deliveries: frozenset[tuple[str, int]] = frozenset()
     faults: Sequence[Fault] = ()
+    deafness: Sequence[Deafness] = ()
+    takeovers: Mapping[str, float] = field(default_factory=dict)
+    """When a process was seen to have been taken over, by its name."""
 
 
 @dataclass(slots=True)
 class Findings:
-    """What the checker found."""
+    """What the checker found. `n_unheard` requests were sent again because their answer was lost on the way."""
 
     n_events: int
     n_deliveries: int
     n_duplicates: int
+    n_unheard: int
     bound: int
     worst_excess: float
     violations: list[Violation] = field(default_factory=list)
@@ -139,15 +163,16 @@ class Findings:
 
 def check(history: History, limit: Limit) -> Findings:
     """Hold a history against every promise; `limit` is what each host may get from all processes together."""
-    duplicates = _duplicates(history)
+    duplicates, n_unheard = _heard(history, _duplicates(history))
     findings = Findings(
         n_events=len({one.event_id for one in history.sent if one.is_acknowledged}),
         n_deliveries=sum(one.verdict == "delivered" for one in history.attempts),
         n_duplicates=sum(len(more) for more in duplicates.values()),
+        n_unheard=n_unheard,
         bound=sum(fault.exposed for fault in history.faults),
         worst_excess=worst_excess(history, limit),
     )
-    for part in (_lost, _foreign, _requests, _numbers, _due):
+    for part in (_lost, _foreign, _requests, _numbers, _due, _replaced):
         findings.violations.extend(part(history))
     findings.violations.extend(_judge_duplicates(history, duplicates, findings))
     if findings.worst_excess > 0:
@@ -179,7 +204,7 @@ def worst_excess(history: History, limit: Limit) -> float:
 def _wanted(history: History) -> Iterator[tuple[Sent, Endpoint]]:
     for sent in {one.event_id: one for one in history.sent if one.is_acknowledged}.values():
         for endpoint in history.endpoints:
-            if endpoint.wants(sent.event_type):
+            if endpoint.account == sent.account and endpoint.wants(sent.event_type):
                 yield sent, endpoint
 
 
@@ -204,13 +229,15 @@ def _lost(history: History) -> Iterator[Violation]:
 
 def _foreign(history: History) -> Iterator[Violation]:
     """Nothing reached anybody who did not ask for it, nothing was made up, nothing was accepted twice."""
-    types = {one.event_id: one.event_type for one in history.sent}
+    sent = {one.event_id: one for one in history.sent}
     endpoints = {endpoint.path: endpoint for endpoint in history.endpoints}
     for event_id, path in {(one.event_id, one.path) for one in history.arrivals}:
-        if event_id not in types:
+        if event_id not in sent:
             yield Violation(Rule.INVENTED, f"{event_id} at {path}")
-        elif path not in endpoints or not endpoints[path].wants(types[event_id]):
-            yield Violation(Rule.NOT_SUBSCRIBED, f"{event_id} ({types[event_id]}) at {path}")
+        elif path not in endpoints or not endpoints[path].wants(sent[event_id].event_type):
+            yield Violation(Rule.NOT_SUBSCRIBED, f"{event_id} ({sent[event_id].event_type}) at {path}")
+        elif endpoints[path].account != sent[event_id].account:
+            yield Violation(Rule.ANOTHERS, f"{event_id} of {sent[event_id].account} at {path}")
     deliveries: dict[tuple[str, int], set[int]] = defaultdict(set)
     for attempt in history.attempts:
         deliveries[attempt.event_id, attempt.endpoint_id].add(attempt.delivery_id)
@@ -260,6 +287,13 @@ def _due(history: History) -> Iterator[Violation]:
                 yield Violation(Rule.TOO_EARLY, f"delivery {delivery_id}, attempt {after.number}: by {early:.3f} s")
 
 
+def _replaced(history: History) -> Iterator[Violation]:
+    """Whoever was taken over sends nothing more: its requests are another's now."""
+    for one in history.arrivals:
+        if one.at > history.takeovers.get(one.sender, math.inf):
+            yield Violation(Rule.AFTER_TAKEOVER, f"{one.event_id} at {one.path} by {one.sender}")
+
+
 def _duplicates(history: History) -> dict[tuple[str, str], list[Arrival]]:
     """Return, for each event and path with several successes, those that were not the one recorded.
 
@@ -275,6 +309,17 @@ def _duplicates(history: History) -> dict[tuple[str, str], list[Arrival]]:
         for where, found in successes.items()
         if len(found) > 1
     }
+
+
+def _heard(
+    history: History, duplicates: Mapping[tuple[str, str], Sequence[Arrival]]
+) -> tuple[dict[tuple[str, str], list[Arrival]], int]:
+    """Take out what was sent again because nobody heard the answer; return the rest, and how many that were."""
+    rest = {
+        where: [one for one in found if not any(deaf.covers(one) for deaf in history.deafness)]
+        for where, found in duplicates.items()
+    }
+    return rest, sum(map(len, duplicates.values())) - sum(map(len, rest.values()))
 
 
 def _judge_duplicates(

@@ -2,11 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from tests.chaos.cycles import Cycle
 from tests.chaos.history import Findings, Rule
+from tests.chaos.points import Action, Cycle
+from tests.chaos.toxics import Harm, Link
 
 _SHOWN = 10
 
@@ -21,6 +22,10 @@ class Report:
     exit_codes: Sequence[int]
     fallen: Sequence[str]
     seconds: float
+    quiet_seconds: float = 0.0
+    ends: Mapping[str, int] = field(default_factory=dict)
+    harms: Sequence[Harm] = ()
+    seed: int = 0
 
     @property
     def is_good(self) -> bool:
@@ -31,27 +36,70 @@ class Report:
 
     def lines(self) -> Iterator[str]:
         """Give the table, and after it what is wrong."""
+        for name, value in self._rows():
+            yield f"  {name:<30}{value:>34}"
+        yield from self._points()
+        yield from self._toxics()
+        yield from self._acts()
+        yield from self._flaws()
+
+    def _rows(self) -> Iterator[tuple[str, str]]:
         findings = self.findings
-        rows = (
-            ("kill cycles", f"{sum(one.n_kills for one in self.cycles):,} kills in {len(self.cycles):,} cycles"),
-            ("cycles per minute", f"{len(self.cycles) / max(self.seconds, 1e-9) * 60:.1f}"),
-            ("events", f"{findings.n_events:,}"),
-            ("deliveries", f"{findings.n_deliveries:,}"),
-            ("lost", f"{findings.count(Rule.LOST) + findings.count(Rule.OPEN):,}"),
-            ("duplicates", f"{findings.n_duplicates:,}"),
-            ("bound (in flight at kills)", f"{findings.bound:,}"),
-            (
-                "takeover p50 / p99",
-                f"{percentile(self.takeovers, 0.5):.1f} s / {percentile(self.takeovers, 0.99):.1f} s",
-            ),
-            ("worst rate over b + rW", f"{findings.worst_excess:+.1f} requests"),
-            ("violations", f"{len(findings.violations):,}"),
+        shares = ((0.5, "p50"), (0.99, "p99"), (1.0, "max"))
+        yield "seed", f"{self.seed}"
+        yield "kills", f"{sum(one.n_kills for one in self.cycles):,} in {len(self.cycles):,} cycles"
+        yield "cycles per minute", f"{len(self.cycles) / max(self.seconds, 1e-9) * 60:.1f}"
+        yield "links spoilt", f"{len(self.harms):,}"
+        yield "events", f"{findings.n_events:,}"
+        yield "deliveries", f"{findings.n_deliveries:,}"
+        yield "lost", f"{findings.count(Rule.LOST) + findings.count(Rule.OPEN):,}"
+        yield "duplicates", f"{findings.n_duplicates:,}"
+        yield "bound (in flight at kills)", f"{findings.bound:,}"
+        yield "sent again, answer lost", f"{findings.n_unheard:,}"
+        yield (
+            "takeover " + " / ".join(name for _, name in shares),
+            (" / ".join(f"{percentile(self.takeovers, share):.1f}" for share, _ in shares) + " s"),
         )
-        for name, value in rows:
-            yield f"  {name:<28}{value:>28}"
-        for rule, n in Counter(one.rule for one in findings.violations).items():
+        yield "time to quiesce", f"{self.quiet_seconds:.1f} s"
+        yield "worst rate over b + rW", f"{findings.worst_excess:+.1f} requests"
+        yield "violations", f"{len(findings.violations):,}"
+
+    def _points(self) -> Iterator[str]:
+        """Give a row for each point: what was done there, how often it was reached, what was in flight."""
+        swept: dict[str, list[Cycle]] = {}
+        for cycle in self.cycles:
+            if cycle.target is not None:
+                swept.setdefault(cycle.target.point, []).append(cycle)
+        if not swept:
+            return
+        yield f"  {'point':<22}" + "".join(f"{action:>8}" for action in Action) + f"{'in flight':>12}{'seconds':>10}"
+        for point in sorted(swept):
+            done = [(one, one.target.action) for one in swept[point] if one.target is not None]
+            counts = "".join(
+                f"{f'{sum(c.reached for c, a in done if a is action)}/{sum(a is action for _, a in done)}':>8}"
+                for action in Action
+            )
+            exposed = sum(one.exposed for one in swept[point])
+            seconds = sum(one.seconds for one in swept[point])
+            yield f"  {point:<22}{counts}{exposed:>12}{seconds:>10.1f}"
+
+    def _toxics(self) -> Iterator[str]:
+        for link in Link:
+            found = Counter(harm.toxic.value for harm in self.harms if harm.link is link)
+            if found:
+                yield f"  links to {link:<10} " + ", ".join(f"{name} {n}" for name, n in sorted(found.items()))
+
+    def _acts(self) -> Iterator[str]:
+        acts = Counter(one.name for one in self.cycles if one.target is None)
+        for title, found in (("acts", acts), ("ends", self.ends)):
+            if found:
+                yield f"  {title}: " + ", ".join(f"{name} {n}" for name, n in sorted(found.items()))
+
+    def _flaws(self) -> Iterator[str]:
+        violations = self.findings.violations
+        for rule, n in Counter(one.rule for one in violations).items():
             yield f"  {rule}: {n}"
-        for violation in findings.violations[:_SHOWN]:
+        for violation in violations[:_SHOWN]:
             yield f"    {violation.rule}: {violation.detail}"
         yield from (f"  {one}" for one in self.fallen)
         for cycle in self.cycles:

@@ -3,9 +3,8 @@
 import asyncio
 import base64
 import contextlib
-import itertools
 import json
-import re
+import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,16 +13,17 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-import aiohttp
 import asyncpg
 from aiokafka.errors import KafkaError
 
 from dispatcher.embedded.kafka import EmbeddedKafka
 from dispatcher.embedded.postgres import EmbeddedPostgres
-from dispatcher.kit.failpoints import VARIABLE
-from tests.chaos.history import Arrival, Attempt, Endpoint, Fault, History, Sent
+from tests.chaos.history import Arrival, Attempt, Deafness, Endpoint, History, Sent
+from tests.chaos.links import Links, open_links
+from tests.chaos.processes import Processes, sender_of
+from tests.chaos.wards import open_nursery
 from tests.journey.world import World, open_world
-from tests.support.daemon import Daemon
+from tests.support.daemon import Api, Daemon, run_command
 from tests.support.producer import CloudEvent, Publisher, an_event, publishing
 from tests.support.servers import fresh_topic
 from tests.support.sink import SinkProcess, Step, sink_process
@@ -32,17 +32,18 @@ HOSTS: Final = ("127.0.0.11", "127.0.0.12", "127.0.0.13", "127.0.0.14")
 HOST_RATE: Final = 40.0
 HOST_BURST: Final = 10
 """Little more than the load: what piles up while partitions change hands is then sent at the limit."""
-_RECENT_SECONDS: Final = 0.25
 _TICK_SECONDS: Final = 0.05
 _DUPLICATES: Final = 0.02
-_LAST_WORDS: Final = re.compile(r"^failpoint \S+ exposed=(\d+)$", re.MULTILINE)
+_OTHERS_SHARE: Final = 0.2
+"""So many of the events are a second account's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How big the world is."""
+    """How big the world is. `n_processes` is how many there are at first; a run may change it up to `most`."""
 
     n_processes: int = 3
+    most: int = 5
     per_second: float = 25.0
     lease_seconds: int = 6
 
@@ -53,6 +54,7 @@ class _Plan:
     host: str
     events: tuple[str, ...]
     steps: tuple[Step, ...]
+    is_others: bool = False
 
 
 _BUSY = ("verification.*",)
@@ -63,95 +65,17 @@ _PLANS: Final = (
     # So that there are rows to claim. Not with 503, and seldom: its rate and its breaker are not what is tested here.
     _Plan("/flaky", HOSTS[2], _BUSY, (Step(status=500), Step(), Step(), Step(delay_seconds=0.02))),
     _Plan("/picky", HOSTS[3], ("verification.started",), (Step(),)),
+    _Plan("/others", HOSTS[3], _BUSY, (Step(),), is_others=True),
 )
 
 
 @dataclass
-class Processes:
-    """The daemons: started one after the other in numbered slots, each start under a name of its own."""
-
-    world: World
-    sink: SinkProcess
-    n: int
-    slots: list[Daemon] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
-    deaths: dict[int, float] = field(default_factory=dict)
-    fallen: list[str] = field(default_factory=list)
-    """Processes that ended without being asked to, with the end of their log."""
-    _numbers: Iterator[int] = field(default_factory=itertools.count)
-
-    def make(self, slot: int, failpoint: str = "") -> Daemon:
-        """Put a fresh daemon into a slot, not started. Its name is in the User-Agent of its requests."""
-        self._look_at(slot)
-        name = f"p{slot}-{next(self._numbers)}"
-        made = self.world.daemon(name, HTTP__PUBLIC_URL=f"http://{name}.test")
-        if failpoint:
-            made.environment[VARIABLE] = failpoint
-        self.slots[slot : slot + 1] = [made]
-        return made
-
-    def _look_at(self, slot: int) -> None:
-        for old in self.slots[slot : slot + 1]:
-            code = None if old.process is None else old.process.returncode
-            if code and old.name not in {fault.sender for fault in self.faults}:
-                words = " | ".join(old.log.read_text(errors="replace").splitlines()[-3:])
-                self.fallen.append(f"{old.name} ended by itself with {code}: {words[-300:]}")
-
-    async def start_all(self) -> None:
-        """Fill every slot."""
-        fresh = [self.make(slot) for slot in range(self.n)]
-        async with asyncio.TaskGroup() as group:
-            for daemon in fresh:
-                group.create_task(daemon.start())
-
-    async def exposed(self, daemon: Daemon) -> int:
-        """Return at most how many requests a kill right now may repeat: under way, unwritten, or being written.
-
-        The gauges do not count the batch under way to the database, so what was sent just now is added.
-        """
-        try:
-            seen = await daemon.metrics()
-        except (aiohttp.ClientError, OSError):
-            return 0
-        recent = sum(
-            bool(one["at_unix"] > time.time() - _RECENT_SECONDS and sender_of(one) == daemon.name)
-            for one in tail(self.sink.log)
-        )
-        return round(seen["dispatcher_in_flight"] + seen["dispatcher_unsettled"]) + recent
-
-    def died(self, daemon: Daemon, what: str, exposed: int) -> Fault:
-        """Note the end of a process, by its last words if it had any."""
-        log = daemon.log.read_text(errors="replace")
-        if words := _LAST_WORDS.findall(log):
-            exposed = int(words[-1])
-        fault = Fault(daemon.name, what, time.time(), exposed)
-        self.faults.append(fault)
-        if (replica := replica_of(log)) is not None:
-            self.deaths[replica] = fault.at
-        return fault
-
-    async def end(self) -> list[int]:
-        """Stop all that live and return their exit codes."""
-        for slot in range(self.n):
-            self._look_at(slot)
-        living = [one for one in self.slots if one.is_running]
-        async with asyncio.TaskGroup() as group:
-            stops = [group.create_task(one.stop()) for one in living]
-        return [stop.result() for stop in stops]
-
-    async def kill_all(self) -> None:
-        """Leave nothing behind."""
-        for one in self.slots:
-            if one.is_running:
-                await one.kill()
-
-
-@dataclass
 class Load:
-    """A producer that publishes at a pace until stopped, two in a hundred events twice."""
+    """A producer that publishes at a pace until stopped, two in a hundred events twice; for two accounts."""
 
     publisher: Publisher
     account: str
+    other: str
     per_second: float
     chance: Random
     n_sent: int = 0
@@ -173,7 +97,8 @@ class Load:
     def _next(self) -> CloudEvent:
         self.n_sent += 1
         kind = "verification.started" if self.n_sent % 5 == 0 else "verification.completed"
-        event = an_event(self.n_sent, account=self.account, type=kind, environment="test")
+        account = self.other if self.chance.random() < _OTHERS_SHARE else self.account
+        event = an_event(self.n_sent, account=account, type=kind, environment="test")
         self._recent = [*self._recent[-200:], event]
         return event
 
@@ -185,6 +110,8 @@ class Takeovers:
     url: str
     processes: Processes
     seconds: list[float] = field(default_factory=list)
+    at: dict[str, float] = field(default_factory=dict)
+    """When, in Unix seconds, by name."""
 
     async def run(self) -> None:
         """Look ten times a second until canceled; a database that is away is looked at again."""
@@ -204,7 +131,9 @@ class Takeovers:
             return
         living = {row["replica_id"] for row in await connection.fetch("SELECT replica_id FROM replica", timeout=2)}
         for replica in [one for one in deaths if one not in living]:
-            self.seconds.append(time.time() - deaths.pop(replica))
+            fault = deaths.pop(replica)
+            self.at[fault.sender] = time.time()
+            self.seconds.append(self.at[fault.sender] - fault.at)
 
 
 @dataclass
@@ -217,15 +146,21 @@ class ChaosWorld:
     sink: SinkProcess
     processes: Processes
     load: Load
+    links: Links
     takeovers: Takeovers
     endpoints: tuple[Endpoint, ...]
 
-    async def quiesce(self, seconds: float) -> None:
-        """Stop producing and wait until nothing is open, at most so long; what is left is the checker's to find."""
+    async def quiesce(self, seconds: float) -> float:
+        """Stop producing and wait until nothing is open, at most so long; return how long it took.
+
+        What is left is the checker's to find.
+        """
         self.load.stopped = True
+        began = time.monotonic()
         n_events = len(self.load.publisher.acknowledged_ids())
         with contextlib.suppress(TimeoutError):
             await self.world.until_settled(n_events, seconds=seconds)
+        return time.monotonic() - began
 
     async def history(self) -> History:
         """Collect what everybody knows."""
@@ -240,7 +175,7 @@ class ChaosWorld:
             arrivals = [arrival(json.loads(line)) for line in log]
         return History(
             sent=[
-                Sent(one.event_id, one.type, one.is_acknowledged)
+                Sent(one.event_id, one.type, one.is_acknowledged, one.account)
                 for one in self.load.publisher.ledger
                 if one.event_id is not None
             ],
@@ -252,6 +187,12 @@ class ChaosWorld:
             bodies={shown(row["event_id"]): row["digest"] for row in bodies},
             open_deliveries=frozenset((shown(row["event_id"]), row["endpoint_id"]) for row in still),
             faults=tuple(self.processes.faults),
+            deafness=tuple(
+                Deafness(harm.name, harm.toxic, harm.began, harm.ended)
+                for harm in self.links.harms
+                if harm.is_deafening
+            ),
+            takeovers=self.takeovers.at,
         )
 
 
@@ -269,21 +210,6 @@ class Database:
     def recover(self) -> None:
         """Start it again on the same port; blocks."""
         self.server = EmbeddedPostgres.start(self.folder, durable=True, port=self.server.port)
-
-
-def replica_of(log: str) -> int | None:
-    """Return the number that a process's log says it registered under."""
-    for line in log.splitlines():
-        if "replica_registered" in line and (found := re.search(r'"?replica"?[=:]\s*(\d+)', line)):
-            return int(found[1])
-    return None
-
-
-def sender_of(logged: dict[str, Any]) -> str:
-    """Return the name of the process that made a request."""
-    headers = {name.lower(): value for name, value in logged["headers"].items()}
-    found = re.search(r"http://([^.]+)\.test", headers.get("user-agent", ""))
-    return found[1] if found else ""
 
 
 def arrival(logged: dict[str, Any]) -> Arrival:
@@ -306,14 +232,6 @@ def shown(event_id: bytes) -> str:
     return "evt_" + base64.b32encode(event_id).decode().lower()
 
 
-def tail(log: Path, size: int = 400_000) -> list[dict[str, Any]]:
-    """Return the last whole lines of the sink's log."""
-    with log.open("rb") as file:
-        file.seek(max(0, file.seek(0, 2) - size))
-        lines = file.read().split(b"\n")
-    return [json.loads(line) for line in lines[1:-1]]
-
-
 @contextmanager
 def _servers(folder: Path) -> Iterator[tuple[Database, EmbeddedKafka]]:
     database = Database(folder / "postgres", EmbeddedPostgres.start(folder / "postgres", durable=True))
@@ -328,47 +246,73 @@ def _servers(folder: Path) -> Iterator[tuple[Database, EmbeddedKafka]]:
 
 
 @asynccontextmanager
-async def chaos_world(folder: Path, size: Size, seed: int) -> AsyncIterator[ChaosWorld]:
-    """Start servers, endpoints, processes and the load; end all of it with the block."""
+async def chaos_world(folder: Path, size: Size, seed: int, *, without: str | None = None) -> AsyncIterator[ChaosWorld]:
+    """Start servers, links, endpoints, processes and the load; end all of it with the block.
+
+    `without` names a guard that the daemons shall lack.
+    """
     with _servers(folder) as (database, broker), sink_process(folder, hosts=HOSTS) as sink:
         topic = await fresh_topic(broker.bootstrap)
         url = database.server.url
         async with (
             open_world(folder, bootstrap=broker.bootstrap, database_url=url, topic=topic) as world,
             publishing(broker.bootstrap, topic, linger_ms=0) as publisher,
+            open_nursery(without) as nursery,
         ):
             world.settings |= {
                 "LEASE__SECONDS": str(size.lease_seconds),
                 "LIMITS__HOST_RATE": str(HOST_RATE),
                 "LIMITS__HOST_BURST": str(HOST_BURST),
             }
-            processes = Processes(world, sink, size.n_processes)
-            load = Load(publisher, world.account, size.per_second, Random(seed))
+            processes = Processes(world, sink, nursery)
+            other, other_key = _another_account(world)
+            load = Load(publisher, world.account, other, size.per_second, Random(seed))
             takeovers = Takeovers(url, processes)
-            async with asyncio.TaskGroup() as tasks:
-                watching = tasks.create_task(takeovers.run())
-                try:
-                    await processes.start_all()
-                    endpoints = await _subscribe(world, processes.slots[0], sink)
-                    tasks.create_task(load.run())
-                    yield ChaosWorld(size, world, database, sink, processes, load, takeovers, endpoints)
-                finally:
-                    load.stopped = True
-                    watching.cancel()
-                    await processes.kill_all()
+            with open_links(processes.living) as links:
+                ports = links.open_hosts(HOSTS, sink.port)
+                processes.links = links
+                async with asyncio.TaskGroup() as tasks:
+                    watching = tasks.create_task(takeovers.run())
+                    try:
+                        await _start(processes, size.n_processes)
+                        keys = {world.account: world.api_key, other: other_key}
+                        endpoints = await _subscribe(world, processes.slots[0], sink, ports, keys)
+                        tasks.create_task(load.run())
+                        yield ChaosWorld(size, world, database, sink, processes, load, links, takeovers, endpoints)
+                    finally:
+                        load.stopped = True
+                        watching.cancel()
+                        await processes.kill_all()
 
 
-async def _subscribe(world: World, daemon: Daemon, sink: SinkProcess) -> tuple[Endpoint, ...]:
-    api = world.api(daemon)
-    numbers = {}
+async def _start(processes: Processes, n: int) -> None:
+    async with asyncio.TaskGroup() as group:
+        for slot in range(n):
+            group.create_task(processes.make(slot).start())
+
+
+def _another_account(world: World) -> tuple[str, str]:
+    account = "acct_others" + secrets.token_hex(4)
+    run_command(world.settings, "accounts", "create", "--id", account)
+    words = ("keys", "create", "--account", account, "--env", "test", "-o", "json")
+    return account, json.loads(run_command(world.settings, *words))["key"]
+
+
+async def _subscribe(
+    world: World, daemon: Daemon, sink: SinkProcess, ports: dict[str, int], keys: dict[str, str]
+) -> tuple[Endpoint, ...]:
+    """Register every plan's endpoint, at the proxy of its host; `keys` are the two accounts' with theirs."""
+    (account, key), (other, other_key) = keys.items()
+    planned = {}
     for plan in _PLANS:
-        made = await api.add_endpoint(sink.url(plan.path, host=plan.host), list(plan.events))
+        api = Api(daemon.ready["api_url"], other_key if plan.is_others else key)
+        made = await api.add_endpoint(f"http://{plan.host}:{ports[plan.host]}{plan.path}", list(plan.events))
         sink.verify(plan.path, made["secret"])
         sink.script(plan.path, plan.steps, cycle=True)
-        numbers[made["id"]] = plan
+        planned[made["id"]] = plan
     rows = await world.fetch("SELECT public_id, endpoint_id FROM endpoint")
     return tuple(
-        Endpoint(row["endpoint_id"], numbers[row["public_id"]].host, numbers[row["public_id"]].path, plan_events)
+        Endpoint(row["endpoint_id"], plan.host, plan.path, plan.events, other if plan.is_others else account)
         for row in rows
-        for plan_events in (numbers[row["public_id"]].events,)
+        for plan in (planned[row["public_id"]],)
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.kit.failpoints import Point
+from tests.chaos.points import Target
 from tests.chaos.run import Wishes, run
 from tests.chaos.world import Size
 
@@ -16,7 +17,8 @@ POINTS = (Point.ACCEPT_SENT, Point.KAFKA_COMMITTED, Point.ATTEMPT_WRITTEN, Point
 async def test_kills_at_the_points_that_matter_lose_nothing_and_repeat_no_more_than_was_in_flight(
     tmp_path: Path,
 ) -> None:
-    wishes = Wishes(points=POINTS, n_random=0, seed=7, size=Size(n_processes=2, per_second=20.0), quiet_seconds=40.0)
+    size = Size(n_processes=2, per_second=20.0)
+    wishes = Wishes([Target(point) for point in POINTS], n_random=0, seed=7, size=size, quiet_seconds=40.0)
 
     report = await run(tmp_path, wishes, print)
 

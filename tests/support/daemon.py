@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import aiohttp
 
@@ -44,6 +44,28 @@ def run_command(settings: Mapping[str, str], *words: str) -> str:
     return done.stdout
 
 
+class Running(Protocol):
+    """A process: one's own child, or one that somebody else looks after."""
+
+    @property
+    def pid(self) -> int:
+        """Return its number."""
+        ...
+
+    @property
+    def returncode(self) -> int | None:
+        """Return the exit code, None while it lives."""
+        ...
+
+    async def wait(self) -> int:
+        """Return the exit code as soon as there is one."""
+        ...
+
+    def send_signal(self, number: int, /) -> None:
+        """Send it a signal."""
+        ...
+
+
 @dataclass
 class Daemon:
     """One dispatcher process. `settings` are named without the `DISPATCHER_` prefix, `environment` with its own."""
@@ -52,7 +74,7 @@ class Daemon:
     settings: dict[str, str]
     arguments: tuple[str, ...] = ()
     name: str = "daemon"
-    process: asyncio.subprocess.Process | None = None
+    process: Running | None = None
     ready: dict[str, Any] = field(default_factory=dict)
     starts: int = 0
     environment: dict[str, str] = field(default_factory=dict)
@@ -73,32 +95,46 @@ class Daemon:
         """Tell whether it was started and has not ended."""
         return self.process is not None and self.process.returncode is None
 
+    @property
+    def is_ready(self) -> bool:
+        """Tell whether this start's ready file is there; then `ready` holds it."""
+        ready_file = self._ready_file
+        if not self.ready and ready_file.exists():
+            self.ready = json.loads(ready_file.read_text())
+        return bool(self.ready)
+
+    @property
+    def _ready_file(self) -> Path:
+        return self.folder / f"{self.name}-ready-{self.starts}.json"
+
     async def start(self) -> Self:
         """Start it and return when its ready file is there."""
-        ready_file = await self.launch()
+        await self.launch()
         async with asyncio.timeout(READY_SECONDS):
-            while not ready_file.exists():
+            while not self.is_ready:
                 assert self.process is not None
                 assert self.process.returncode is None, f"it ended: {self.log.read_text()[-4000:]}"
                 await asyncio.sleep(0.02)
-        self.ready = json.loads(ready_file.read_text())
         return self
 
-    async def launch(self) -> Path:
-        """Start it and return the file that will say that it is ready, unless it ends before."""
+    async def launch(self) -> None:
+        """Start it, and wait for nothing."""
         self.starts += 1
-        ready_file = self.folder / f"{self.name}-ready-{self.starts}.json"
-        ready_file.unlink(missing_ok=True)
+        self.ready = {}
+        self._ready_file.unlink(missing_ok=True)
+        await self.spawn(["run", "--ready-file", str(self._ready_file), *self.arguments])
+
+    async def spawn(self, words: Sequence[str]) -> None:
+        """Make the process that runs the command with these words."""
         with self.log.open("ab") as log, (self.folder / f"{self.name}.out").open("ab") as out:
             self.process = await asyncio.create_subprocess_exec(
-                *command("run", "--ready-file", str(ready_file), *self.arguments),
+                *command(*words),
                 env=clean_environment(self.settings) | self.environment,
                 cwd=REPO,
                 stdout=out,
                 stderr=log,
                 start_new_session=True,
             )
-        return ready_file
 
     def send(self, number: signal.Signals) -> None:
         """Send the process a signal."""

@@ -135,7 +135,7 @@ class FaultProxy:
         self.n_connections = 0
         self.upstream = Direction()
         self.downstream = Direction()
-        self._listen = listen
+        self.listen = listen
         self._is_kafka = kafka
         self._ways_of = ways_of or (lambda _: (self.upstream, self.downstream))
         self._server_host = host
@@ -163,7 +163,7 @@ class FaultProxy:
     async def up(self) -> None:
         """Take connections, on the same port as before; nothing happens when that is so already."""
         if self._server is None:
-            self._server = await asyncio.start_server(self._join, self._listen, self.port)
+            self._server = await asyncio.start_server(self._join, self.listen, self.port)
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def down(self) -> None:

@@ -132,6 +132,20 @@ async def test_a_poisoned_settlement_is_written_without_its_details_and_the_rest
     assert [s.outcome.reason for s in book.written if s.delivery.delivery_id == bad.delivery_id and s.outcome] == [""]
 
 
+async def test_what_is_under_way_to_the_database_is_not_written_yet() -> None:
+    book = Book(seconds=1.0)
+    recorder = Recorder(book, Meter())
+    task = asyncio.get_running_loop().create_task(recorder.run())
+
+    recorder.settle(a_settlement())
+    await asyncio.sleep(0.5)
+    under_way = recorder.n_waiting
+    await asyncio.sleep(1)
+
+    assert (len(book.tried), under_way, recorder.n_waiting) == (1, 1, 0)
+    task.cancel()
+
+
 async def test_being_taken_over_ends_the_recorder() -> None:
     book = Book(faults=[Fenced("taken over")])
     recorder = Recorder(book, Meter())

@@ -5,7 +5,19 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos.history import Arrival, Attempt, Endpoint, Fault, History, Limit, Rule, Sent, check, worst_excess
+from tests.chaos.history import (
+    Arrival,
+    Attempt,
+    Deafness,
+    Endpoint,
+    Fault,
+    History,
+    Limit,
+    Rule,
+    Sent,
+    check,
+    worst_excess,
+)
 
 LIMIT = Limit(rate=10.0, burst=5, jitter_seconds=0.0)
 ALL = Endpoint(1, "host-a", "/all", ("verification.*",))
@@ -74,6 +86,12 @@ def to_nobody(history: History) -> History:
     return replace(history, arrivals=[*history.arrivals, arrival])
 
 
+def of_another_account(history: History) -> History:
+    return replace(
+        history, sent=[one._replace(account="b") if one.event_id == "evt_3" else one for one in history.sent]
+    )
+
+
 def accepted_twice(history: History) -> History:
     copied = next(one for one in history.attempts if one.event_id == "evt_3")
     return replace(history, attempts=[*history.attempts, copied._replace(delivery_id=999)])
@@ -124,6 +142,10 @@ def too_early(history: History) -> History:
     )
 
 
+def sent_by_one_who_was_replaced(history: History) -> History:
+    return replace(history, takeovers={"p1": 1010.5})
+
+
 PLANTED: list[tuple[Callable[[History], History], Rule]] = [
     (without_arrival, Rule.LOST),
     (without_a_trace, Rule.LOST),
@@ -131,6 +153,7 @@ PLANTED: list[tuple[Callable[[History], History], Rule]] = [
     (made_up, Rule.INVENTED),
     (to_one_who_did_not_ask, Rule.NOT_SUBSCRIBED),
     (to_nobody, Rule.NOT_SUBSCRIBED),
+    (of_another_account, Rule.ANOTHERS),
     (accepted_twice, Rule.TWICE_ACCEPTED),
     (forged, Rule.SIGNATURE),
     (unchecked, Rule.SIGNATURE),
@@ -139,6 +162,7 @@ PLANTED: list[tuple[Callable[[History], History], Rule]] = [
     (number_given_twice, Rule.ATTEMPT_GAP),
     (tried_after_success, Rule.AFTER_SUCCESS),
     (too_fast, Rule.RATE),
+    (sent_by_one_who_was_replaced, Rule.AFTER_TAKEOVER),
     (too_early, Rule.TOO_EARLY),
     (lambda history: again(history, 1), Rule.UNEXPLAINED_DUPLICATE),
 ]
@@ -175,6 +199,19 @@ def test_what_a_frozen_process_sends_after_its_successor_counts_against_the_froz
     history = replace(clean(), arrivals=[*clean().arrivals, late], faults=[Fault("p7", "SIGSTOP", 1002.0, exposed=1)])
 
     assert check(history, LIMIT).violations == []
+
+
+def test_what_nobody_heard_the_answer_of_may_be_sent_again_and_what_was_heard_may_not() -> None:
+    twice = again(clean(), 1)
+    when = next(one for one in clean().arrivals if one.is_success and one.sender == "p0").at
+    deaf = Deafness("p0", "answers dropped", when - 0.5, when + 0.5)
+
+    findings = check(replace(twice, deafness=[deaf]), LIMIT)
+
+    assert findings.violations == []
+    assert (findings.n_unheard, findings.n_duplicates) == (1, 0)
+    for other in (deaf._replace(sender="p1"), deaf._replace(began=when + 5, ended=when + 6)):
+        assert check(replace(twice, deafness=[other]), LIMIT).count(Rule.UNEXPLAINED_DUPLICATE) == 1
 
 
 def test_an_unacknowledged_event_may_be_missing_or_there() -> None:
