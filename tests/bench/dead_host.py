@@ -34,7 +34,9 @@ async def dead_host(lab: Lab, n_rows: int) -> dict[str, Claims]:
         await sql.execute("ANALYZE delivery")
         await sql.execute("UPDATE host SET paused_until = now() + interval '1 day' WHERE host_id = $1", dead)
         found["paused"] = await _claims(table, others)
-        await sql.execute("UPDATE host SET paused_until = 'epoch', tat = now() + interval '1 day' WHERE host_id = $1", dead)
+        await sql.execute(
+            "UPDATE host SET paused_until = 'epoch', tat = now() + interval '1 day' WHERE host_id = $1", dead
+        )
         found["out of tokens"] = await _claims(table, others)
     return found
 

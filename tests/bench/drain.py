@@ -50,6 +50,11 @@ class Drain:
         """Return deliveries per second, from the first to the last request."""
         return self.n / self.seconds
 
+    @property
+    def all_cpu(self) -> float:
+        """Return what everybody took together, per 1,000 deliveries: what the cores can do at most follows from it."""
+        return self.daemon_cpu + self.postgres_cpu + self.broker_cpu + self.sink_cpu
+
 
 async def publish(lab: Lab, topic: str, n: int, environment: str) -> None:
     """Put `n` events of 1 KiB on the topic, keyed by verification, spread over the hosts by workflow."""
@@ -99,9 +104,9 @@ async def remove_endpoints(lab: Lab, settings: dict[str, str], ids: list[str], s
         await daemon.stop()
 
 
-async def drain(lab: Lab, scheme: str, n: int, *, loop: str = "uvloop") -> Drain:
+async def drain(lab: Lab, scheme: str, n: int, *, loop: str = "uvloop", n_processes: int = 1) -> Drain:
     """Preload `n` events, start the daemon, and measure until the sink has them all."""
-    topic = f"drain-{scheme}-{loop}-{n}"
+    topic = f"drain-{scheme}-{loop}-{n}-{n_processes}"
     await lab.make_topic(topic)
     idle = f"{topic}-idle"
     await lab.make_topic(idle)
@@ -109,16 +114,17 @@ async def drain(lab: Lab, scheme: str, n: int, *, loop: str = "uvloop") -> Drain
     async with sink(lab.folder, n_ports=N_HOSTS, tls=scheme == "https") as to:
         ids = await add_endpoints(lab, lab.settings(idle), to, scheme)
         await publish(lab, topic, n, "live" if scheme == "https" else "test")
-        daemon = Daemon(lab.folder, settings, ("--loop", loop), name=f"drain-{scheme}-{loop}")
-        idling = await _cost_of_starting(lab, lab.settings(idle), loop)
+        words = ("--loop", loop, "--processes", str(n_processes))
+        daemon = Daemon(lab.folder, settings, words, name=topic)
+        idling = await _cost_of_starting(lab, lab.settings(idle), words)
         result = await _measure(lab, daemon, to, scheme, n, idling)
         await remove_endpoints(lab, lab.settings(idle), ids, scheme)
         return result
 
 
-async def _cost_of_starting(lab: Lab, settings: dict[str, str], loop: str) -> float:
+async def _cost_of_starting(lab: Lab, settings: dict[str, str], words: tuple[str, ...]) -> float:
     """Return the CPU seconds of a daemon that comes up with nothing to read."""
-    daemon = Daemon(lab.folder, settings, ("--loop", loop), name="idle")
+    daemon = Daemon(lab.folder, settings, words, name="idle")
     async with running(daemon):
         cost = cpu_seconds(daemon.pid)
         await daemon.stop()

@@ -25,9 +25,7 @@ class HotTable(NamedTuple):
             made.append(host)
         return made
 
-    async def wait_for(
-        self, hosts: list[int], n_each: int, *, ago: str = "1 second", owner: int | None = None
-    ) -> None:
+    async def wait_for(self, hosts: list[int], n_each: int, *, ago: str = "1 second", owner: int | None = None) -> None:
         """Insert `n_each` deliveries for each host, due since a moment up to `ago` before now; waiting or owned."""
         await self.world.sql.execute(
             "INSERT INTO delivery (event_day, event_id, account_id, environment, endpoint_id, host_id, owner, due_at)"

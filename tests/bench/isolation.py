@@ -13,12 +13,16 @@ PER_SECOND = 200
 
 @dataclass(frozen=True)
 class Crowd:
-    """Hosts by number: the first `hanging` never answer, the next `busy` answer 503; the last gets `heavy` per cent."""
+    """Hosts by number: the first `hanging` never answer, the next `busy` answer 503; the last gets `heavy` per cent.
+
+    `most` is how many times the p99 of an all-well crowd the healthy hosts' may be.
+    """
 
     name: str
     hanging: int = 0
     busy: int = 0
     heavy: int = 0
+    most: float | None = None
 
     def workflow(self, number: int) -> int:
         """Return the host for the n-th event."""
@@ -34,9 +38,9 @@ class Crowd:
 
 CROWDS = (
     Crowd("all well"),
-    Crowd("one hangs, one answers 503", hanging=1, busy=1),
-    Crowd("50 of 100 hang", hanging=50),
-    Crowd("one endpoint has 90 %", heavy=90),
+    Crowd("one hangs, one answers 503", hanging=1, busy=1, most=1.2),
+    Crowd("50 of 100 hang", hanging=50, most=1.5),
+    Crowd("one endpoint has 90 %", heavy=90, most=1.5),
 )
 
 

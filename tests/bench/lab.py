@@ -123,7 +123,7 @@ class SinkProcess:
         self._control: int = ready["control"]
 
     async def ask(self, word: str) -> Any:
-        """Return the answer to `count`, `span` or `times`."""
+        """Return the answer to `count`, `span`, `times` or `arrivals`."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self._control, limit=1 << 26)
         writer.write(word.encode() + b"\n")
         answer = json.loads(await reader.readline())

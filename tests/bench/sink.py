@@ -1,9 +1,9 @@
 """The cheapest endpoint that still reads requests: many ports, one process, keep-alive, 204.
 
-It frames requests by content-length, counts them, and keeps the time of arrival by event id where asked, so that
+It frames requests by content-length, counts them, and keeps times of arrival by event id or port where asked, so that
 the measured program is slowed by as little as possible on the same two cores.
 
-    python -m tests.bench.sink --ports 20 --ready FILE [--tls FOLDER] [--times]
+    python -m tests.bench.sink --ports 20 --ready FILE [--tls FOLDER] [--times] [--arrivals]
 """
 
 import argparse
@@ -28,9 +28,11 @@ class Sink(asyncio.Protocol):
     count = 0
     first = last = 0
     times: dict[bytes, int] | None = None
+    arrivals: list[tuple[int, int]] | None = None
 
-    def __init__(self, answer: bytes = _ANSWER) -> None:
+    def __init__(self, answer: bytes = _ANSWER, host: int = 0) -> None:
         self._answer = answer
+        self._host = host
         self._buffer = b""
         self._transport: Any = None
 
@@ -52,6 +54,8 @@ class Sink(asyncio.Protocol):
             if Sink.times is not None:
                 at = head.find(b"webhook-id:") + 11
                 Sink.times.setdefault(head[at : head.find(b"\r\n", at)].strip(), time.monotonic_ns())
+            if Sink.arrivals is not None:
+                Sink.arrivals.append((self._host, time.monotonic_ns()))
             buffer = buffer[end + 4 + length :]
             answers += 1
         self._buffer = buffer
@@ -63,12 +67,14 @@ class Sink(asyncio.Protocol):
 
 
 async def _control(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer `count`, `span` (seconds from the first request to the last) and `times`, one JSON line each."""
+    """Answer `count`, `span` (seconds from the first request to the last), `times`, `arrivals`; one JSON line each."""
     while line := await reader.readline():
         if line.strip() == b"count":
             answer: Any = Sink.count
         elif line.strip() == b"span":
             answer = (Sink.last - Sink.first) / 1e9
+        elif line.strip() == b"arrivals":
+            answer = Sink.arrivals
         else:
             answer = {name.decode(): at for name, at in (Sink.times or {}).items()}
         writer.write(json.dumps(answer).encode() + b"\n")
@@ -88,10 +94,13 @@ async def serve(arguments: argparse.Namespace) -> None:
     context = _tls(arguments.tls) if arguments.tls else None
     if arguments.times:
         Sink.times = {}
+    if arguments.arrivals:
+        Sink.arrivals = []
     kinds = [b""] * arguments.hang + [_BUSY] * arguments.busy
     kinds += [_ANSWER] * (arguments.ports - len(kinds))
     servers = [
-        await loop.create_server(partial(Sink, answer), "127.0.0.1", 0, ssl=context, backlog=1_024) for answer in kinds
+        await loop.create_server(partial(Sink, answer, host), "127.0.0.1", 0, ssl=context, backlog=1_024)
+        for host, answer in enumerate(kinds)
     ]
     control = await asyncio.start_server(_control, "127.0.0.1", 0, limit=1 << 26)
     ready = {
@@ -113,6 +122,7 @@ def main() -> None:
     parser.add_argument("--ready", type=Path, required=True)
     parser.add_argument("--tls", type=Path)
     parser.add_argument("--times", action="store_true")
+    parser.add_argument("--arrivals", action="store_true", help="keep when each port got each request")
     parser.add_argument("--hang", type=int, default=0, help="so many ports never answer")
     parser.add_argument("--busy", type=int, default=0, help="the next so many ports answer 503")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
