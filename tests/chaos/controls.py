@@ -30,11 +30,10 @@ class Guard(NamedTuple):
     inline: tuple[str, ...] = ()
 
 
-def _reword(changes: Mapping[str, tuple[str, str]]) -> None:
-    """Replace a piece of statements; AssertionError when one does not hold it any more."""
-    for name, (piece, instead) in changes.items():
-        assert piece in STATEMENTS[name], f"{name} has no {piece!r}"
-        STATEMENTS[name] = STATEMENTS[name].replace(piece, instead)
+def _reword(name: str, piece: str, instead: str) -> None:
+    """Replace a piece of a statement; AssertionError when it holds none such any more."""
+    assert piece in STATEMENTS[name], f"{name} has no {piece!r}"
+    STATEMENTS[name] = STATEMENTS[name].replace(piece, instead)
 
 
 def _replace(place: str, name: str, instead: Any) -> None:
@@ -50,20 +49,26 @@ def _replace(place: str, name: str, instead: Any) -> None:
 
 
 def _loosen_position() -> None:
-    _reword({"accept": ("p.next_offset = s.start", "p.next_offset <= s.stop")})
+    _reword("accept", "p.next_offset = s.start", "p.next_offset <= s.stop")
 
 
 def _drop_fence() -> None:
     fence = "SELECT 1 FROM replica WHERE replica_id = $1 FOR KEY SHARE"
-    _reword(dict.fromkeys(("accept", "claim"), (fence, "SELECT 1 FROM (SELECT $1::bigint) AS anybody")))
+    for name in ("accept", "claim"):
+        _reword(name, fence, "SELECT 1 FROM (SELECT $1::bigint) AS anybody")
 
 
 def _drop_flush_number() -> None:
-    _reword({"settle": (" AND flush_seq = $2 - 1", "")})
+    _reword("settle", " AND flush_seq = $2 - 1", "")
 
 
-def _drop_floor_of_time() -> None:
-    _reword({"claim": ("AND due_at <= now() AND due_at > w.since", "AND due_at > w.since")})
+def _claim_at_any_time() -> None:
+    _reword("claim", "AND due_at <= now() AND due_at > w.since", "AND due_at > w.since")
+    _reword("claim", "FROM pairs WHERE due_at <= now()", "FROM pairs")
+
+
+def _drop_days_in_use() -> None:
+    _reword("day_in_use", STATEMENTS["day_in_use"], "SELECT $1::date IS NULL AS is_used")
 
 
 def _send_without_lease() -> None:
@@ -116,6 +121,7 @@ _CLAIMS: Final = "tests/rooms/test_ledger_claims.py::"
 _INTAKE: Final = "tests/rooms/test_ledger_intake.py::"
 _REPLICAS: Final = "tests/rooms/test_ledger_replicas.py::"
 _SETTLEMENT: Final = "tests/rooms/test_ledger_settlement.py::"
+_RETENTION: Final = "tests/rooms/test_ledger_retention.py::"
 _HOSTS: Final = "tests/rooms/test_ledger_hosts.py::"
 _BOARD: Final = "tests/unit/lanes/test_board.py::"
 
@@ -185,8 +191,15 @@ GUARDS: Final[Mapping[str, Guard]] = MappingProxyType(
         "due-time": Guard(
             ("I8",),
             "only what is due is claimed",
-            _drop_floor_of_time,
+            _claim_at_any_time,
             broken=(_CLAIMS + "test_rows_not_yet_due_held_or_owned_are_left",),
+        ),
+        "day-in-use": Guard(
+            ("I9",),
+            "a day stays while a delivery needs it",
+            _drop_days_in_use,
+            broken=(_RETENTION + "test_a_day_is_kept_while_a_delivery_waits_or_is_held_and_goes_when_it_is_done",),
+            inline=(_RETENTION + "test_without_the_guard_an_open_delivery_would_lose_its_event",),
         ),
         "slow-start": Guard(
             ("I10",),
