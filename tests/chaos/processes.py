@@ -157,6 +157,9 @@ class Processes:
             self.links.close(name)
 
     def _judge(self, old: Daemon, code: int) -> None:
+        if code == -signal.SIGTERM and not old.is_ready:
+            self.ends["SIGTERM before it listened"] += 1
+            return
         log = old.log.read_text(errors="replace")
         cut = [
             harm.began

@@ -78,6 +78,7 @@ class Nursling(Daemon):
     async def spawn(self, words: Sequence[str]) -> None:
         """Have it forked."""
         assert self.nursery is not None
+        self.log.touch()
         self.process = await self.nursery.fork(
             {
                 "name": self.name,
