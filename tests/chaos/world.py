@@ -32,6 +32,7 @@ HOSTS: Final = ("127.0.0.11", "127.0.0.12", "127.0.0.13", "127.0.0.14")
 HOST_RATE: Final = 40.0
 HOST_BURST: Final = 10
 """Little more than the load: what piles up while partitions change hands is then sent at the limit."""
+_AWAY: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
 _TICK_SECONDS: Final = 0.05
 _DUPLICATES: Final = 0.02
 _OTHERS_SHARE: Final = 0.2
@@ -116,7 +117,7 @@ class Takeovers:
     async def run(self) -> None:
         """Look ten times a second until canceled; a database that is away is looked at again."""
         while True:
-            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            with contextlib.suppress(OSError, *_AWAY):
                 connection = await asyncpg.connect(self.url, timeout=2)
                 try:
                     while True:
