@@ -59,7 +59,8 @@ class Journal:
                 spread.observe(seconds)
         if delivery.attempts == 0:
             self._first_attempt.observe(settlement.started_mono - delivery.accepted_mono)
-        if verdict.kind is VerdictKind.DELIVERED:
+        # How late a delivery comes that somebody had sent again says nothing about us.
+        if verdict.kind is VerdictKind.DELIVERED and not delivery.attempts_before:
             self._end_to_end.observe(max(0.0, clock.now() - delivery.occurred_at.timestamp()))
         if target is not None:
             if self._logged == "all" or (self._logged == "failures" and outcome.kind is not OutcomeKind.DELIVERED):
@@ -80,7 +81,7 @@ class Journal:
             delivery_id=self._ids.show(delivery.delivery_id),
             host=target.authority,
             attempt=settlement.attempt_no,
-            attempt_max=len(target.schedule),
+            attempt_max=delivery.last_attempt(target.schedule),
             status=outcome.status,
             outcome=outcome.kind,
             reason=outcome.reason or None,
@@ -171,7 +172,7 @@ def short_line(delivery: Delivery, target: Target, settlement: Settlement, when:
     elif settlement.verdict.kind is not VerdictKind.DELIVERED:
         follow = f"  {settlement.verdict.kind}"
     milliseconds = outcome.duration_seconds * 1_000
-    attempt = f"{settlement.attempt_no}/{len(target.schedule)}"
+    attempt = f"{settlement.attempt_no}/{delivery.last_attempt(target.schedule)}"
     return (
         f"{when}  {delivery.event_type:<32} {target.public_id}  {attempt:>5}  {answer}  {milliseconds:6.1f} ms{follow}"
     )

@@ -69,7 +69,14 @@ class Courier:
         except SealBroken:
             outcome = Outcome(OutcomeKind.INTERNAL_ERROR, clock.mono() - started, reason="secret cannot be opened")
         schedule = target.schedule if target is not None else (0.0,)
-        verdict = judge(outcome, delivery.attempts, schedule, clock.now(), self._jitter())
+        verdict = judge(
+            outcome,
+            delivery.attempts,
+            schedule,
+            clock.now(),
+            self._jitter(),
+            attempts_before=delivery.attempts_before,
+        )
         return self._settled(delivery, target, outcome, verdict, started)
 
     def _settled(

@@ -105,4 +105,5 @@ def _delivery(row: asyncpg.Record) -> Delivery:
         value("body"),
         value("occurred_at"),
         clock.mono(),
+        value("attempts_before"),
     )

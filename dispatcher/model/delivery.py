@@ -1,6 +1,7 @@
 """A delivery on its way through the lanes, and the settlement that ends one attempt of it."""
 
 import datetime as dt
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -22,7 +23,8 @@ class Delivery(NamedTuple):
     """One event for one endpoint, owned by this process. `attempts` counts those already made.
 
     `event_id` is raw bytes, `created_at` aware UTC from the database. `accepted_mono` is the monotonic
-    time at which this process got it (fresh or claimed).
+    time at which this process got it (fresh or claimed). `attempts_before` are those of `attempts` that were made
+    before it was sent again by hand or by a replay: the schedule begins after them.
     """
 
     delivery_id: int
@@ -39,6 +41,11 @@ class Delivery(NamedTuple):
     body: bytes
     occurred_at: dt.datetime
     accepted_mono: float
+    attempts_before: int = 0
+
+    def last_attempt(self, schedule: Sequence[float]) -> int:
+        """Return the number of the last attempt that will be made, should all fail."""
+        return self.attempts_before + len(schedule)
 
 
 class Settlement(NamedTuple):

@@ -54,26 +54,30 @@ def parse_retry_after(value: bytes, now: float) -> float | None:
     return min(max(0.0, moment - now), LONGEST_WAIT_SECONDS)
 
 
-def judge(outcome: Outcome, attempts_before: int, schedule: Sequence[float], now: float, jitter: float) -> Verdict:
+def judge(
+    outcome: Outcome, charged: int, schedule: Sequence[float], now: float, jitter: float, *, attempts_before: int = 0
+) -> Verdict:
     """Decide about a delivery after an attempt.
 
-    `attempts_before` counts the attempts charged so far, `schedule` the seconds before each, `now` is Unix seconds
-    (for Retry-After dates), `jitter` the factor for the next wait (0.9 to 1.1). Only 2xx is success; 410 means the
+    `charged` counts the attempts charged so far, `schedule` the seconds before each, `now` is Unix seconds (for
+    Retry-After dates), `jitter` the factor for the next wait (0.9 to 1.1). Of those charged, `attempts_before` were
+    made before the delivery was sent again: the schedule begins after them. Only 2xx is success; 410 means the
     endpoint is gone; our own interruptions cost nothing; everything else is tried again until the schedule ends.
     """
     if outcome.kind is OutcomeKind.DELIVERED:
-        return Verdict(VerdictKind.DELIVERED, attempts_before + 1)
+        return Verdict(VerdictKind.DELIVERED, charged + 1)
     if outcome.kind is OutcomeKind.HTTP_410:
-        return Verdict(VerdictKind.GONE, attempts_before + 1, 0.0)
+        return Verdict(VerdictKind.GONE, charged + 1, 0.0)
     if outcome.kind in FREE_OUTCOMES:
         wait = 0.0 if outcome.kind is OutcomeKind.INTERRUPTED else _INTERNAL_ERROR_SECONDS * jitter
-        return Verdict(VerdictKind.INTERRUPTED, attempts_before, wait)
-    attempts = attempts_before + 1
+        return Verdict(VerdictKind.INTERRUPTED, charged, wait)
+    attempts = charged + 1
+    made = attempts - attempts_before
     asked = None if outcome.retry_after is None else parse_retry_after(outcome.retry_after, now)
     pause = asked if asked is not None and outcome.status in _PAUSING else 0.0
-    if attempts >= len(schedule):
+    if made >= len(schedule):
         return Verdict(VerdictKind.EXHAUSTED, attempts, None, pause)
-    wait = max(schedule[attempts] * jitter, asked or 0.0)
+    wait = max(schedule[made] * jitter, asked or 0.0)
     return Verdict(VerdictKind.RETRY, attempts, min(wait, LONGEST_WAIT_SECONDS * 1.1), pause)
 
 

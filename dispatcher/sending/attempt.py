@@ -173,6 +173,7 @@ class Sender:
                 attempt_no=work.attempt_no,
                 now=int(clock.now()),
                 body=delivery.body,
+                attempts_before=delivery.attempts_before,
             )
             answer = await connection.exchange(request)
         except AttemptFailed as failure:

@@ -63,8 +63,13 @@ class Template:
         attempt_no: int,
         now: int,
         body: bytes,
+        attempts_before: int = 0,
     ) -> bytes:
-        """Return head and body of one attempt, signed. `now` is Unix seconds of this attempt."""
+        """Return head and body of one attempt, signed. `now` is Unix seconds of this attempt.
+
+        A delivery that is sent again goes on counting: after ten attempts, and with a schedule of four, its next
+        one is 11/14.
+        """
         message_id, timestamp = event_id.encode(), b"%d" % now
         return (
             self._format
@@ -75,7 +80,7 @@ class Template:
                 _encode_type(event_type),
                 delivery_id.encode(),
                 attempt_no,
-                self._n_attempts,
+                attempts_before + self._n_attempts,
                 len(body),
             )
             + body

@@ -85,6 +85,16 @@ def test_a_delivered_first_attempt_counts_in_every_spread(monkeypatch: pytest.Mo
     assert book.metrics.spread("attempt_duration_seconds", "total").total == pytest.approx(0.02)
 
 
+def test_what_was_sent_again_says_nothing_about_our_speed() -> None:
+    book = Book("all")
+
+    (line,) = book.attempted(a_settlement(a_delivery(attempts=10, attempts_before=10), attempt_no=11))
+
+    assert (line["attempt"], line["attempt_max"]) == (11, 10 + len(a_target().schedule))
+    assert "end_to_end_seconds_count" not in book.counted()
+    assert "ingest_to_first_attempt_seconds_count" not in book.counted()
+
+
 @pytest.mark.parametrize("kind", [VerdictKind.RETRY, VerdictKind.EXHAUSTED, VerdictKind.GONE])
 def test_a_failed_later_attempt_counts_its_outcome_and_its_verdict(kind: VerdictKind) -> None:
     book = Book()

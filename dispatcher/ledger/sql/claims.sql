@@ -79,7 +79,7 @@ tk  AS (UPDATE host h SET tat = gr.base + c.n * gr.iv * interval '1 microsecond'
         WHERE h.host_id = c.host_id),
 up  AS (UPDATE delivery d SET owner = $1 FROM pk WHERE d.ctid = pk.place
         RETURNING d.delivery_id, d.event_day, d.event_id, d.account_id, d.environment, d.endpoint_id, d.host_id,
-                  d.attempts, d.created_at)
+                  d.attempts, d.created_at, d.attempts_before)
 SELECT (SELECT count(*) FROM me) AS live, up.*, e.event_type, e.subject, e.occurred_at, e.body
 FROM (SELECT 1) AS one LEFT JOIN (up JOIN event e USING (event_id, account_id, environment, event_day)) ON true
 
@@ -87,7 +87,7 @@ FROM (SELECT 1) AS one LEFT JOIN (up JOIN event e USING (event_id, account_id, e
 -- Read every delivery this replica owns, with its event; to find rows whose claim or accept was answered by
 -- a connection that died. Runs rarely. Sequential scan of the hot table.
 SELECT d.delivery_id, d.event_day, d.event_id, d.account_id, d.environment, d.endpoint_id, d.host_id, d.attempts,
-       d.created_at, e.event_type, e.subject, e.occurred_at, e.body
+       d.created_at, d.attempts_before, e.event_type, e.subject, e.occurred_at, e.body
 FROM delivery d JOIN event e USING (event_id, account_id, environment, event_day)
 WHERE d.owner = $1
 

@@ -74,6 +74,17 @@ async def test_a_success_names_the_keys_that_signed() -> None:
     assert meter.told == [settlement]
 
 
+async def test_a_delivery_that_was_sent_again_gets_its_whole_schedule() -> None:
+    courier, sender, _ = a_courier(a_target(schedule=(0.0, 42.0)), an_outcome(OutcomeKind.HTTP_5XX, status=500))
+
+    first = await courier.carry(a_delivery(attempts=10, attempts_before=10))
+    second = await courier.carry(a_delivery(attempts=11, attempts_before=10))
+
+    assert [attempt_no for _, _, attempt_no in sender.asked] == [11, 12]
+    assert (first.verdict.kind, first.verdict.attempts, first.verdict.retry_in_seconds) == (VerdictKind.RETRY, 11, 42.0)
+    assert (second.verdict.kind, second.verdict.attempts) == (VerdictKind.EXHAUSTED, 12)
+
+
 async def test_a_failure_follows_the_endpoints_own_schedule() -> None:
     courier, _, _ = a_courier(a_target(schedule=(0.0, 42.0)), an_outcome(OutcomeKind.HTTP_5XX, status=500))
 

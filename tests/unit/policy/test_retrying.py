@@ -45,6 +45,17 @@ def test_a_failure_is_tried_again_as_scheduled_until_the_schedule_ends(
         assert verdict.retry_in_seconds == pytest.approx(schedule[before + 1] * jitter)
 
 
+@given(schedule=SCHEDULES, jitter=JITTERS, before=st.integers(0, 30_000), made=st.integers(0, 30))
+def test_sent_again_a_delivery_goes_on_counting_and_begins_its_schedule_anew(
+    schedule: list[float], jitter: float, before: int, made: int
+) -> None:
+    first_time = judge(failed(), made, schedule, NOW, jitter)
+
+    again = judge(failed(), before + made, schedule, NOW, jitter, attempts_before=before)
+
+    assert again == first_time._replace(attempts=before + made + 1)
+
+
 @given(asked=st.integers(0, 10**9), schedule=SCHEDULES, jitter=JITTERS, status=st.sampled_from([429, 500, 503]))
 def test_no_attempt_comes_before_retry_after_nor_later_than_the_cap(
     asked: int, schedule: list[float], jitter: float, status: int

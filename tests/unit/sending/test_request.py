@@ -9,15 +9,22 @@ from tests.support.builders import a_target
 USER_AGENT = "Dispatcher-Webhooks/1 (+https://docs.test)"
 
 
-def filled(template: Template, body: bytes = b"{}") -> bytes:
+def filled(template: Template, body: bytes = b"{}", *, attempts_before: int = 0) -> bytes:
     return template.fill(
         event_id="evt_1",
         delivery_id="dlv_1",
         event_type="a.b",
-        attempt_no=2,
+        attempt_no=2 + attempts_before,
         now=1793697900,
         body=body,
+        attempts_before=attempts_before,
     )
+
+
+def test_a_delivery_that_is_sent_again_says_which_attempt_will_be_its_last() -> None:
+    request = filled(Template(a_target(schedule=(0.0, 5.0, 60.0)), USER_AGENT), attempts_before=10)
+
+    assert b"x-webhook-attempt: 12/13\r\n" in request
 
 
 def test_a_request_is_exactly_these_bytes() -> None:
