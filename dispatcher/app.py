@@ -10,9 +10,9 @@ as interrupted; the recorder writes everything; the own replica row is deleted; 
 A second signal skips the drain seconds. A root task that ends by itself is a fault: everything falls, the exit is
 not zero, and whoever supervises the process starts a new one.
 
-A process has one to three roles. Without `ingest` there is no consumer; without `deliver` no lanes, no recorder and
-no due-reader, and accepted deliveries are stored waiting for a process that delivers; without `api` no API. Each is a
-replica all the same: it holds a lease, and takes over the rows of those that died.
+A process has one to three roles. Without `ingest` there is no consumer; without `deliver` no lanes, no recorder, no
+due-reader and no replay runner, and accepted deliveries are stored waiting for a process that delivers; without `api`
+no API. Each is a replica all the same: it holds a lease, and takes over the rows of those that died.
 """
 
 import asyncio
@@ -48,6 +48,7 @@ from dispatcher.ledger.connections import Links, Pool
 from dispatcher.ledger.directory import DirectoryLedger
 from dispatcher.ledger.hosts import HostLedger
 from dispatcher.ledger.intake import IntakeLedger
+from dispatcher.ledger.replay_steps import StepLedger
 from dispatcher.ledger.replicas import Membership, Replica, register
 from dispatcher.ledger.retention import Daily, Retention
 from dispatcher.ledger.settlement import SettlementLedger
@@ -57,6 +58,7 @@ from dispatcher.model.errors import DispatcherError, Unavailable
 from dispatcher.model.outcome import VerdictKind
 from dispatcher.policy.schema_files import load_event_schemas, schema_folder
 from dispatcher.recording import Recorder
+from dispatcher.replays import ReplayRunner
 from dispatcher.settings import EVERY_ROLE, Bind, Role, Settings
 from dispatcher.shared import Services, make_services, url_rules
 from dispatcher.telemetry.probes import Probes, ProbeServer
@@ -83,7 +85,7 @@ class RootTaskEnded(DispatcherError):
 class Deliverer:
     """The middle of the journey: takes deliveries that this process owns into the lanes, and out of them again.
 
-    Owns the directory, the recorder, the board and the due-reader.
+    Owns the directory, the recorder, the board, the due-reader and the replay runner.
     """
 
     def __init__(self, settings: Settings, links: Links, replica: Replica, services: Services) -> None:
@@ -125,6 +127,7 @@ class Deliverer:
             on_adopted=services.journal.adopted,
             jitter=lambda: _chance.uniform(0.8, 1.2),
         )
+        self.replays = ReplayRunner(StepLedger(links.replays), jitter=lambda: _chance.uniform(0.8, 1.2))
 
     async def submit(self, deliveries: Sequence[Delivery]) -> None:
         """Put deliveries into their lanes; what a lane refuses goes back to Postgres. Never loses one."""
@@ -371,6 +374,7 @@ class Daemon:
                 ("board", deliverer.board.run()),
                 ("tokens", deliverer.desk.run()),
                 ("hosts", deliverer.keeper.run()),
+                ("replays", deliverer.replays.run()),
             ]
         try:
             async with asyncio.TaskGroup() as group:

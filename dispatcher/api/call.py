@@ -84,8 +84,9 @@ _PLACEHOLDER: Final = re.compile(r"{([a-z_]+)}")
 class Route:
     """One row of the table: everything about an operation that a document or a test needs to know.
 
-    `path` may hold placeholders, `{id}`. `answer` is the model of a success with `status`, None for no content.
-    `problems` are the refusals of its own, on top of those that every route has.
+    `path` may hold placeholders, `{id}`. `answer` is the model of a success with `status`, None for no content;
+    `other_answers` are those of successes with another status, by status. `problems` are the refusals of its own, on
+    top of those that every route has.
     """
 
     method: str
@@ -99,6 +100,7 @@ class Route:
     query: type[BaseModel] = NoQuery
     body: type[BaseModel] | None = None
     problems: tuple[ProblemCode, ...] = ()
+    other_answers: Mapping[int, type[BaseModel]] = field(default_factory=dict)
 
     @property
     def placeholders(self) -> tuple[str, ...]:

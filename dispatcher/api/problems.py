@@ -41,6 +41,13 @@ class ProblemCode(StrEnum):
     REQUEST_TIMEOUT = "request_timeout"
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
     ENDPOINT_LIMIT = "endpoint_limit"
+    ENDPOINT_NOT_ENABLED = "endpoint_not_enabled"
+    REPLAY_RUNNING = "replay_running"
+    DELIVERY_PENDING = "delivery_pending"
+    DELIVERY_HELD = "delivery_held"
+    DELIVERY_ENDED = "delivery_ended"
+    ATTEMPTS_USED_UP = "attempts_used_up"
+    EVENT_GONE = "event_gone"
     BODY_TOO_LARGE = "body_too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     EXPECTATION_FAILED = "expectation_failed"
@@ -72,6 +79,13 @@ KINDS: Final[Mapping[ProblemCode, _Kind]] = {
     ProblemCode.REQUEST_TIMEOUT: _Kind(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive in time"),
     ProblemCode.IDEMPOTENCY_CONFLICT: _Kind(HTTPStatus.CONFLICT, "The idempotency key was used for another request"),
     ProblemCode.ENDPOINT_LIMIT: _Kind(HTTPStatus.CONFLICT, "The account has as many endpoints as it may have"),
+    ProblemCode.ENDPOINT_NOT_ENABLED: _Kind(HTTPStatus.CONFLICT, "The endpoint takes no deliveries now"),
+    ProblemCode.REPLAY_RUNNING: _Kind(HTTPStatus.CONFLICT, "The endpoint has a replay already"),
+    ProblemCode.DELIVERY_PENDING: _Kind(HTTPStatus.CONFLICT, "The delivery is not finished"),
+    ProblemCode.DELIVERY_HELD: _Kind(HTTPStatus.CONFLICT, "The delivery is held"),
+    ProblemCode.DELIVERY_ENDED: _Kind(HTTPStatus.CONFLICT, "The delivery is finished"),
+    ProblemCode.ATTEMPTS_USED_UP: _Kind(HTTPStatus.CONFLICT, "The delivery can be sent no more"),
+    ProblemCode.EVENT_GONE: _Kind(HTTPStatus.GONE, "The event is past its retention"),
     ProblemCode.BODY_TOO_LARGE: _Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: _Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be plain JSON"),
     ProblemCode.EXPECTATION_FAILED: _Kind(HTTPStatus.EXPECTATION_FAILED, "The expectation cannot be met"),

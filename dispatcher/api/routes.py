@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from dispatcher.api import endpoints, logs
+from dispatcher.api import actions, changes, endpoints, logs, replays
 from dispatcher.api.call import Route
 from dispatcher.api.models import (
     AttemptList,
@@ -20,6 +20,7 @@ from dispatcher.api.models import (
     PageQuery,
 )
 from dispatcher.api.problems import ProblemCode
+from dispatcher.api.replay_models import ReplayBody, ReplayCountShown, ReplayList, ReplayShown, ReplaysQuery
 from dispatcher.ledger.keys import Scope
 
 _PAGED: Final = (ProblemCode.INVALID_CURSOR,)
@@ -60,6 +61,39 @@ ROUTES: Final = (
         scope=Scope.ENDPOINTS_READ,
         summary="Show an endpoint",
         answer=EndpointShown,
+    ),
+    Route(
+        method="PATCH",
+        path="/v1/webhook_endpoints/{id}",
+        operation_id="changeWebhookEndpoint",
+        handler=changes.change_endpoint,
+        scope=Scope.ENDPOINTS_WRITE,
+        summary="Pause, disable or enable an endpoint; what it misses meanwhile is kept, and sent once it is enabled",
+        answer=EndpointShown,
+        query=changes.ChangesQuery,
+        body=changes.ChangesBody,
+    ),
+    Route(
+        method="GET",
+        path="/v1/webhook_endpoints/{id}/held",
+        operation_id="countHeld",
+        handler=changes.count_held,
+        scope=Scope.DELIVERIES_READ,
+        summary="Count what is kept for an endpoint until it is enabled, or is still to be sent since it was",
+        answer=changes.HeldShown,
+    ),
+    Route(
+        method="POST",
+        path="/v1/webhook_endpoints/{id}/replay",
+        operation_id="createReplay",
+        handler=replays.create_replay,
+        scope=Scope.DELIVERIES_WRITE,
+        summary="Send events of a time again, or late; with `dry_run` only count them. One at a time per endpoint",
+        answer=ReplayShown,
+        status=202,
+        body=ReplayBody,
+        problems=(ProblemCode.ENDPOINT_NOT_ENABLED, ProblemCode.REPLAY_RUNNING),
+        other_answers={200: ReplayCountShown},
     ),
     Route(
         method="DELETE",
@@ -112,6 +146,73 @@ ROUTES: Final = (
         answer=AttemptList,
         query=PageQuery,
         problems=_PAGED,
+    ),
+    Route(
+        method="POST",
+        path="/v1/deliveries/{id}/resend",
+        operation_id="resendDelivery",
+        handler=actions.resend_delivery,
+        scope=Scope.DELIVERIES_WRITE,
+        summary="Send a finished delivery again: at once, then by its schedule from the second entry on",
+        answer=DeliveryShown,
+        status=202,
+        problems=(
+            ProblemCode.DELIVERY_PENDING,
+            ProblemCode.ENDPOINT_NOT_ENABLED,
+            ProblemCode.EVENT_GONE,
+            ProblemCode.ATTEMPTS_USED_UP,
+        ),
+    ),
+    Route(
+        method="POST",
+        path="/v1/deliveries/{id}/cancel",
+        operation_id="cancelDelivery",
+        handler=actions.cancel_delivery,
+        scope=Scope.DELIVERIES_WRITE,
+        summary="Cancel an open delivery; one that is being sent right now, as soon as that has failed",
+        answer=DeliveryShown,
+        status=202,
+        problems=(ProblemCode.DELIVERY_ENDED,),
+    ),
+    Route(
+        method="POST",
+        path="/v1/deliveries/{id}/retry",
+        operation_id="retryDelivery",
+        handler=actions.retry_delivery,
+        scope=Scope.DELIVERIES_WRITE,
+        summary="Try a waiting delivery now instead of when it is due",
+        answer=DeliveryShown,
+        status=202,
+        problems=(ProblemCode.DELIVERY_ENDED, ProblemCode.DELIVERY_HELD),
+    ),
+    Route(
+        method="GET",
+        path="/v1/replays",
+        operation_id="listReplays",
+        handler=replays.list_replays,
+        scope=Scope.DELIVERIES_READ,
+        summary="List replays and drains, newest first",
+        answer=ReplayList,
+        query=ReplaysQuery,
+        problems=_PAGED,
+    ),
+    Route(
+        method="GET",
+        path="/v1/replays/{id}",
+        operation_id="getReplay",
+        handler=replays.read_replay,
+        scope=Scope.DELIVERIES_READ,
+        summary="Show how far a replay is",
+        answer=ReplayShown,
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/replays/{id}",
+        operation_id="cancelReplay",
+        handler=replays.cancel_replay,
+        scope=Scope.DELIVERIES_WRITE,
+        summary="End a replay; deliveries that it made go their way. With a drain, those still held are canceled",
+        answer=ReplayShown,
     ),
     Route(
         method="GET",

@@ -41,6 +41,7 @@ class Point(StrEnum):
     SETTLE_ANSWERED = "settle.answered"
     CLAIM_SENT = "claim.sent"
     CLAIM_ANSWERED = "claim.answered"
+    REPLAY_STEPPED = "replay.stepped"
     TAKEOVER_LOCKED = "takeover.locked"
     STOPPING = "stopping"
     DRAINING = "draining"

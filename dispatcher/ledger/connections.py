@@ -230,7 +230,7 @@ class Pool:
 
 
 class Links:
-    """The five dedicated connections of one process. `lost` is called when a statement's outcome became unknown."""
+    """The six dedicated connections of one process. `lost` is called when a statement's outcome became unknown."""
 
     def __init__(self, url: str) -> None:
         self.lost: Callable[[], None] = lambda: None
@@ -238,9 +238,10 @@ class Links:
         self.settlement = Link(url, "settlement")
         self.claims = Link(url, "claims", on_lost=lambda: self.lost())  # noqa: PLW0108 - the same
         self.hosts = Link(url, "hosts")
+        self.replays = Link(url, "replays")
         self.control = Link(url, "control")
 
     async def aclose(self) -> None:
-        """Terminate all five."""
-        for link in (self.intake, self.settlement, self.claims, self.hosts, self.control):
+        """Terminate all six."""
+        for link in (self.intake, self.settlement, self.claims, self.hosts, self.replays, self.control):
             await link.aclose()

@@ -9,7 +9,7 @@ secret in it.
 import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import asyncpg
 import orjson
@@ -17,11 +17,9 @@ import orjson
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool, Session
 from dispatcher.ledger.hosts import limits_row
+from dispatcher.ledger.wishes import cancel_some
 from dispatcher.model.endpoint import EndpointStatus, HostLimits
 from dispatcher.model.outcome import OutcomeKind
-
-CANCEL_ROWS: Final = 5_000
-"""Waiting deliveries canceled per statement: about 0.2 s, far below the statement timeout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +168,10 @@ class EndpointLedger:
                 return None
             number: int = row["endpoint_id"]
             await session.execute("delete_secrets", number)
-            tag = await session.execute("cancel_waiting", number, CANCEL_ROWS)
-        while _rows_of(tag) == CANCEL_ROWS:
-            tag = await self._pool.execute("cancel_waiting", number, CANCEL_ROWS)
+            is_more = await cancel_some(session, number)
+        while is_more:
+            async with self._pool.transaction() as session:
+                is_more = await cancel_some(session, number)
         return number
 
     async def _insert(self, session: Session, tenant: Tenant, new: NewEndpoint) -> StoredEndpoint:
@@ -213,10 +212,6 @@ class EndpointLedger:
         assert row is not None
         number: int = row["host_id"]
         return number
-
-
-def _rows_of(tag: str) -> int:
-    return int(tag.rpartition(" ")[2])
 
 
 def _endpoint(row: asyncpg.Record) -> StoredEndpoint:

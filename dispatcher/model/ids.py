@@ -5,6 +5,7 @@
 | event | `evt_` + 32 of `[a-z2-7]` | SHA-256 of source, newline, id: the same for every redelivery |
 | delivery | `dlv_` + 13 of `[a-z2-7]` | keyed permutation of the row's bigint: unique, reveals no count |
 | endpoint | `we_` + 16 letters and digits | random |
+| replay | `rpl_` + 16 letters and digits | random |
 | account | `acct_` + 16 letters and digits | random, or given by the producer |
 """
 
@@ -51,6 +52,11 @@ def parse_event_id(text: str) -> bytes | None:
 def new_endpoint_id() -> str:
     """Return a fresh random endpoint id."""
     return "we_" + _random_text(16)
+
+
+def new_replay_id() -> str:
+    """Return a fresh random id of a replay."""
+    return "rpl_" + _random_text(16)
 
 
 def new_account_id() -> str:

@@ -134,11 +134,13 @@ def _hold_against_table(method: str, path: str, reply: Reply) -> None:
         route, _ = TABLE.find(method, path.partition("?")[0])
     except Problem as fault:
         raise AssertionError(path) from fault
-    assert reply.status == route.status
-    if route.answer is None:
+    answers = {route.status: route.answer, **route.other_answers}
+    assert reply.status in answers
+    answer = answers[reply.status]
+    if answer is None:
         assert reply.raw == b""
     elif reply.raw:
-        route.answer.model_validate_json(reply.raw)
+        answer.model_validate_json(reply.raw)
 
 
 @pytest.fixture(scope="session")
@@ -321,6 +323,7 @@ class Seeds:
         outcome: str | None = "http_5xx",
         status: int | None = 500,
         detail: bytes | None = None,
+        event_id: bytes | None = None,
     ) -> None:
         """Make an attempt `ago` seconds ago of a delivery created `age` seconds ago."""
         await self.sql.execute(
@@ -334,13 +337,26 @@ class Seeds:
             age,
             endpoint,
             *self.tenant,
-            secrets.token_bytes(20),
+            event_id or secrets.token_bytes(20),
             number,
             status if outcome else None,
             outcome,
             verdict,
             detail,
         )
+
+    async def replay(self, endpoint: int) -> str:
+        """Make a replay that is running and return its id."""
+        public_id = f"rpl_{secrets.token_hex(8)}"
+        await self.sql.execute(
+            "INSERT INTO replay (public_id, account_id, environment, endpoint_id, kind, what, rate, n_expected, "
+            "is_minimum, created_at, ready_at) "
+            "SELECT $1, account_id, environment, endpoint_id, 'replay', 'all', 1, 0, false, now(), now() FROM endpoint "
+            "WHERE endpoint_id = $2",
+            public_id,
+            endpoint,
+        )
+        return public_id
 
     async def ended(self, endpoint: int, verdict: str = "delivered", *, age: float = 60.0, **attempt: Any) -> int:
         """Make a finished delivery and return its number."""

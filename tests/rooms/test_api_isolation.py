@@ -12,11 +12,16 @@ from dispatcher.ledger.keys import TENANT_SCOPES
 from dispatcher.model.ids import show_event_id
 from tests.rooms.test_api_harness import Api, Seeds, api, ledger_template, ledger_url, pool, shared_api, vault
 
-GOOD = {"url": "https://example.com/", "events": ["*"]}
+BODIES: dict[str, dict[str, object]] = {
+    "createWebhookEndpoint": {"url": "https://example.com/", "events": ["*"]},
+    "changeWebhookEndpoint": {"status": "paused"},
+    "createReplay": {"since": "2026-11-03T09:00:00Z", "what": "all"},
+}
 UNKNOWN = {
     "webhook_endpoints": "we_0000000000000000",
     "deliveries": "dlv_aaaaaaaaaaaaa",
     "events": "evt_" + "a" * 32,
+    "replays": "rpl_0000000000000000",
 }
 
 
@@ -26,6 +31,9 @@ class Things(NamedTuple):
     webhook_endpoints: str
     deliveries: str
     events: str
+    replays: str
+    finished: str
+    """A delivery that is not open."""
 
 
 async def make_things(api: Api, tenant: Tenant) -> Things:
@@ -35,18 +43,22 @@ async def make_things(api: Api, tenant: Tenant) -> Things:
         event_id = await seeds.event()
         delivery = await seeds.delivery(endpoint, event_id=event_id, attempts=1)
         await seeds.attempt(endpoint, delivery, "retry")
-        await seeds.ended(endpoint)
+        finished = await seeds.ended(endpoint, event_id=event_id)
+        busy = await seeds.endpoint()
+        await sql.execute("UPDATE endpoint SET status = 'deleted' WHERE endpoint_id = $1", busy)
+        replay = await seeds.replay(busy)
         public_id = await sql.fetchval("SELECT public_id FROM endpoint WHERE endpoint_id = $1", endpoint)
-    return Things(public_id, api.services.delivery_ids.show(delivery), show_event_id(event_id))
+    show = api.services.delivery_ids.show
+    return Things(public_id, show(delivery), show_event_id(event_id), replay, show(finished))
 
 
 def path_of(route: Route, ids: dict[str, str]) -> str:
-    collection = route.path.split("/")[2]
-    return route.path.replace("{id}", ids[collection]) if route.placeholders else route.path
+    chosen = {"resendDelivery": "finished"}.get(route.operation_id, route.path.split("/")[2])
+    return route.path.replace("{id}", ids[chosen]) if route.placeholders else route.path
 
 
 def body_of(route: Route) -> dict[str, object] | None:
-    return None if route.body is None else dict(GOOD)
+    return None if route.body is None else BODIES[route.operation_id]
 
 
 each_route = pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.operation_id)
@@ -55,7 +67,7 @@ each_route_with_id = pytest.mark.parametrize(
 )
 each_list = pytest.mark.parametrize(
     "route",
-    [route for route in ROUTES if route.operation_id in {"listWebhookEndpoints", "listEvents"}],
+    [route for route in ROUTES if route.operation_id in {"listWebhookEndpoints", "listEvents", "listReplays"}],
     ids=lambda route: route.operation_id,
 )
 
@@ -92,12 +104,15 @@ async def test_the_scope_alone_is_enough(api: Api, route: Route) -> None:
 @each_route_with_id
 async def test_somebody_elses_thing_looks_like_none_at_all(api: Api, route: Route) -> None:
     others = [await api.other_tenant(), Tenant(api.tenant.account_id, "live")]
-    unknown = await api.call(route.method, path_of(route, UNKNOWN))
+    unknown = await api.call(
+        route.method, path_of(route, {**UNKNOWN, "finished": UNKNOWN["deliveries"]}), body_of(route)
+    )
 
     for tenant in others:
         things = await make_things(api, tenant)
-        foreign = await api.call(route.method, path_of(route, things._asdict()))
-        own = await api.call(route.method, path_of(route, things._asdict()), key=await api.new_key(tenant))
+        path, body = path_of(route, things._asdict()), body_of(route)
+        foreign = await api.call(route.method, path, body)
+        own = await api.call(route.method, path, body, key=await api.new_key(tenant))
 
         assert foreign.status == unknown.status == 404
         assert {**foreign.body, "request_id": ""} == {**unknown.body, "request_id": ""}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import asyncpg
 import pytest
 
-from dispatcher.ledger import endpoints
+from dispatcher.ledger import wishes
 from dispatcher.ledger.accounts import AccountLedger, Tenant
 from dispatcher.ledger.connections import Pool
 from dispatcher.ledger.endpoints import EndpointLedger, Idempotency, KeptAnswer, NewEndpoint, StoredEndpoint, TooMany
@@ -157,7 +157,7 @@ async def test_deleting_destroys_secrets_and_cancels_what_waits(room: Room) -> N
 async def test_a_queue_longer_than_one_statement_takes_is_canceled_whole(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoints, "CANCEL_ROWS", 2)
+    monkeypatch.setattr(wishes, "ROWS_AT_ONCE", 2)
     await room.ledger.create(room.tenant, SIMPLE, most=50)
     number = await room.sql.fetchval("SELECT endpoint_id FROM endpoint")
     for held in (True, False, True, False, True):

@@ -77,28 +77,6 @@ RETURNING endpoint_id
 -- Destroy the secrets of an endpoint. Index: endpoint_secret_endpoint.
 DELETE FROM endpoint_secret WHERE endpoint_id = $1
 
--- name: cancel_waiting
--- Cancel up to $2 deliveries of an endpoint that wait in Postgres: an attempt row without a request, the row gone.
--- Rows owned by a process are its own to cancel; rows that a claim holds just now become so, hence SKIP LOCKED.
--- Held rows first: the others come to a process when they fall due, held ones never do.
--- Index: delivery_endpoint. The event may be past its retention: then its type comes from an earlier attempt.
-WITH picked AS (
-  SELECT delivery_id FROM delivery WHERE endpoint_id = $1 AND owner IS NULL
-  ORDER BY endpoint_id DESC, held DESC LIMIT $2 FOR UPDATE SKIP LOCKED),
-ended AS (
-  DELETE FROM delivery d USING picked WHERE d.delivery_id = picked.delivery_id AND d.owner IS NULL
-  RETURNING d.delivery_id, d.created_at, d.endpoint_id, d.account_id, d.environment, d.event_id, d.event_day, d.attempts)
-INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpoint_id, account_id, environment, event_id,
-                     event_type, subject, attempt_no, duration_ms, outcome, verdict, replica_id)
-SELECT now(), d.delivery_id, d.created_at, d.endpoint_id, d.account_id, d.environment, d.event_id,
-       COALESCE(e.event_type,
-                (SELECT a.event_type FROM attempt a
-                 WHERE a.delivery_id = d.delivery_id AND a.started_at >= d.created_at LIMIT 1),
-                'unknown'),
-       e.subject, d.attempts + 1, 0, NULL, 'canceled', 0
-FROM ended d
-LEFT JOIN event e USING (event_id, account_id, environment, event_day)
-
 -- name: find_answer
 -- Read the kept answer to an idempotency key not older than a day. Index: primary key.
 SELECT request_sha256, status, response FROM idempotency_key

@@ -32,7 +32,8 @@ re  AS (UPDATE delivery d SET owner = NULL, attempts = t.attempts_after, held = 
                 SELECT o.ctid AS place FROM delivery o WHERE o.delivery_id = r.delivery_id AND o.owner = $1 OFFSET 0) x
               WHERE r.next_in_ms IS NOT NULL OFFSET 0) t
         WHERE d.ctid = t.place RETURNING 1),
-gone AS (UPDATE endpoint e SET status = 'disabled', disabled_reason = 'gone', held_since = now(), changed_at = now()
+gone AS (UPDATE endpoint e SET status = 'disabled', disabled_reason = 'gone', held_since = COALESCE(e.held_since, now()),
+          held_xid = COALESCE(e.held_xid, pg_snapshot_xmin(pg_current_snapshot())), changed_at = now()
         WHERE e.endpoint_id IN (SELECT endpoint_id FROM r WHERE verdict = 'gone') AND e.status IN ('enabled', 'paused')),
 ok  AS (UPDATE endpoint e SET verified_at = now(), changed_at = now()
         WHERE e.endpoint_id = ANY($21::int[]) AND e.verified_at IS NULL

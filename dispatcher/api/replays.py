@@ -1,0 +1,123 @@
+"""Replays: deliveries made again, or made late, from stored events."""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+from dispatcher.api.call import Answer, Call
+from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found, refused
+from dispatcher.api.replay_models import ReplayBody
+from dispatcher.api.shapes import show_instant
+from dispatcher.kit import clock
+from dispatcher.ledger.replays import NotEnabled, ReplayLedger, Running
+from dispatcher.model.replay import Replay, Selection, Wanted
+from dispatcher.policy.catalogue import Catalogue
+
+
+async def create_replay(call: Call) -> Answer:
+    """Start a replay of an endpoint, or (dry run) only count what it would make."""
+    body: ReplayBody = call.body
+    selection = _selection(body, call.services.catalogue)
+    endpoint = await call.endpoints.find(call.tenant, call.path["id"])
+    if endpoint is None:
+        raise not_found()
+    ledger = ReplayLedger(call.services.pool)
+    expected = await ledger.count(endpoint.endpoint_id, selection)
+    if body.dry_run:
+        return Answer({"object": "replay_count", "expected": expected.n, "at_least": expected.is_minimum})
+    made = await ledger.create(call.tenant, endpoint.public_id, selection, rate=body.rate, expected=expected)
+    match made:
+        case None:
+            raise not_found()
+        case NotEnabled():
+            raise Problem(ProblemCode.ENDPOINT_NOT_ENABLED, f"it is {made.status}; enabling it sends what it misses")
+        case Running():
+            raise Problem(ProblemCode.REPLAY_RUNNING, f"wait for {made.public_id} to end, or cancel it")
+        case Replay():
+            return Answer(show_replay(made), 202, {"Location": f"/v1/replays/{made.public_id}"})
+
+
+async def list_replays(call: Call) -> Answer:
+    """List replays, newest first."""
+    query = call.query
+    cursors = call.cursors(f"replays:{query.endpoint_id or ''}")
+    below = None
+    if query.after is not None:
+        (below,) = cursors.read(query.after, 1)
+    ledger = ReplayLedger(call.services.pool)
+    found = await ledger.page(call.tenant, endpoint=query.endpoint_id, below=below, limit=query.limit + 1)
+    page = found[: query.limit]
+    following = cursors.show([page[-1].replay_id]) if len(found) > query.limit else None
+    return Answer({"data": [show_replay(one) for one in page], "next": following})
+
+
+async def read_replay(call: Call) -> Answer:
+    """Show how far a replay is."""
+    found = await ReplayLedger(call.services.pool).find(call.tenant, call.path["id"])
+    if found is None:
+        raise not_found()
+    return Answer(show_replay(found))
+
+
+async def cancel_replay(call: Call) -> Answer:
+    """End a replay and show it; the deliveries that it made go their way."""
+    found = await ReplayLedger(call.services.pool).cancel(call.tenant, call.path["id"])
+    if found is None:
+        raise not_found()
+    return Answer(show_replay(found))
+
+
+def show_replay(replay: Replay) -> dict[str, Any]:
+    """Return a job as it is read back."""
+    selection = replay.selection
+    return {
+        "id": replay.public_id,
+        "object": "replay",
+        "endpoint_id": replay.endpoint,
+        "environment": replay.environment,
+        "kind": replay.kind,
+        "what": selection.wanted,
+        "since": show_instant(selection.since),
+        "until": show_instant(selection.until),
+        "types": selection.types,
+        "rate": round(replay.rate, 3),
+        "status": replay.state,
+        "expected": replay.expected.n,
+        "at_least": replay.expected.is_minimum,
+        "scanned": replay.n_scanned,
+        "made": replay.n_made,
+        "skipped": replay.n_skipped,
+        "created_at": show_instant(replay.created_at),
+        "ended_at": show_instant(replay.ended_at),
+    }
+
+
+def _selection(body: ReplayBody, catalogue: Catalogue) -> Selection:
+    """Return what to look at, or raise Problem with everything that breaks a rule."""
+    since, until = _instant(body.since), clock.utcnow() if body.until is None else _instant(body.until)
+    faults = [
+        Fault(where, "invalid_instant", "an instant as in RFC 3339, with its offset, for example 2026-11-03T09:00:00Z")
+        for where, instant in (("/since", since), ("/until", until))
+        if instant is None
+    ]
+    if since is not None and until is not None and since >= until:
+        faults.append(Fault("/until", "empty_range", "`until` must come after `since`"))
+    faults += _type_faults(body.types, catalogue) if body.types is not None else []
+    if faults or since is None or until is None:
+        raise refused(faults)
+    return Selection(Wanted(body.what), since, until, None if body.types is None else tuple(body.types))
+
+
+def _type_faults(types: Sequence[str], catalogue: Catalogue) -> list[Fault]:
+    return [
+        Fault(f"/types/{types.index(fault.name)}", "unknown_event_type", "no such type, or given twice", fault.nearest)
+        for fault in catalogue.check_subscription(types)
+    ]
+
+
+def _instant(text: str) -> dt.datetime | None:
+    try:
+        parsed = dt.datetime.fromisoformat(text)
+        return None if parsed.tzinfo is None else parsed.astimezone(dt.UTC)
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,94 @@
+"""What a person wishes for one delivery: once more, not at all, or now.
+
+A row that a process owns is never touched from outside: its owner finds its rows by their place, and would lose one
+that moved. So a wish to cancel is written down beside it, and fulfilled when the delivery comes back unfinished.
+"""
+
+from enum import Enum, auto
+from typing import Final
+
+from dispatcher.ledger.accounts import Tenant
+from dispatcher.ledger.connections import Pool, Session
+from dispatcher.model.endpoint import EndpointStatus
+
+ROWS_AT_ONCE: Final = 5_000
+"""Waiting deliveries canceled or held per statement: about 0.2 s, far below the statement timeout."""
+
+
+class Wish(Enum):
+    """What became of a wish. Closed."""
+
+    GRANTED = auto()
+    UNKNOWN = auto()
+    """The account has no such delivery."""
+    ENDED = auto()
+    """It is finished."""
+    HELD = auto()
+    """Its endpoint is paused or disabled."""
+    OPEN = auto()
+    """It is under way already."""
+    NOT_ENABLED = auto()
+    """Its endpoint takes no deliveries."""
+    EVENT_GONE = auto()
+    """The event is past its retention: there is nothing left to send."""
+    TOO_OFTEN = auto()
+    """Its attempts cannot be counted any further."""
+
+
+class WishLedger:
+    """Single deliveries in Postgres, by hand. Every call raises Unavailable when Postgres is away."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def resend(self, tenant: Tenant, delivery_id: int) -> Wish:
+        """Open a finished delivery once more, due now: one attempt, then its schedule from the second entry on."""
+        async with self._pool.transaction() as session:
+            standing = await session.fetchrow("delivery_standing", *tenant, delivery_id)
+            if standing is None:
+                return Wish.UNKNOWN
+            endpoint = await session.fetchrow("lock_endpoint_number", standing["endpoint_id"])
+            if endpoint is None or endpoint["status"] != EndpointStatus.ENABLED:
+                return Wish.NOT_ENABLED
+            told = await session.fetchrow("resend", *tenant, delivery_id)
+        assert told is not None
+        if told["is_open"]:
+            return Wish.OPEN
+        if not told["may_go_on"]:
+            return Wish.TOO_OFTEN
+        return Wish.GRANTED if told["has_event"] else Wish.EVENT_GONE
+
+    async def cancel(self, tenant: Tenant, delivery_id: int) -> Wish:
+        """Cancel an open delivery, now or, while a process has it, as soon as it comes back unfinished."""
+        async with self._pool.transaction() as session:
+            tag = await session.execute("cancel_deliveries", [delivery_id], *tenant)
+            if count_of(tag) or count_of(await session.execute("wish_canceled", *tenant, delivery_id)):
+                return Wish.GRANTED
+        return await self._refusal(tenant, delivery_id)
+
+    async def retry(self, tenant: Tenant, delivery_id: int) -> Wish:
+        """Let a delivery that waits fall due now; nothing changes for one that a process has already."""
+        if count_of(await self._pool.execute("retry_now", *tenant, delivery_id)):
+            return Wish.GRANTED
+        return await self._refusal(tenant, delivery_id)
+
+    async def _refusal(self, tenant: Tenant, delivery_id: int) -> Wish:
+        row = await self._pool.fetchrow("delivery_standing", *tenant, delivery_id)
+        if row is None:
+            return Wish.UNKNOWN
+        if not row["is_open"]:
+            return Wish.ENDED
+        return Wish.HELD if row["held"] else Wish.GRANTED
+
+
+async def cancel_some(session: Session, endpoint_id: int, *, only_held: bool = False) -> bool:
+    """Cancel waiting deliveries of an endpoint, as many as one statement may; tell whether there may be more."""
+    found = await session.fetch("waiting_of_endpoint", endpoint_id, ROWS_AT_ONCE, only_held)
+    if found:
+        await session.execute("cancel_deliveries", [row["delivery_id"] for row in found], None, None)
+    return len(found) == ROWS_AT_ONCE
+
+
+def count_of(tag: str) -> int:
+    """Return how many rows a command tag speaks of."""
+    return int(tag.rpartition(" ")[2])
