@@ -15,7 +15,6 @@ from dispatcher.ledger.replay_steps import StepLedger
 from dispatcher.ledger.replays import ReplayLedger
 from dispatcher.ledger.wishes import WishLedger
 from dispatcher.model.delivery import Delivery, Settlement
-from dispatcher.model.event import Event
 from dispatcher.model.outcome import Outcome, OutcomeKind, Verdict, VerdictKind
 from dispatcher.model.replay import Replay, Selection, Tally, Wanted
 from tests.rooms.ledger_world import Process, World, a_batch, an_event
@@ -52,8 +51,9 @@ class Stage:
 
     async def accept(self, n: int = 1, **event: Any) -> list[Delivery]:
         """Accept `n` events and return the deliveries that they made."""
-        events = [an_event(self.account, **event) for _ in range(n)]
-        return list((await self.process.accept(a_batch(events, part=next(_parts)))).fresh)
+        batch = a_batch([an_event(self.account, **event) for _ in range(n)], part=next(_parts))
+        placed = tuple(one._replace(event_day=one.event.occurred_at.date()) for one in batch.events)
+        return list((await self.process.accept(batch._replace(events=placed))).fresh)
 
     async def settle(self, deliveries: Sequence[Delivery], kind: VerdictKind = VerdictKind.DELIVERED) -> None:
         """Let the attempts under way end so."""
@@ -122,11 +122,6 @@ class Stage:
     async def event_ids(self) -> set[bytes]:
         """Return the id of every stored event."""
         return {row["event_id"] for row in await self.world.rows("SELECT event_id FROM event")}
-
-
-def events_of(account: str, n: int) -> list[Event]:
-    """Return events of their own ids."""
-    return [an_event(account) for _ in range(n)]
 
 
 @asynccontextmanager

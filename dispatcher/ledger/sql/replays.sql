@@ -12,7 +12,8 @@ FROM feed_for($1, $2, $3, $4, $5, '0', 0, NULL, $6::int)
 INSERT INTO replay (public_id, account_id, environment, endpoint_id, kind, what, since, until, types, rate, n_expected,
                     is_minimum, end_xid, created_at, ready_at)
 SELECT $2, e.account_id, e.environment, e.endpoint_id, 'replay', $3, $4, $5, $6,
-       COALESCE(LEAST($7, e.rate_limit, h.rate), GREATEST(1, LEAST(e.rate_limit, h.rate) / 2)), $8, $9,
+       CASE WHEN $7::float8 IS NULL THEN GREATEST(1, LEAST(e.rate_limit, h.rate) / 2)
+            ELSE LEAST($7, e.rate_limit, h.rate) END, $8, $9,
        CASE WHEN $3 <> 'missing' THEN pg_snapshot_xmax(pg_current_snapshot()) END, clock_timestamp(), clock_timestamp()
 FROM endpoint e JOIN host h USING (host_id) WHERE e.endpoint_id = $1
 ON CONFLICT DO NOTHING
