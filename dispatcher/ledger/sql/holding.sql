@@ -20,10 +20,10 @@ UPDATE endpoint e SET held_xid = LEAST(e.held_xid, ended.at_xid) FROM ended WHER
 
 -- name: hold_some
 -- Take up to $2 waiting deliveries of an endpoint out of the due index. Rows owned by a process are parked by it; rows
--- that a claim holds just now become so, hence SKIP LOCKED. Index: delivery_endpoint.
+-- that a claim holds just now become so, hence SKIP LOCKED. Index: delivery_endpoint, in its order.
 WITH picked AS MATERIALIZED (
   SELECT ctid AS place FROM delivery WHERE endpoint_id = $1 AND NOT held AND owner IS NULL
-  LIMIT $2 FOR UPDATE SKIP LOCKED)
+  ORDER BY (attempts > 0), created_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 UPDATE delivery d SET held = true FROM picked WHERE d.ctid = picked.place
 
 -- name: start_drain
@@ -47,7 +47,8 @@ WHERE endpoint_id = $1
 -- name: release_held
 -- Let up to $2 held deliveries of an endpoint fall due now. Index: delivery_endpoint.
 WITH picked AS MATERIALIZED (
-  SELECT ctid AS place FROM delivery WHERE endpoint_id = $1 AND held AND owner IS NULL LIMIT $2 FOR UPDATE SKIP LOCKED)
+  SELECT ctid AS place FROM delivery WHERE endpoint_id = $1 AND held AND owner IS NULL
+  ORDER BY (attempts > 0), created_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 UPDATE delivery d SET held = false, due_at = now() FROM picked WHERE d.ctid = picked.place
 
 -- name: release_strays

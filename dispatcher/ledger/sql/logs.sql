@@ -6,7 +6,8 @@ SELECT endpoint_id FROM endpoint WHERE public_id = $3 AND account_id = $1 AND en
 -- Read a page of an endpoint's deliveries, open and ended, newest first by creation: a delivery keeps its place
 -- whatever becomes of it. One look per wanted state, so that every state is served by an index:
 -- delivery_endpoint for open ones, attempt_final for ended ones. One snapshot, so that a delivery that ends
--- meanwhile is shown once; one that was sent again is shown as it stands now, in its old place. $1 endpoint, $2 wanted open states, $3 wanted final verdicts, $4 and $5 only before this
+-- meanwhile is shown once; one that was sent again is shown as it stands now, in its old place (OFFSET 0: row by row, and
+-- only for those of the page). $1 endpoint, $2 wanted open states, $3 wanted final verdicts, $4 and $5 only before this
 -- place (creation, number), $6 rows.
 WITH open AS (
   SELECT d.delivery_id, d.created_at, d.event_id, d.event_day, d.account_id, d.environment, s.state, d.attempts,
@@ -27,9 +28,9 @@ ended AS (
     SELECT * FROM attempt a
     WHERE a.endpoint_id = $1 AND a.verdict = v.verdict AND a.verdict IN ('delivered', 'exhausted', 'canceled')
       AND ($4::timestamptz IS NULL OR (a.delivery_created_at, a.delivery_id) < ($4, $5::bigint))
-      AND NOT EXISTS (SELECT FROM delivery d WHERE d.delivery_id = a.delivery_id)
+      AND NOT EXISTS (SELECT FROM delivery d WHERE d.delivery_id = a.delivery_id OFFSET 0)
       AND NOT EXISTS (SELECT FROM attempt n WHERE n.delivery_id = a.delivery_id AND n.started_at > a.started_at
-                        AND n.verdict IN ('delivered', 'exhausted', 'canceled'))
+                        AND n.verdict IN ('delivered', 'exhausted', 'canceled') OFFSET 0)
     ORDER BY a.delivery_created_at DESC, a.delivery_id DESC LIMIT $6) a)
 SELECT x.*, p.public_id AS endpoint FROM (
 SELECT delivery_id, created_at, event_id, event_type, subject, state,
