@@ -66,12 +66,12 @@ class StepLedger:
         return Step(job["public_id"], kind, ReplayState.RUNNING)
 
     async def _go_on(self, connection: asyncpg.Connection, job: Any, kind: ReplayKind) -> Step:
-        due = await connection.fetchrow(STATEMENTS["count_due"], job["host_id"], job["endpoint_id"], _MOST_DUE)
+        due: Any = await connection.fetchrow(STATEMENTS["count_due"], job["host_id"], job["endpoint_id"], _MOST_DUE)
         may_make = min(_MOST_MADE, math.ceil(job["rate"] * _SLICE_SECONDS), _MOST_DUE - due["n"])
         n_released = 0
         if kind is ReplayKind.DRAIN:
             n_released = count_of(await connection.execute(STATEMENTS["release_held"], job["endpoint_id"], may_make))
-        told = await connection.fetchrow(
+        told: Any = await connection.fetchrow(
             STATEMENTS["replay_step"],
             job["replay_id"],
             EVENTS_PER_STEP,

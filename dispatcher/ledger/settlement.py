@@ -1,5 +1,6 @@
 """Settle: attempts, verdicts and the lease renewal of one process, written in one statement (S2)."""
 
+import contextlib
 import datetime as dt
 from collections.abc import Collection, Sequence
 from typing import Any, Final
@@ -10,7 +11,7 @@ from dispatcher.kit import clock
 from dispatcher.ledger.connections import Link
 from dispatcher.ledger.replicas import Replica
 from dispatcher.model.delivery import Settlement
-from dispatcher.model.errors import Fenced
+from dispatcher.model.errors import Fenced, Unavailable
 from dispatcher.model.outcome import Outcome, VerdictKind
 
 _LONGEST_MS: Final = 6 * 86_400_000
@@ -58,7 +59,9 @@ class SettlementLedger:
             self._replica.renewed(sent)
         gone = {s.delivery.endpoint_id for s in batch if s.verdict.kind in (VerdictKind.GONE, VerdictKind.HELD)}
         if gone:
-            await self._link.fetch("hold_waiting", list(gone))
+            # The batch is written, and a second try would write it again; what is not held now is when it falls due.
+            with contextlib.suppress(Unavailable):
+                await self._link.fetch("hold_waiting", list(gone))
 
     async def _find_out(self, number: int) -> None:
         rows = await self._link.fetch("flush_seq", self._replica.replica_id)

@@ -163,6 +163,15 @@ class ChaosWorld:
             await self.world.until_settled(n_events, seconds=seconds)
         return time.monotonic() - began
 
+    async def replay(self) -> None:
+        """Start a replay of what is missing at every endpoint: nothing, if all is well. Every process steps them."""
+        await self.world.fetch(
+            "INSERT INTO replay (public_id, account_id, environment, endpoint_id, kind, what, rate, n_expected,"
+            " is_minimum, created_at, ready_at)"
+            " SELECT 'rpl_' || gen_random_uuid(), account_id, environment, endpoint_id, 'replay', 'missing', 100, 0,"
+            " false, clock_timestamp(), now() FROM endpoint ON CONFLICT DO NOTHING"
+        )
+
     async def history(self) -> History:
         """Collect what everybody knows."""
         rows = await self.world.fetch(

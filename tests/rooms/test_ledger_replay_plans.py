@@ -120,7 +120,7 @@ async def test_a_step_looks_at_its_stretch_of_the_feed_only(stage: Stage) -> Non
 
 
 async def test_a_range_of_time_looks_at_the_tables_of_its_days_only(stage: Stage) -> None:
-    since, until = await stage.world.sql.fetchrow("SELECT now() - interval '1 hour', now()")
+    ((since, until),) = await stage.world.rows("SELECT now() - interval '1 hour', now()")
     arguments = [stage.number, "all", None, since, until, 10_000]
 
     plan = await plan_of(stage.world.sql, "count_wanted", arguments)

@@ -4,6 +4,7 @@
 import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator
+from typing import Any
 from unittest.mock import patch
 
 import asyncpg
@@ -120,8 +121,8 @@ async def test_a_range_is_about_when_events_happened_and_types_about_subscriptio
     await stage.settle(await stage.accept(1, type="check.completed", occurred_at=now - dt.timedelta(days=2)))
     since, until = now - dt.timedelta(days=2), now - dt.timedelta(days=1)
 
-    async def count(**selection: object) -> int:
-        chosen = Selection(Wanted.ALL)._replace(**selection)
+    async def count(**selection: Any) -> int:
+        chosen = Selection(Wanted.ALL, **selection)
         return (await stage.replays.count(stage.number, chosen)).n
 
     assert await count() == 4

@@ -122,6 +122,18 @@ async def test_410_disables_the_endpoint_and_holds_what_waits_for_it(world: Worl
     assert await world.value("SELECT count(*) FROM delivery WHERE held AND owner IS NULL") == 2
 
 
+async def test_a_batch_is_written_once_even_when_what_waits_cannot_be_held(world: World) -> None:
+    process = await world.process()
+    (delivery,) = await deliveries(world, process)
+    gone = settled(delivery, VerdictKind.GONE, retry_in=0.0, kind=OutcomeKind.HTTP_410, status=410)
+    dying = "SELECT pg_terminate_backend(pg_backend_pid()), $1::int[]"
+
+    with patch.dict(STATEMENTS, {"hold_waiting": dying}):
+        await process.settlements.settle([gone])
+
+    assert await world.value("SELECT count(*) FROM attempt") == 1
+
+
 async def test_the_first_success_verifies_the_endpoint_and_later_ones_change_nothing(world: World) -> None:
     process = await world.process()
     first, second = await deliveries(world, process, 2)

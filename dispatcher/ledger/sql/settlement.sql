@@ -41,11 +41,14 @@ ok  AS (UPDATE endpoint e SET verified_at = now(), changed_at = now()
 SELECT (SELECT count(*) FROM me) AS live, (SELECT count(*) FROM fin) AS finished, (SELECT count(*) FROM re) AS rescheduled
 
 -- name: hold_waiting
--- Take the waiting deliveries of endpoints that are not enabled out of the due index. Index: delivery_endpoint.
-UPDATE delivery d SET held = true
-FROM endpoint e
-WHERE d.endpoint_id = ANY($1::int[]) AND e.endpoint_id = d.endpoint_id AND e.status IN ('paused', 'disabled')
-  AND d.owner IS NULL AND NOT d.held
+-- Take waiting deliveries of endpoints that are not enabled out of the due index, a thousand of each: what is left is
+-- held when it falls due. Nobody is waited for. Index: delivery_endpoint, in its order.
+WITH picked AS MATERIALIZED (
+  SELECT x.place FROM endpoint e CROSS JOIN LATERAL (
+    SELECT d.ctid AS place FROM delivery d WHERE d.endpoint_id = e.endpoint_id AND NOT d.held AND d.owner IS NULL
+    ORDER BY (d.attempts > 0), d.created_at LIMIT 1000 FOR UPDATE SKIP LOCKED) x
+  WHERE e.endpoint_id = ANY($1::int[]) AND e.status IN ('paused', 'disabled'))
+UPDATE delivery d SET held = true FROM picked WHERE d.ctid = picked.place
 
 -- name: flush_seq
 -- Read the number of the last flush that committed; no row means this replica was taken over.
