@@ -121,6 +121,8 @@ _CLAIMS: Final = "tests/rooms/test_ledger_claims.py::"
 _INTAKE: Final = "tests/rooms/test_ledger_intake.py::"
 _REPLICAS: Final = "tests/rooms/test_ledger_replicas.py::"
 _SETTLEMENT: Final = "tests/rooms/test_ledger_settlement.py::"
+_HOLDING: Final = "tests/rooms/test_ledger_holding.py::"
+_REPLAYS: Final = "tests/rooms/test_ledger_replays.py::"
 _RETENTION: Final = "tests/rooms/test_ledger_retention.py::"
 _HOSTS: Final = "tests/rooms/test_ledger_hosts.py::"
 _BOARD: Final = "tests/unit/lanes/test_board.py::"
@@ -216,6 +218,21 @@ GUARDS: Final[Mapping[str, Guard]] = MappingProxyType(
             ),
             in_chaos=True,
             inline=(_SETTLEMENT + "test_without_its_number_a_repeated_batch_would_be_written_twice",),
+        ),
+        "settling": Guard(
+            ("I1",),
+            "a drain knows its end only when every accept that saw its endpoint held is over",
+            inline=(_HOLDING + "test_without_time_to_settle_its_event_would_be_lost",),
+        ),
+        "oldest-transaction": Guard(
+            ("I1",),
+            "a replay looks at nothing that something may still appear behind",
+            inline=(_HOLDING + "test_reading_above_the_oldest_transaction_would_leave_an_event_behind",),
+        ),
+        "one-job-at-a-time": Guard(
+            ("I2",),
+            "two jobs of one endpoint never step at once",
+            inline=(_REPLAYS + "test_without_the_endpoints_lock_they_would",),
         ),
         "adoption": Guard(
             ("I1", "I12"),

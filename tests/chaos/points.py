@@ -39,6 +39,7 @@ MOST_HITS: Final[Mapping[Point, int]] = MappingProxyType(
         Point.SETTLE_ANSWERED: 20,
         Point.CLAIM_SENT: 4,
         Point.CLAIM_ANSWERED: 3,
+        Point.REPLAY_STEPPED: 4,
         Point.TAKEOVER_LOCKED: 1,
         Point.STOPPING: 1,
         Point.DRAINING: 1,
@@ -116,6 +117,9 @@ class Sweep:
         if point in (Point.STOPPING, Point.DRAINING):
             await self._until(lambda: victim.is_ready, _DEATH_SECONDS)
             victim.send(signal.SIGTERM)
+        elif point is Point.REPLAY_STEPPED:
+            await self._until(lambda: victim.is_ready, _DEATH_SECONDS)
+            await self._world.replay()
         elif point is Point.PARTITIONS_REVOKED:
             await self._until(lambda: victim.is_ready, _DEATH_SECONDS)
             await self._retire_others(slot, most=1)
