@@ -70,6 +70,7 @@ class ReplayRunner:
                 _log.warning("strays_released", n_deliveries=n_strays)
         await self._jobs.fulfil_wishes()
         for _ in range(_STEPS_AT_ONCE):
+            began = clock.mono()
             step = await self._jobs.step()
             if step is None:
                 await asyncio.sleep(_LOOK_SECONDS * self._jitter())
@@ -83,3 +84,5 @@ class ReplayRunner:
                     n_made=step.n_made,
                     n_skipped=step.n_skipped,
                 )
+            # A long feed is not to cost the database more than half of one connection.
+            await asyncio.sleep(clock.mono() - began)

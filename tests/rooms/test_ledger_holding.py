@@ -235,6 +235,22 @@ async def test_enabling_without_replay_cancels_what_is_held_and_makes_no_job(
     assert await stage.holding.count_held(stage.number) == Tally(0, is_minimum=False)
 
 
+async def test_a_long_queue_is_held_in_parts_that_end_when_the_endpoint_is_enabled_meanwhile(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holding, "ROWS_AT_ONCE", 2)
+    for delivery in await stage.accept(5):
+        await stage.settle([delivery], VerdictKind.RETRY)
+    await pause(stage)
+    all_held = await stage.world.value("SELECT count(*) FROM delivery WHERE held")
+    await stage.world.sql.execute("UPDATE delivery SET held = false")
+    await stage.world.sql.execute("UPDATE endpoint SET status = 'enabled'")
+
+    tag = await stage.pool.execute("hold_some", stage.number, 2)
+
+    assert (all_held, tag) == (5, "UPDATE 0")
+
+
 async def test_a_row_that_was_held_by_mistake_is_let_go_unless_a_drain_cares_for_it(stage: Stage) -> None:
     late, cared_for = await stage.accept(1), await stage.endpoint()
     await stage.settle(late, VerdictKind.RETRY)

@@ -20,14 +20,16 @@ DONE = Step("rpl_1", ReplayKind.REPLAY, ReplayState.DONE, 7, 2)
 class Jobs:
     """Answers from a list, then that there is nothing to do; notes when it was asked for what."""
 
-    def __init__(self, *answers: Step | Exception | None) -> None:
+    def __init__(self, *answers: Step | Exception | None, seconds: float = 0.0) -> None:
         self._answers = list(answers)
+        self._seconds = seconds
         self.steps: list[float] = []
         self.n_wishes = 0
         self.strays: list[float] = []
 
     async def step(self) -> Step | None:
         self.steps.append(clock.mono())
+        await asyncio.sleep(self._seconds)
         answer = self._answers.pop(0) if self._answers else None
         if isinstance(answer, Exception):
             raise answer
@@ -68,6 +70,15 @@ async def test_with_nothing_to_do_it_looks_four_times_a_second_and_for_strays_ev
 
     assert len(jobs.steps) == pytest.approx(241, abs=1)
     assert len(jobs.strays) == 3
+
+
+async def test_after_a_step_it_rests_for_as_long_as_the_step_took() -> None:
+    jobs = Jobs(*[GOING_ON] * 10, seconds=0.1)
+    began = clock.mono()
+
+    await run(jobs, 0.9)
+
+    assert [at - began for at in jobs.steps] == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8])
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,12 @@ WITH ended AS (UPDATE replay SET state = 'canceled', ended_at = now()
 UPDATE endpoint e SET held_xid = LEAST(e.held_xid, ended.at_xid) FROM ended WHERE e.endpoint_id = $1
 
 -- name: hold_some
--- Take up to $2 waiting deliveries of an endpoint out of the due index. Rows owned by a process are parked by it; rows
--- that a claim holds just now become so, hence SKIP LOCKED. Index: delivery_endpoint, in its order.
+-- Take up to $2 waiting deliveries of an endpoint out of the due index, unless it was enabled again meanwhile. Rows
+-- owned by a process are parked by it; rows that a claim holds just now become so, hence SKIP LOCKED.
+-- Index: delivery_endpoint, in its order.
 WITH picked AS MATERIALIZED (
   SELECT ctid AS place FROM delivery WHERE endpoint_id = $1 AND NOT held AND owner IS NULL
+    AND EXISTS (SELECT FROM endpoint WHERE endpoint_id = $1 AND status IN ('paused', 'disabled'))
   ORDER BY (attempts > 0), created_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 UPDATE delivery d SET held = true FROM picked WHERE d.ctid = picked.place
 
