@@ -25,7 +25,7 @@ class Rule(StrEnum):
     OPEN = "still open"
     INVENTED = "invented"
     NOT_SUBSCRIBED = "not subscribed"
-    ANOTHERS = "another account's"
+    OF_ANOTHER = "another account's"
     TWICE_ACCEPTED = "accepted twice"
     TOO_MANY_DUPLICATES = "more duplicates than were in flight"
     UNEXPLAINED_DUPLICATE = "duplicate without a fault"
@@ -237,7 +237,7 @@ def _foreign(history: History) -> Iterator[Violation]:
         elif path not in endpoints or not endpoints[path].wants(sent[event_id].event_type):
             yield Violation(Rule.NOT_SUBSCRIBED, f"{event_id} ({sent[event_id].event_type}) at {path}")
         elif endpoints[path].account != sent[event_id].account:
-            yield Violation(Rule.ANOTHERS, f"{event_id} of {sent[event_id].account} at {path}")
+            yield Violation(Rule.OF_ANOTHER, f"{event_id} of {sent[event_id].account} at {path}")
     deliveries: dict[tuple[str, int], set[int]] = defaultdict(set)
     for attempt in history.attempts:
         deliveries[attempt.event_id, attempt.endpoint_id].add(attempt.delivery_id)

@@ -153,7 +153,7 @@ PLANTED: list[tuple[Callable[[History], History], Rule]] = [
     (made_up, Rule.INVENTED),
     (to_one_who_did_not_ask, Rule.NOT_SUBSCRIBED),
     (to_nobody, Rule.NOT_SUBSCRIBED),
-    (of_another_account, Rule.ANOTHERS),
+    (of_another_account, Rule.OF_ANOTHER),
     (accepted_twice, Rule.TWICE_ACCEPTED),
     (forged, Rule.SIGNATURE),
     (unchecked, Rule.SIGNATURE),
