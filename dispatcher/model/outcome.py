@@ -1,5 +1,6 @@
 """What an attempt met, and what we decide about it: two closed lists and the values around them."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -49,7 +50,8 @@ class Outcome(NamedTuple):
 
     `duration_seconds` is the whole attempt, DNS included. `retry_after` is the raw header value, as it
     came. `reason` says more than the kind in our own words (never the peer's bytes).
-    `body` is the response body's first bytes (at most 16 KiB), `body_cut` whether more followed.
+    `body` is the response body's first bytes (at most 16 KiB), `body_cut` whether more followed. `headers` are
+    those of the response as they came, at most 64 in 16 KiB.
     """
 
     kind: OutcomeKind
@@ -62,6 +64,7 @@ class Outcome(NamedTuple):
     reused: bool = False
     body: bytes = b""
     body_cut: bool = False
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
 
 class VerdictKind(StrEnum):

@@ -198,6 +198,7 @@ class Sender:
             reused,
             answer.body,
             answer.body_cut,
+            answer.headers,
         )
 
     def _template_of(self, target: Target) -> Template:

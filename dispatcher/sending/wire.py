@@ -12,7 +12,7 @@ A complete head is the answer, whatever becomes of the body: that is cut, and th
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, cast
 
@@ -58,6 +58,7 @@ class Answer(NamedTuple):
     body: bytes
     body_cut: bool
     wait_seconds: float
+    headers: Sequence[tuple[bytes, bytes]]
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -304,7 +305,7 @@ class Connection(asyncio.BufferedProtocol):
         if reader.status >= _FIRST_FAILURE_STATUS:
             retry_after = reader.header(b"retry-after")
         wait = max(0.0, self._head_at - self._sent_at)
-        waiter.set_result(Answer(reader.status, retry_after, reader.body, not reader.is_complete, wait))
+        waiter.set_result(Answer(reader.status, retry_after, reader.body, not reader.is_complete, wait, reader.headers))
 
     def _break(self, failure: AttemptFailed) -> None:
         """End the exchange for good; a head that was complete is still the answer."""

@@ -47,6 +47,18 @@ def saying(*pieces: bytes) -> Script:
     return script
 
 
+async def test_the_answer_comes_with_its_own_headers_as_they_were_sent() -> None:
+    early = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    final = b"HTTP/1.1 500 No\r\nX-Odd: \xe9\xff\r\nx-odd: 2\r\nContent-Length: 2\r\n\r\nno"
+    async with raw_sink(answering(early + final, OK)) as sink, a_sender() as sender:
+        first, second = await twice(sender, sink)
+
+    # The second exchange on the same connection leaves the first one's alone.
+    assert first.headers == [(b"X-Odd", b"\xe9\xff"), (b"x-odd", b"2"), (b"Content-Length", b"2")]
+    assert (first.body, first.body_cut) == (b"no", False)
+    assert second.headers != first.headers
+
+
 async def test_a_request_is_signed_and_says_what_it_is() -> None:
     delivery = a_delivery(body=b'{"id":"evt","name":"Jos\xc3\xa9"}', event_type="check.completed")
     async with raw_sink(answering(OK)) as sink, a_sender() as sender:
