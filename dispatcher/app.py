@@ -46,6 +46,7 @@ from dispatcher.lanes.watch import Watch
 from dispatcher.ledger.claims import ClaimLedger
 from dispatcher.ledger.connections import Links, Pool
 from dispatcher.ledger.directory import DirectoryLedger
+from dispatcher.ledger.health import HealthLedger
 from dispatcher.ledger.hosts import HostLedger
 from dispatcher.ledger.intake import IntakeLedger
 from dispatcher.ledger.replay_steps import StepLedger
@@ -62,7 +63,7 @@ from dispatcher.replays import ReplayRunner
 from dispatcher.settings import EVERY_ROLE, Bind, Role, Settings
 from dispatcher.shared import Services, make_services, url_rules
 from dispatcher.telemetry.probes import Probes, ProbeServer
-from dispatcher.upkeep import Upkeep
+from dispatcher.upkeep import Books, Upkeep
 from dispatcher.vault import Vault
 
 T = TypeVar("T")
@@ -97,7 +98,7 @@ class Deliverer:
             default_limits=limits,
             on_limits=self._adopt_limits,
         )
-        self.recorder = Recorder(SettlementLedger(links.settlement, replica), services.journal)
+        self.recorder = Recorder(SettlementLedger(links.settlement, replica, services.delivery_ids), services.journal)
         self.courier = Courier(
             sender=services.sender,
             directory=self.directory,
@@ -221,16 +222,15 @@ class Daemon:
             await self._serve(stack, services, deliverer, probes)
             claims = ClaimLedger(links.claims, replica) if deliverer is None else deliverer.claims
             upkeep = Upkeep(
-                members,
                 replica,
-                claims,
+                Books(members, claims, HealthLedger(links.control), Retention(self._settings.database_url())),
                 services.metrics,
-                retention=Retention(self._settings.database_url()),
                 keep_days={
                     Daily.EVENT: keep.payload_days,
                     Daily.ATTEMPT: keep.attempt_days,
                     Daily.RESPONSE: keep.response_days,
                 },
+                on_announced=self.journal.announced,
             )
             await self._live(deliverer, intake, upkeep, probes)
             await _patiently(members.leave, seconds=_LEAVE_SECONDS)

@@ -5,7 +5,7 @@ knows a metric's name.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -15,6 +15,7 @@ from dispatcher.model.batch import Accepted, Batch
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.endpoint import Target
 from dispatcher.model.ids import DeliveryIds, show_event_id
+from dispatcher.model.news import News, NewsKind
 from dispatcher.model.outcome import OutcomeKind, VerdictKind
 from dispatcher.telemetry.metrics import OTHER_TYPE, PHASES, Metrics
 
@@ -103,6 +104,22 @@ class Journal:
         """Note one written batch of settlements."""
         self._settle_seconds.observe(seconds)
         self._settle_batch.observe(n_settlements)
+
+    # health
+
+    def announced(self, news: Sequence[News]) -> None:
+        """Note operational events. That a delivery was given up stands in the line of its last attempt."""
+        for one in news:
+            self._events[(one.kind,)] += 1
+            if one.kind is NewsKind.ENDPOINT_FAILING:
+                _log.warning("endpoint_failing", endpoint_id=one.about.public_id, account_id=one.about.account)
+            elif one.kind is NewsKind.ENDPOINT_DISABLED:
+                _log.warning(
+                    "endpoint_disabled",
+                    endpoint_id=one.about.public_id,
+                    account_id=one.about.account,
+                    reason=one.about.disabled_reason,
+                )
 
     # intake
 

@@ -16,6 +16,7 @@ import structlog
 from dispatcher.kit import clock, failpoints
 from dispatcher.model.delivery import Settlement
 from dispatcher.model.errors import PoisonBatch, Unavailable
+from dispatcher.model.news import News
 from dispatcher.model.outcome import OutcomeKind
 
 _LINGER_SECONDS: Final = 0.02
@@ -31,8 +32,8 @@ _log = structlog.get_logger("recording")
 class SettlementBook(Protocol):
     """What recording needs of the ledger."""
 
-    async def settle(self, batch: Sequence[Settlement], *, first_successes: Collection[int] = ()) -> None:
-        """Write one batch; idempotent when called again with the same one after Unavailable."""
+    async def settle(self, batch: Sequence[Settlement], *, first_successes: Collection[int] = ()) -> Sequence[News]:
+        """Write one batch and return the news in it; idempotent when called again with the same one."""
         ...
 
 
@@ -41,6 +42,10 @@ class Meter(Protocol):
 
     def settled(self, n_settlements: int, seconds: float) -> None:
         """Note one written batch."""
+        ...
+
+    def announced(self, news: Sequence[News]) -> None:
+        """Note what an account was told."""
         ...
 
 
@@ -127,7 +132,7 @@ class Recorder:
         while True:
             failpoints.reach_soon(failpoints.Point.SETTLE_SENT)
             try:
-                await self._book.settle(batch, first_successes=first)
+                news = await self._book.settle(batch, first_successes=first)
             except Unavailable as fault:
                 if tries == 0:
                     _log.warning("settle_failed", n_settlements=len(batch), reason=str(fault))
@@ -140,6 +145,7 @@ class Recorder:
                 failpoints.reach(failpoints.Point.SETTLE_ANSWERED)
                 self._unproven -= first
                 self._meter.settled(len(batch), clock.mono() - began)
+                self._meter.announced(news)
                 return
 
     async def _write_apart(self, batch: list[Settlement], fault: PoisonBatch) -> None:
@@ -160,7 +166,7 @@ def _without_details(settlement: Settlement) -> Settlement:
     """Return the settlement without anything that a peer could have a say in."""
     outcome = settlement.outcome
     if outcome is not None:
-        outcome = outcome._replace(reason="", peer=None, body=b"", retry_after=None)
+        outcome = outcome._replace(reason="", peer=None, body=b"", headers=(), retry_after=None)
         if outcome.status is not None and not 100 <= outcome.status <= 599:
             outcome = outcome._replace(status=None, kind=OutcomeKind.PROTOCOL_ERROR)
     return settlement._replace(delivery=settlement.delivery._replace(subject=None), outcome=outcome)

@@ -1,7 +1,8 @@
-"""The standing duties of a replica: its lease, the takeover of dead ones, daily tables, the backlog's gauges."""
+"""The standing duties of a replica: its lease, dead replicas, failing endpoints, daily tables, gauges."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -9,11 +10,12 @@ import structlog
 
 from dispatcher.kit import clock
 from dispatcher.ledger.claims import ClaimLedger
+from dispatcher.ledger.health import HealthLedger
 from dispatcher.ledger.replicas import MARGIN_SECONDS, Membership, Replica
 from dispatcher.ledger.retention import Daily, Retention
-from dispatcher.model.endpoint import EndpointStatus
-from dispatcher.model.errors import Unavailable
-from dispatcher.telemetry.metrics import Metrics
+from dispatcher.model.errors import PoisonBatch, Unavailable
+from dispatcher.model.news import News
+from dispatcher.telemetry.metrics import ENDPOINT_STATES, Metrics
 
 _log = structlog.get_logger("upkeep")
 
@@ -22,24 +24,35 @@ _BACKLOG_SECONDS: Final = 15.0
 _ROUNDS_PER_HOUR: Final = 240
 
 
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What upkeep needs of Postgres."""
+
+    members: Membership
+    claims: ClaimLedger
+    health: HealthLedger
+    retention: Retention
+
+
 class Upkeep:
-    """What a replica owes the others and itself, again and again. Unavailable is waited out, Fenced passes."""
+    """What a replica owes the others and itself, again and again.
+
+    What Postgres cannot do or refuses is tried again in its next turn; Fenced passes.
+    """
 
     def __init__(
         self,
-        members: Membership,
         replica: Replica,
-        claims: ClaimLedger,
+        books: Books,
         metrics: Metrics,
         *,
-        retention: Retention,
         keep_days: Mapping[Daily, int],
+        on_announced: Callable[[Sequence[News]], None],
     ) -> None:
-        self._members = members
-        self._retention = retention
-        self._keep_days = keep_days
         self._replica = replica
-        self._claims = claims
+        self._books = books
+        self._keep_days = keep_days
+        self._on_announced = on_announced
         self._counts = metrics.counts
         self._lease_seconds = replica.lease_seconds
 
@@ -51,7 +64,7 @@ class Upkeep:
                 await self._try("heartbeat", self._heartbeat)
 
     async def _heartbeat(self) -> None:
-        self._counts("live_replicas").put(await self._members.heartbeat())
+        self._counts("live_replicas").put(await self._books.members.heartbeat())
 
     async def take_over(self) -> None:
         """Look for replicas whose lease ended every second, for orphaned rows every thirty."""
@@ -61,34 +74,35 @@ class Upkeep:
             seconds += 1
             await self._try("take_over", self._take_over)
             if seconds % _ORPHAN_SECONDS == 0:
-                await self._try("free_orphans", self._members.free_orphans)
+                await self._try("free_orphans", self._books.members.free_orphans)
 
     async def _take_over(self) -> None:
-        n_replicas, n_rows = await self._members.take_over()
+        n_replicas, n_rows = await self._books.members.take_over()
         if n_replicas:
             self._counts("takeovers").add(by=n_replicas)
             self._counts("taken_over_rows").add(by=n_rows)
             _log.warning("replicas_taken_over", n_replicas=n_replicas, n_deliveries=n_rows)
 
     async def keep_up(self) -> None:
-        """Make tables ahead and forget what is too old every hour, read the backlog every fifteen seconds."""
+        """Make tables ahead and forget what is too old every hour; judge endpoints, read the backlog every 15 s."""
         rounds = 0
         while True:
             if rounds % _ROUNDS_PER_HOUR == 0:
                 await self._try("make_days", self._make_days)
-                await self._try("forget", self._members.forget)
+                await self._try("forget", self._books.members.forget)
                 for daily, days in self._keep_days.items():
                     await self._try("drop_old", partial(self._drop_old, daily, days))
+            await self._try("judge_health", self._judge_health)
             await self._try("backlog", self._read_backlog)
             rounds += 1
             await asyncio.sleep(_BACKLOG_SECONDS)
 
     async def _make_days(self) -> None:
-        _, last = await self._members.make_days()
+        _, last = await self._books.members.make_days()
         self._counts("partitions_ahead_days").put((last - clock.utcnow().date()).days)
 
     async def _drop_old(self, daily: Daily, keep_days: int) -> None:
-        done = await self._retention.drop_old(daily, keep_days)
+        done = await self._books.retention.drop_old(daily, keep_days)
         if done is None:
             return
         if done.dropped:
@@ -99,17 +113,20 @@ class Upkeep:
         if daily is Daily.EVENT:
             self._counts("kept_back_tables").put(len(done.kept))
 
+    async def _judge_health(self) -> None:
+        self._on_announced(await self._books.health.judge())
+
     async def _read_backlog(self) -> None:
-        backlog = await self._claims.count_backlog()
+        backlog = await self._books.claims.count_backlog()
         self._counts("due_deliveries").put(backlog.due)
         self._counts("held_deliveries").put(backlog.held)
         self._counts("oldest_due_age_seconds").put(backlog.oldest_due_seconds)
-        found = await self._claims.endpoints_by_status()
-        for status in EndpointStatus:
-            self._counts("endpoints").put(found.get(status, 0), status)
+        found = await self._books.claims.endpoints_by_status()
+        for state in ENDPOINT_STATES:
+            self._counts("endpoints").put(found.get(state, 0), state)
 
     async def _try(self, name: str, duty: Callable[[], Awaitable[None]]) -> None:
         try:
             await duty()
-        except Unavailable as fault:
+        except (Unavailable, PoisonBatch) as fault:
             _log.warning("duty_failed", duty=name, reason=str(fault))

@@ -15,6 +15,7 @@ import orjson
 
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.responses import Headers, load_headers
 from dispatcher.model.delivery import DeliveryState
 from dispatcher.model.outcome import OutcomeKind, VerdictKind
 
@@ -97,6 +98,16 @@ class LoggedAttempt(NamedTuple):
         return AttemptPlace(self.started_at, self.delivery_id, self.attempt_no)
 
 
+class LoggedResponse(NamedTuple):
+    """What an attempt was answered: headers as they came, the body's first 16 KiB at most. `is_cut`: more followed."""
+
+    started_at: dt.datetime
+    status: int
+    headers: Headers
+    body: bytes
+    is_cut: bool
+
+
 class EventPage(NamedTuple):
     """Bodies as they are sent. `last` is the last place looked at, None when none was; `is_end`: nothing follows."""
 
@@ -159,6 +170,17 @@ class LogLedger:
         place = before or (None, None, None)
         rows = await self._pool.fetch("attempts_of_delivery", *tenant, delivery_id, *place, limit)
         return [_attempt(row) for row in rows]
+
+    async def response_of(self, tenant: Tenant, delivery_id: int, attempt_no: int) -> LoggedResponse | None:
+        """Return what one of the tenant's attempts was answered.
+
+        None: no such attempt, no answer, one that is not kept (an empty 2xx), or one past its retention.
+        """
+        row = await self._pool.fetchrow("response_of_attempt", *tenant, delivery_id, attempt_no)
+        if row is None:
+            return None
+        headers = load_headers(row["headers"])
+        return LoggedResponse(row["started_at"], row["status"], headers, row["body"], row["is_cut"])
 
     async def events_after(
         self, tenant: Tenant, place: EventPlace | None = None, *, event_type: str | None = None, limit: int

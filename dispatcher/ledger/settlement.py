@@ -1,18 +1,30 @@
-"""Settle: attempts, verdicts and the lease renewal of one process, written in one statement (S2)."""
+"""Settle: attempts, verdicts, answers, health and the lease renewal of one process, in one statement (S2).
+
+A batch that gives the account something to be told of (a delivery given up, an endpoint gone) runs it in a
+transaction together with the news. Every other batch, so nearly every one, is one round trip.
+"""
 
 import contextlib
 import datetime as dt
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
+import asyncpg
 import orjson
 
 from dispatcher.kit import clock
 from dispatcher.ledger.connections import Link
+from dispatcher.ledger.news import announce, read_concerned
 from dispatcher.ledger.replicas import Replica
+from dispatcher.ledger.responses import dump_headers, is_kept
+from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.delivery import Settlement
 from dispatcher.model.errors import Fenced, Unavailable
+from dispatcher.model.ids import DeliveryIds
+from dispatcher.model.news import News
 from dispatcher.model.outcome import Outcome, VerdictKind
+from dispatcher.policy.news import delivery_exhausted, endpoint_disabled, is_news
+from dispatcher.policy.streaks import streaks_of
 
 _LONGEST_MS: Final = 6 * 86_400_000
 """Longest age or duration that is written: tables go back eight days, and one without a table would be refused."""
@@ -21,16 +33,18 @@ _LONGEST_MS: Final = 6 * 86_400_000
 class SettlementLedger:
     """What recording needs of Postgres. One caller at a time; the link it is given serves nobody else."""
 
-    def __init__(self, link: Link, replica: Replica) -> None:
+    def __init__(self, link: Link, replica: Replica, ids: DeliveryIds) -> None:
         self._link = link
         self._replica = replica
+        self._ids = ids
         self._flush_seq = 0
 
-    async def settle(self, batch: Sequence[Settlement], *, first_successes: Collection[int] = ()) -> None:
+    async def settle(self, batch: Sequence[Settlement], *, first_successes: Collection[int] = ()) -> list[News]:
         """Write one batch, at most one settlement per delivery in it; empty batches only renew the lease.
 
         Idempotent by number: after Unavailable call again with the very same batch, which then applies once,
-        whether or not the first try did. Rows that this replica no longer owns are left alone.
+        whether or not the first try did. Rows that this replica no longer owns are left alone. Returns what the
+        account was told of, in the same transaction; nothing when the first try had applied.
 
         Raises:
             Fenced: this replica was taken over; its attempts are not recorded.
@@ -39,29 +53,56 @@ class SettlementLedger:
         """
         number = self._flush_seq + 1
         sent = clock.mono()
-        columns = [list(column) for column in zip(*(_row(s, sent) for s in batch), strict=True)] or [
-            [] for _ in range(17)
-        ]
+        arguments = self._arguments(batch, first_successes, number, sent)
+        news: list[News] = []
         async with self._replica.gate.shared():
-            row = await self._link.fetchrow(
-                "settle",
-                self._replica.replica_id,
-                number,
-                self._replica.lease_seconds,
-                *columns,
-                list(first_successes),
-            )
-            if not row["live"]:
+            if any(is_news(settlement) for settlement in batch):
+                is_live, news = await self._link.transaction(lambda c: self._settle_and_tell(c, batch, arguments))
+            else:
+                is_live = (await self._link.fetchrow("settle", *arguments))["live"]
+            if not is_live:
                 await self._find_out(number)
             self._flush_seq = number
             self._replica.held.difference_update([s.delivery.delivery_id for s in batch])
-        if row["live"]:
+        if is_live:
             self._replica.renewed(sent)
         gone = {s.delivery.endpoint_id for s in batch if s.verdict.kind in (VerdictKind.GONE, VerdictKind.HELD)}
         if gone:
             # The batch is written, and a second try would write it again; what is not held now is when it falls due.
             with contextlib.suppress(Unavailable):
                 await self._link.fetch("hold_waiting", list(gone))
+        return news
+
+    def _arguments(
+        self, batch: Sequence[Settlement], first_successes: Collection[int], number: int, now: float
+    ) -> list[Any]:
+        return [
+            self._replica.replica_id,
+            number,
+            self._replica.lease_seconds,
+            *_columns([_row(s, now) for s in batch], 17),
+            list(first_successes),
+            *_health(batch, now),
+            *_columns([_response(s, s.outcome, now) for s in batch if s.outcome is not None and is_kept(s.outcome)], 6),
+        ]
+
+    async def _settle_and_tell(
+        self, connection: asyncpg.Connection, batch: Sequence[Settlement], arguments: Sequence[Any]
+    ) -> tuple[bool, list[News]]:
+        row = (await connection.fetch(STATEMENTS["settle"], *arguments))[0]
+        closed, exhausted = row["closed"] or [], set(row["exhausted"] or ())
+        ended = [s for s in batch if s.delivery.delivery_id in exhausted and is_news(s)]
+        if not closed and not ended:
+            return bool(row["live"]), []
+        concerned = await read_concerned(connection, {*closed, *(s.delivery.endpoint_id for s in ended)})
+        news = [endpoint_disabled(concerned[number]) for number in closed]
+        for settlement in ended:
+            about = concerned.get(settlement.delivery.endpoint_id)
+            if about is not None:
+                news.append(delivery_exhausted(about, settlement, self._ids.show(settlement.delivery.delivery_id)))
+        if news:
+            await announce(connection, news)
+        return True, news
 
     async def _find_out(self, number: int) -> None:
         rows = await self._link.fetch("flush_seq", self._replica.replica_id)
@@ -71,6 +112,10 @@ class SettlementLedger:
         if rows[0]["flush_seq"] != number:
             message = f"flush {number} of replica {self._replica.replica_id} was refused at {rows[0]['flush_seq']}"
             raise Fenced(message)
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
 
 
 def _milliseconds(seconds: float) -> int:
@@ -102,6 +147,27 @@ def _row(settlement: Settlement, now: float) -> tuple[Any, ...]:
         verdict.kind,
         next_in_ms,
         None if outcome is None else _detail(outcome, settlement.key_ids),
+    )
+
+
+def _health(batch: Sequence[Settlement], now: float) -> list[list[Any]]:
+    streaks = streaks_of(batch)
+    return [
+        list(streaks),
+        [streak.failures for streak in streaks.values()],
+        [_milliseconds(now - streak.began_mono) if streak.failures else None for streak in streaks.values()],
+        [number for number, streak in streaks.items() if streak.failures and streak.is_new],
+    ]
+
+
+def _response(settlement: Settlement, outcome: Outcome, now: float) -> tuple[Any, ...]:
+    return (
+        _milliseconds(now - settlement.started_mono),
+        settlement.delivery.delivery_id,
+        settlement.attempt_no,
+        dump_headers(outcome.headers),
+        outcome.body,
+        outcome.body_cut,
     )
 
 

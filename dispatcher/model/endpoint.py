@@ -13,6 +13,16 @@ class EndpointStatus(StrEnum):
     DELETED = "deleted"
 
 
+class HealthState(StrEnum):
+    """What an endpoint's attempts say about it. Derived, never stored. Closed."""
+
+    OK = "ok"
+    UNVERIFIED = "unverified"
+    """No 2xx so far."""
+    FAILING = "failing"
+    """At least three failures in a row, the first of them an hour ago or longer."""
+
+
 @dataclass(frozen=True, slots=True)
 class SigningKey:
     """One live secret. `key` is the raw HMAC key and never appears in a repr."""

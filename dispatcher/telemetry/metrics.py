@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from dispatcher.model.endpoint import EndpointStatus
+from dispatcher.model.endpoint import EndpointStatus, HealthState
 from dispatcher.model.event import DeadReason
 from dispatcher.model.outcome import OutcomeKind, VerdictKind
 
@@ -28,6 +28,8 @@ RECORD_RESULTS: Final = ("accepted", "duplicate", "skipped", "dead", "refused")
 TOKEN_RESULTS: Final = ("granted", "used", "expired")
 DAILY_TABLES: Final = ("event", "attempt", "response")
 OTHER_TYPE: Final = "other"
+ENDPOINT_STATES: Final = (*(status.value for status in EndpointStatus), HealthState.FAILING.value)
+"""An endpoint counts once: one that is enabled and fails is `failing`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,10 @@ def catalogue(event_types: Sequence[str]) -> list[Description]:
             {},
         ),
         Description(
-            "dispatcher_endpoints", gauge, "Endpoints, by status", {"status": [s.value for s in EndpointStatus]}
+            "dispatcher_endpoints",
+            gauge,
+            "Endpoints, by status; enabled ones that fail are failing",
+            {"status": ENDPOINT_STATES},
         ),
     ]
 

@@ -13,6 +13,7 @@ import asyncpg
 from dispatcher.kit import clock
 from dispatcher.ledger.claims import ClaimLedger
 from dispatcher.ledger.connections import Link
+from dispatcher.ledger.health import HealthLedger
 from dispatcher.ledger.hosts import HostLedger
 from dispatcher.ledger.intake import IntakeLedger
 from dispatcher.ledger.migrate import migrate
@@ -20,11 +21,13 @@ from dispatcher.ledger.replicas import Membership, Replica, register
 from dispatcher.ledger.settlement import SettlementLedger
 from dispatcher.model.batch import Accepted, Batch, ClaimWish, DeadRecord, PlacedEvent, Span
 from dispatcher.model.event import DeadReason, Event
+from dispatcher.model.ids import DeliveryIds
 from tests.support.servers import DatabaseServer, fresh_database
 
 LOG = "log-1"
 TOPIC = "verification.events.v1"
 LEASE_SECONDS = 6.0
+IDS = DeliveryIds(b"k" * 32)
 _numbers = count(1)
 
 
@@ -86,7 +89,8 @@ class Process:
             full_endpoints=lambda: self.full_endpoints,
             delivers=self._delivers,
         )
-        self.settlements = SettlementLedger(links["settlement"], self.replica)
+        self.settlements = SettlementLedger(links["settlement"], self.replica, IDS)
+        self.health = HealthLedger(links["control"])
         self.claims = ClaimLedger(links["claims"], self.replica)
         self.hosts = HostLedger(links["hosts"], self.replica)
         return self

@@ -10,7 +10,6 @@ import pytest
 
 from dispatcher.kit import clock
 from dispatcher.ledger.connections import connect
-from dispatcher.ledger.settlement import _row
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.errors import Fenced, PoisonBatch
@@ -252,7 +251,8 @@ async def test_times_that_make_no_sense_are_bent_and_not_fatal(world: World) -> 
 
 
 PLAIN_JOIN = """fin AS (DELETE FROM delivery d USING r
-        WHERE d.delivery_id = r.delivery_id AND d.owner = $1 AND r.next_in_ms IS NULL RETURNING 1),"""
+        WHERE d.delivery_id = r.delivery_id AND d.owner = $1 AND r.next_in_ms IS NULL
+        RETURNING d.delivery_id, r.verdict),"""
 
 
 @pytest.mark.parametrize("is_plain", [False, True], ids=["as it is", "as a plain join"])
@@ -267,14 +267,11 @@ async def test_a_table_that_statistics_call_empty_is_not_compared_row_by_row(wor
     if is_plain:
         start, end = settle.index("fin AS ("), settle.index("re  AS (")
         settle = settle[:start] + PLAIN_JOIN + "\n" + settle[end:]
-    columns = [
-        list(one) for one in zip(*(_row(_delivered(d), clock.mono()) for d in accepted.fresh[:300]), strict=True)
-    ]
+    batch = [_delivered(delivery) for delivery in accepted.fresh[:300]]
+    arguments = process.settlements._arguments(batch, [], 1, clock.mono())
     connection = await connect(world.url, "plan", is_hot=True)
 
-    plan = await connection.fetch(
-        "EXPLAIN (ANALYZE, TIMING OFF, SUMMARY OFF) " + settle, process.replica.replica_id, 1, 6.0, *columns, []
-    )
+    plan = await connection.fetch("EXPLAIN (ANALYZE, TIMING OFF, SUMMARY OFF) " + settle, *arguments)
     connection.terminate()
 
     wasted = [int(found) for found in re.findall(r"Rows Removed by Join Filter: (\d+)", str(plan))]

@@ -6,6 +6,7 @@ from typing import Any
 
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.endpoint import EndpointStatus, SigningKey, Target
+from dispatcher.model.news import Concerned, News, NewsKind
 from dispatcher.model.outcome import Outcome, OutcomeKind, Verdict, VerdictKind
 
 _numbers = count(1)
@@ -65,3 +66,15 @@ def a_settlement(delivery: Delivery | None = None, **changes: Any) -> Settlement
     """Return the settlement of a delivered first attempt; change what matters."""
     plain = Settlement(delivery or a_delivery(), an_outcome(), Verdict(VerdictKind.DELIVERED, 1), 1, 0.0, 0.0, (7,))
     return plain._replace(**changes)
+
+
+def concerned(**changes: Any) -> Concerned:
+    """Return a live endpoint as news tell of it; change what matters."""
+    plain = Concerned(1, "we_0000000000000001", 1, "acct_5hQ2vN8rTb", "live", None, None, 0, BORN)
+    return plain._replace(**changes)
+
+
+def some_news(kind: NewsKind = NewsKind.ENDPOINT_FAILING, **changes: Any) -> News:
+    """Return news about an endpoint; `changes` are of the endpoint."""
+    about = concerned(**changes)
+    return News(kind, about, b"n" * 20, b"{}")

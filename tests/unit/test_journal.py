@@ -14,9 +14,10 @@ from dispatcher.model.delivery import Settlement
 from dispatcher.model.endpoint import Target
 from dispatcher.model.event import DeadReason, Event
 from dispatcher.model.ids import DeliveryIds
+from dispatcher.model.news import News, NewsKind
 from dispatcher.model.outcome import OutcomeKind, Phases, Verdict, VerdictKind
 from dispatcher.telemetry.metrics import Metrics
-from tests.support.builders import BORN, a_delivery, a_settlement, a_target, an_outcome
+from tests.support.builders import BORN, a_delivery, a_settlement, a_target, an_outcome, some_news
 
 IDS = DeliveryIds(b"k" * 32)
 
@@ -26,7 +27,7 @@ class Book:
 
     def __init__(self, attempts_logged: str = "failures") -> None:
         self.registry = CollectorRegistry()
-        self.metrics = Metrics(self.registry, ["verification.completed"])
+        self.metrics = Metrics(self.registry, ["verification.completed", *NewsKind])
         self.journal = Journal(self.metrics, IDS, attempts_logged=attempts_logged)
 
     def counted(self) -> dict[str, float]:
@@ -278,3 +279,26 @@ def test_the_short_line_says_what_happened_and_what_follows() -> None:
         "09:24:55  verification.completed           we_0000000000000001    2/3  503    20.0 ms  exhausted",
         "09:24:55  verification.completed           we_0000000000000001    1/3  200    20.0 ms",
     ]
+
+
+@pytest.mark.parametrize(
+    ("news", "line"),
+    [
+        (some_news(), {"event": "endpoint_failing"}),
+        (
+            some_news(NewsKind.ENDPOINT_DISABLED, disabled_reason="gone"),
+            {"event": "endpoint_disabled", "reason": "gone"},
+        ),
+        (some_news(NewsKind.DELIVERY_EXHAUSTED), None),
+    ],
+    ids=lambda given: given.kind if isinstance(given, News) else None,
+)
+def test_news_count_as_events_and_endpoints_in_trouble_are_logged(news: News, line: dict[str, str] | None) -> None:
+    book = Book()
+
+    with capture_logs() as lines:
+        book.journal.announced([news])
+
+    whose = {"endpoint_id": "we_0000000000000001", "account_id": "acct_5hQ2vN8rTb", "log_level": "warning"}
+    assert lines == ([] if line is None else [{**line, **whose}])
+    assert book.counted() == {f"events_total{{{news.kind}}}": 1}

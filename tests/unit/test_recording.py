@@ -7,9 +7,10 @@ import pytest
 
 from dispatcher.model.delivery import Settlement
 from dispatcher.model.errors import Fenced, PoisonBatch, Unavailable
+from dispatcher.model.news import News
 from dispatcher.model.outcome import OutcomeKind
 from dispatcher.recording import Recorder
-from tests.support.builders import a_delivery, a_settlement, an_outcome
+from tests.support.builders import a_delivery, a_settlement, an_outcome, some_news
 
 pytestmark = [pytest.mark.looptime, pytest.mark.asyncio(loop_scope="function")]
 
@@ -18,7 +19,12 @@ class Book:
     """A ledger that keeps what it is told, as slowly and as badly as the test wishes."""
 
     def __init__(
-        self, *, seconds: float = 0.005, faults: Sequence[Exception] = (), poison: Collection[int] = ()
+        self,
+        *,
+        seconds: float = 0.005,
+        faults: Sequence[Exception] = (),
+        poison: Collection[int] = (),
+        tells: bool = False,
     ) -> None:
         self.batches: list[list[Settlement]] = []
         self.tried: list[list[Settlement]] = []
@@ -26,8 +32,9 @@ class Book:
         self._seconds = seconds
         self._faults = list(faults)
         self._poison = set(poison)
+        self._tells = tells
 
-    async def settle(self, batch: Sequence[Settlement], *, first_successes: Collection[int] = ()) -> None:
+    async def settle(self, batch: Sequence[Settlement], *, first_successes: Collection[int] = ()) -> Sequence[News]:
         self.tried.append(list(batch))
         await asyncio.sleep(self._seconds)
         if self._faults:
@@ -36,6 +43,7 @@ class Book:
             raise PoisonBatch("22P05")
         self.batches.append(list(batch))
         self.first_successes |= set(first_successes)
+        return [some_news()] if self._tells else []
 
     @property
     def written(self) -> list[Settlement]:
@@ -43,14 +51,18 @@ class Book:
 
 
 class Meter:
-    """Counts settled batches."""
+    """Counts settled batches and keeps news."""
 
     def __init__(self) -> None:
         self.n = 0
+        self.news: list[News] = []
 
     def settled(self, n_settlements: int, seconds: float) -> None:
         assert seconds >= 0
         self.n += n_settlements
+
+    def announced(self, news: Sequence[News]) -> None:
+        self.news += news
 
 
 async def write_all(recorder: Recorder) -> None:
@@ -183,3 +195,13 @@ async def test_a_first_success_travels_with_its_settlement() -> None:
     await write_all(recorder)
 
     assert book.first_successes == {5}
+
+
+async def test_news_of_a_written_batch_reach_the_journal() -> None:
+    book, meter = Book(faults=[Unavailable("gone")], tells=True), Meter()
+    recorder = Recorder(book, meter)
+
+    recorder.settle(a_settlement())
+    await write_all(recorder)
+
+    assert meter.news == [some_news()]

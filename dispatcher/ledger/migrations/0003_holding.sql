@@ -5,9 +5,15 @@ CREATE TABLE endpoint_health (             -- a row for an endpoint that ever fa
   endpoint_id   int PRIMARY KEY,
   failures      int NOT NULL DEFAULT 0,    -- in a row
   failing_since timestamptz,               -- the first of them; NULL: the latest attempt was a success
-  announced_at  timestamptz                -- when `endpoint.failing` was sent for this row of failures
+  announced_at  timestamptz,               -- when `endpoint.failing` was sent for this row of failures
+  is_past       boolean NOT NULL DEFAULT false   -- the endpoint was paused or disabled since: counted anew once enabled
 ) WITH (fillfactor = 50);
 CREATE INDEX endpoint_health_failing ON endpoint_health (failing_since) WHERE failing_since IS NOT NULL;
+
+-- What "failing" means, said once. Five days of it disable a live endpoint.
+CREATE VIEW failing_endpoint AS
+SELECT endpoint_id, failures, failing_since, announced_at, is_past FROM endpoint_health
+WHERE failures >= 3 AND failing_since <= now() - interval '1 hour';
 
 -- An endpoint that is not enabled gets no rows: events are stored anyway, so it only remembers from where on. Every
 -- event it missed has an xid that is not below this one: the oldest transaction under way when it was held.
@@ -51,7 +57,8 @@ CREATE TABLE cancellation (                -- a delivery to be canceled as soon 
 );
 
 -- What a replay sees: the next events of an endpoint's feed behind a place, whether each matches the subscription and
--- is wanted ('failed', 'missing' or 'all'), and which ended delivery it continues, if any.
+-- is wanted ('failed', 'missing' or 'all'), and which ended delivery it continues, if any. News about endpoints match
+-- as where they are made: by name, and never the endpoint that they are about.
 -- Never at or above the oldest transaction under way: nothing can appear behind a place once passed.
 -- An open delivery is found by the time of its creation, which is that of its event's, whoever made it.
 -- Ranges of time prune the tables of other days. An event that was older than every table when it came in lies in the
@@ -62,12 +69,15 @@ RETURNS TABLE (xid xid8, seq bigint, event_day date, event_id bytea, ingested_at
                is_wanted boolean, delivery_id bigint, attempts int, born_at timestamptz)
 LANGUAGE sql STABLE AS $$
 WITH e AS MATERIALIZED (
-  SELECT o.account_id, o.environment, o.events, o.outcomes, o.workflows FROM endpoint o WHERE o.endpoint_id = endpoint_no),
+  SELECT o.public_id, o.account_id, o.environment, o.events, o.outcomes, o.workflows
+  FROM endpoint o WHERE o.endpoint_id = endpoint_no),
 hits AS MATERIALIZED (
   SELECT v.xid, v.seq, v.event_day, v.event_id, v.ingested_at,
-         e.events && ARRAY[v.event_type, split_part(v.event_type, '.', 1) || '.*', '*']
-         AND (e.outcomes  IS NULL OR COALESCE(v.outcome     = ANY(e.outcomes), false))
-         AND (e.workflows IS NULL OR COALESCE(v.workflow_id = ANY(e.workflows), false))
+         CASE WHEN split_part(v.event_type, '.', 1) IN ('endpoint', 'delivery')
+              THEN e.events && ARRAY[v.event_type, split_part(v.event_type, '.', 1) || '.*'] AND v.subject <> e.public_id
+              ELSE e.events && ARRAY[v.event_type, split_part(v.event_type, '.', 1) || '.*', '*']
+                   AND (e.outcomes  IS NULL OR COALESCE(v.outcome     = ANY(e.outcomes), false))
+                   AND (e.workflows IS NULL OR COALESCE(v.workflow_id = ANY(e.workflows), false)) END
          AND (only_types  IS NULL OR only_types && ARRAY[v.event_type, split_part(v.event_type, '.', 1) || '.*', '*'])
          AND (since IS NULL OR v.occurred_at >= since) AND (until IS NULL OR v.occurred_at < until) AS is_match
   FROM e CROSS JOIN LATERAL (

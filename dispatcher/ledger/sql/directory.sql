@@ -26,5 +26,9 @@ WHERE NOT has_own_limits
 SELECT id_key FROM installation
 
 -- name: endpoints_by_status
--- Count endpoints by status. Sequential scan of a table that has as many rows as there are endpoints.
-SELECT status, count(*) AS n FROM endpoint GROUP BY status
+-- Count endpoints by status, enabled ones that fail as failing. Reads a table that has as many rows as there are
+-- endpoints.
+SELECT CASE WHEN e.status = 'enabled' AND f.endpoint_id IS NOT NULL THEN 'failing' ELSE e.status END AS status,
+       count(*) AS n
+FROM endpoint e LEFT JOIN failing_endpoint f USING (endpoint_id)
+GROUP BY 1

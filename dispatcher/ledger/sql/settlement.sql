@@ -1,12 +1,19 @@
 -- name: settle
--- Statement S2: append attempts, delete finished deliveries, put failed ones back with their next due time,
--- renew the lease. One statement, idempotent by flush_seq: a repeat of the same number changes nothing.
--- Locks: the own replica row (serializes with a takeover), the settled rows. A row that is no longer owned is
--- not touched.
+-- Statement S2: append attempts and answers, delete finished deliveries, put failed ones back with their next due
+-- time, keep count of failures in a row, renew the lease. One statement, idempotent by flush_seq: a repeat of the same
+-- number changes nothing.
+-- Locks: the own replica row (serializes with a takeover), the settled rows, the health of endpoints that fail or
+-- failed, in their order, so that two replicas never wait for each other. A row that is no longer owned is not touched.
+-- An endpoint that was paused when it said that it is gone goes on missing events from where it was paused.
+-- Postgres runs what nothing reads in reverse: health stands first, so its locks, which replicas share, are taken last.
+-- A success writes nothing about an endpoint that is healthy: one probe of a small table. (An EXISTS instead would read
+-- all endpoints that fail, each time.)
 -- Rows are looked up one by one (LATERAL ... OFFSET 0, then by ctid): whatever the statistics say. After a drained
 -- backlog they call the table empty, and a plain join then compares every row with every settlement. A row that changed
 -- hands in between has another ctid and is left alone.
--- $1 replica, $2 flush number, $3 lease seconds, $4..$20 per settlement, $21 endpoints with their first success
+-- $1 replica, $2 flush number, $3 lease seconds, $4..$20 per settlement, $21 endpoints with their first success,
+-- $22..$24 per endpoint its failures in a row at the end of this batch and the age of the first, $25 endpoints that had
+-- a success before those, $26..$31 per answer that is kept.
 WITH me AS MATERIALIZED (
        UPDATE replica SET flush_seq = $2, lease_until = now() + make_interval(secs => $3)
        WHERE replica_id = $1 AND flush_seq = $2 - 1 RETURNING 1),
@@ -15,6 +22,18 @@ r   AS MATERIALIZED (SELECT r.* FROM unnest($4::bigint[], $5::timestamptz[], $6:
                      $19::bigint[], $20::bytea[])
         AS r(delivery_id, delivery_created_at, endpoint_id, account_id, environment, event_id, event_type, subject,
              attempt_no, attempts_after, ago_ms, duration_ms, status, outcome, verdict, next_in_ms, detail), me),
+health AS (INSERT INTO endpoint_health AS h (endpoint_id, failures, failing_since)
+        SELECT s.endpoint_id, s.failures, now() - s.ago_ms * interval '1 millisecond'
+        FROM unnest($22::int[], $23::int[], $24::int[]) AS s(endpoint_id, failures, ago_ms), me
+        WHERE s.failures > 0
+           OR (SELECT k.failing_since IS NOT NULL FROM endpoint_health k WHERE k.endpoint_id = s.endpoint_id)
+        ORDER BY s.endpoint_id
+        ON CONFLICT (endpoint_id) DO UPDATE SET (failures, failing_since, announced_at, is_past) = (
+          SELECT CASE WHEN fresh THEN EXCLUDED.failures ELSE h.failures + EXCLUDED.failures END,
+                 CASE WHEN fresh THEN EXCLUDED.failing_since ELSE COALESCE(h.failing_since, EXCLUDED.failing_since) END,
+                 CASE WHEN NOT fresh THEN h.announced_at END,
+                 h.is_past AND NOT fresh
+          FROM (SELECT EXCLUDED.failures = 0 OR EXCLUDED.endpoint_id = ANY($25::int[]) AS fresh) f)),
 a   AS (INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpoint_id, account_id, environment, event_id,
                              event_type, subject, attempt_no, duration_ms, status, outcome, verdict, next_at, detail, replica_id)
         SELECT now() - ago_ms * interval '1 millisecond', delivery_id, delivery_created_at, endpoint_id, account_id, environment,
@@ -22,23 +41,30 @@ a   AS (INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpo
                CASE WHEN verdict <> 'gone' THEN now() + next_in_ms * interval '1 millisecond' END, detail, $1
         FROM r WHERE verdict NOT IN ('parked', 'held')),
 fin AS (DELETE FROM delivery d
-        USING (SELECT x.place FROM r CROSS JOIN LATERAL (
+        USING (SELECT x.place, r.verdict FROM r CROSS JOIN LATERAL (
                  SELECT o.ctid AS place FROM delivery o WHERE o.delivery_id = r.delivery_id AND o.owner = $1 OFFSET 0) x
                WHERE r.next_in_ms IS NULL OFFSET 0) t
-        WHERE d.ctid = t.place RETURNING 1),
+        WHERE d.ctid = t.place RETURNING d.delivery_id, t.verdict),
 re  AS (UPDATE delivery d SET owner = NULL, attempts = t.attempts_after, held = t.verdict IN ('gone', 'held'),
                due_at = now() + t.next_in_ms * interval '1 millisecond'
         FROM (SELECT x.place, r.attempts_after, r.verdict, r.next_in_ms FROM r CROSS JOIN LATERAL (
                 SELECT o.ctid AS place FROM delivery o WHERE o.delivery_id = r.delivery_id AND o.owner = $1 OFFSET 0) x
               WHERE r.next_in_ms IS NOT NULL OFFSET 0) t
-        WHERE d.ctid = t.place RETURNING 1),
+        WHERE d.ctid = t.place),
 gone AS (UPDATE endpoint e SET status = 'disabled', disabled_reason = 'gone', held_since = COALESCE(e.held_since, now()),
           held_xid = COALESCE(e.held_xid, pg_snapshot_xmin(pg_current_snapshot())), changed_at = now()
-        WHERE e.endpoint_id IN (SELECT endpoint_id FROM r WHERE verdict = 'gone') AND e.status IN ('enabled', 'paused')),
+        WHERE e.endpoint_id IN (SELECT endpoint_id FROM r WHERE verdict = 'gone') AND e.status IN ('enabled', 'paused')
+        RETURNING e.endpoint_id),
 ok  AS (UPDATE endpoint e SET verified_at = now(), changed_at = now()
         WHERE e.endpoint_id = ANY($21::int[]) AND e.verified_at IS NULL
-          AND e.endpoint_id NOT IN (SELECT endpoint_id FROM r WHERE verdict = 'gone') AND EXISTS (SELECT FROM me))
-SELECT (SELECT count(*) FROM me) AS live, (SELECT count(*) FROM fin) AS finished, (SELECT count(*) FROM re) AS rescheduled
+          AND e.endpoint_id NOT IN (SELECT endpoint_id FROM r WHERE verdict = 'gone') AND EXISTS (SELECT FROM me)),
+kept AS (INSERT INTO response (started_at, delivery_id, attempt_no, headers, body, is_cut)
+        SELECT now() - k.ago_ms * interval '1 millisecond', k.delivery_id, k.attempt_no, k.headers, k.body, k.is_cut
+        FROM unnest($26::int[], $27::bigint[], $28::smallint[], $29::bytea[], $30::bytea[], $31::boolean[])
+             AS k(ago_ms, delivery_id, attempt_no, headers, body, is_cut), me)
+SELECT (SELECT count(*) FROM me) AS live,
+       (SELECT array_agg(endpoint_id) FROM gone) AS closed,
+       (SELECT array_agg(delivery_id) FROM fin WHERE verdict = 'exhausted') AS exhausted
 
 -- name: hold_waiting
 -- Take waiting deliveries of endpoints that are not enabled out of the due index, a thousand of each: what is left is
