@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dispatcher.api.cursors import LONGEST_CURSOR
 from dispatcher.model.delivery import DeliveryState
-from dispatcher.model.endpoint import EndpointStatus
+from dispatcher.model.endpoint import EndpointStatus, HealthState
 from dispatcher.model.event import Environment
 from dispatcher.model.outcome import OutcomeKind, VerdictKind
 
@@ -118,8 +118,15 @@ class NewEndpointShown(Outgoing):
 
 
 class HealthShown(Outgoing):
-    """What the last request to an endpoint met; all null before the first."""
+    """How an endpoint does, and what the last request to it met; null before the first.
 
+    `failing` means three failures in a row, the first of them an hour ago or longer: `failing_since`.
+    """
+
+    state: HealthState
+    failing_since: Instant | None
+    consecutive_failures: int
+    last_success_at: Instant | None
     last_attempt_at: Instant | None
     last_status_code: int | None
     last_outcome: OutcomeKind | None

@@ -83,6 +83,10 @@ def show_endpoint(endpoint: StoredEndpoint) -> dict[str, Any]:
         "secret_last4": endpoint.secret_last4,
         "previous_secret_expires_at": show_instant(endpoint.previous_secret_expires_at),
         "health": {
+            "state": endpoint.health,
+            "failing_since": show_instant(endpoint.failing_since),
+            "consecutive_failures": endpoint.failures,
+            "last_success_at": show_instant(endpoint.last_success_at),
             "last_attempt_at": show_instant(endpoint.last_attempt_at),
             "last_status_code": endpoint.last_status,
             "last_outcome": endpoint.last_outcome,

@@ -18,7 +18,7 @@ from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool, Session
 from dispatcher.ledger.hosts import limits_row
 from dispatcher.ledger.wishes import cancel_some
-from dispatcher.model.endpoint import EndpointStatus, HostLimits
+from dispatcher.model.endpoint import EndpointStatus, HealthState, HostLimits
 from dispatcher.model.outcome import OutcomeKind
 
 
@@ -48,7 +48,11 @@ class NewEndpoint:
 
 
 class StoredEndpoint(NamedTuple):
-    """An endpoint as it may be shown: nothing in it is secret. `schedule` None: the environment's."""
+    """An endpoint as it may be shown: nothing in it is secret. `schedule` None: the environment's.
+
+    `failures` are in a row; `failing_since` is None unless they make it failing. `last_success_at` is None when there
+    was none, or none among the hundred attempts before the failures.
+    """
 
     endpoint_id: int
     public_id: str
@@ -73,6 +77,16 @@ class StoredEndpoint(NamedTuple):
     last_attempt_at: dt.datetime | None
     last_status: int | None
     last_outcome: OutcomeKind | None
+    failures: int
+    failing_since: dt.datetime | None
+    last_success_at: dt.datetime | None
+
+    @property
+    def health(self) -> HealthState:
+        """Return what its attempts say about it, whether or not it is enabled."""
+        if self.failing_since is not None:
+            return HealthState.FAILING
+        return HealthState.UNVERIFIED if self.verified_at is None else HealthState.OK
 
 
 class KeptAnswer(NamedTuple):
@@ -239,6 +253,9 @@ def _endpoint(row: asyncpg.Record) -> StoredEndpoint:
         last_attempt_at=row["last_attempt_at"],
         last_status=row["last_status"],
         last_outcome=None if row["last_outcome"] is None else OutcomeKind(row["last_outcome"]),
+        failures=row["failures"],
+        failing_since=row["failing_since"],
+        last_success_at=row["last_success_at"],
     )
 
 

@@ -95,6 +95,35 @@ async def test_no_table_holds_a_secret_or_a_header_value_in_the_clear(api: Api) 
     assert [needle for needle in plain for value in rows if needle in value] == []
 
 
+async def test_an_endpoint_that_fails_says_so_and_stays_enabled(api: Api) -> None:
+    made = await api.create()
+    before = (await api.get(f"{ENDPOINTS}/{made.body['id']}")).body
+    async with api.sql() as sql:
+        await sql.execute(
+            "INSERT INTO endpoint_health (endpoint_id, failures, failing_since)"
+            " SELECT endpoint_id, 41, now() - interval '2 hours' FROM endpoint WHERE public_id = $1",
+            made.body["id"],
+        )
+
+    after = (await api.get(f"{ENDPOINTS}/{made.body['id']}")).body
+
+    assert before["health"] == {
+        "state": "unverified",
+        "failing_since": None,
+        "consecutive_failures": 0,
+        "last_success_at": None,
+        "last_attempt_at": None,
+        "last_status_code": None,
+        "last_outcome": None,
+    }
+    assert (after["status"], after["health"]["state"], after["health"]["consecutive_failures"]) == (
+        "enabled",
+        "failing",
+        41,
+    )
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", after["health"]["failing_since"])
+
+
 async def test_options_are_kept_and_shown(api: Api) -> None:
     made = await api.create(
         events=["verification.*", "check.completed"],

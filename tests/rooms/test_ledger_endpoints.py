@@ -14,7 +14,7 @@ from dispatcher.ledger.connections import Pool
 from dispatcher.ledger.endpoints import EndpointLedger, Idempotency, KeptAnswer, NewEndpoint, StoredEndpoint, TooMany
 from dispatcher.ledger.logs import LogLedger
 from dispatcher.model.delivery import DeliveryState
-from dispatcher.model.endpoint import HostLimits
+from dispatcher.model.endpoint import HealthState, HostLimits
 from tests.rooms.test_api_harness import DEFAULT_LIMITS, Seeds, ledger_template, ledger_url, pool
 
 SIMPLE = NewEndpoint(
@@ -230,3 +230,68 @@ async def test_a_read_endpoint_tells_of_its_last_request_and_of_a_rotation(room:
     assert (before.last_attempt_at, before.previous_secret_expires_at) == (None, None)
     assert (after.last_status, after.last_outcome, after.secret_last4) == (503, "http_5xx", "wxyz")
     assert after.previous_secret_expires_at is not None
+
+
+@pytest.mark.parametrize(
+    ("is_verified", "failures", "minutes", "state", "is_since_known"),
+    [
+        (False, 0, None, HealthState.UNVERIFIED, False),
+        (True, 0, None, HealthState.OK, False),
+        (True, 2, 600, HealthState.OK, False),
+        (True, 3, 59, HealthState.OK, False),
+        (True, 3, 61, HealthState.FAILING, True),
+        (False, 3, 61, HealthState.FAILING, True),
+    ],
+)
+async def test_health_is_what_the_attempts_say(
+    room: Room, is_verified: bool, failures: int, minutes: int | None, state: HealthState, is_since_known: bool
+) -> None:
+    await room.ledger.create(room.tenant, SIMPLE, most=50)
+    if is_verified:
+        await room.sql.execute("UPDATE endpoint SET verified_at = now()")
+    if failures:
+        await _fail(room, failures, minutes or 0)
+
+    (listed,) = await room.ledger.page(room.tenant, limit=5)
+    found = await room.ledger.find(room.tenant, SIMPLE.public_id)
+
+    assert found == listed
+    assert (listed.health, listed.failures) == (state, failures)
+    assert (listed.failing_since is not None) is is_since_known
+
+
+async def test_the_last_success_is_the_one_before_the_failures(room: Room) -> None:
+    await room.ledger.create(room.tenant, SIMPLE, most=50)
+    number = await room.sql.fetchval("UPDATE endpoint SET verified_at = now() RETURNING endpoint_id")
+    for ago, outcome in ((900, "delivered"), (800, "delivered"), (700, "http_5xx"), (10, "http_5xx")):
+        await room.seeds.ended(number, ago=float(ago), outcome=outcome)
+    await _fail(room, 2, 700 / 60)
+
+    found = await room.ledger.find(room.tenant, SIMPLE.public_id)
+
+    assert found is not None
+    assert found.last_success_at == await room.sql.fetchval(
+        "SELECT max(started_at) FROM attempt WHERE outcome = 'delivered'"
+    )
+
+
+async def test_a_success_behind_a_hundred_failures_is_not_searched_for(room: Room) -> None:
+    await room.ledger.create(room.tenant, SIMPLE, most=50)
+    number = await room.sql.fetchval("UPDATE endpoint SET verified_at = now() RETURNING endpoint_id")
+    await room.seeds.ended(number, ago=900.0, outcome="delivered")
+    for ago in range(100):
+        await room.seeds.attempt(number, 1, "retry", ago=float(ago))
+
+    found = await room.ledger.find(room.tenant, SIMPLE.public_id)
+
+    assert found is not None
+    assert found.last_success_at is None
+
+
+async def _fail(room: Room, failures: int, minutes: float) -> None:
+    await room.sql.execute(
+        "INSERT INTO endpoint_health (endpoint_id, failures, failing_since)"
+        " SELECT endpoint_id, $1, now() - make_interval(secs => $2) FROM endpoint",
+        failures,
+        minutes * 60,
+    )
