@@ -37,6 +37,7 @@ _POLL_MS: Final = 100
 _MOST_RECORDS: Final = 500
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 _COPY_SECONDS: Final = 1.0
+_LET_IN_SECONDS: Final = 60.0
 
 
 class Ledger(PositionLedger, Protocol):
@@ -151,7 +152,7 @@ class Intake:
     async def _is_let_in(self, consumer: Consumer) -> bool:
         """Connect and join; false when told to stop first. The library waits for its topics and its group for ever."""
         starting = spawn(consumer.start(), name="consumer-start")
-        if await finish_unless_set(starting, self._waiting.stopping, self._rules.patience.stuck_seconds):
+        if await finish_unless_set(starting, self._waiting.stopping, _LET_IN_SECONDS):
             return True
         if not self._waiting.stopping.is_set():
             message = "the consumer does not get into its group"

@@ -1,0 +1,85 @@
+"""Intake in this process, between a real broker and a real Postgres."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from dispatcher.intake.consumer import KafkaSettings
+from dispatcher.intake.decoding import Decoder
+from dispatcher.intake.loop import Doors, Intake, Rules
+from dispatcher.intake.watchdog import Patience
+from dispatcher.kit.supervise import spawn
+from dispatcher.model.delivery import Delivery
+from dispatcher.policy.catalogue import Catalogue
+from dispatcher.policy.schema_files import load_catalogue, load_event_schemas, schema_folder
+from tests.rooms.ledger_world import World
+
+FOLDER = schema_folder()
+DECODER = Decoder(load_event_schemas(FOLDER), Catalogue.from_document(load_catalogue(FOLDER)))
+
+
+@dataclass
+class Meter:
+    """Counts what intake tells."""
+
+    n_lost: int = 0
+    n_skipped: int = 0
+    lags: dict[Any, int] = field(default_factory=dict)
+
+    def accepted(self, *_: Any) -> None:
+        """Hear of a batch; the database knows better."""
+
+    def skipped(self, n_records: int, reason: str) -> None:
+        """Count what is not for us."""
+        assert reason
+        self.n_skipped += n_records
+
+    def lost(self, topic: str, partition: int, from_offset: int, to_offset: int) -> None:
+        """Count what was deleted before it was read."""
+        assert topic
+        assert partition >= 0
+        self.n_lost += to_offset - from_offset
+
+    def lagged(self, lags: dict[Any, int]) -> None:
+        """Keep the last word."""
+        self.lags = lags
+
+
+@asynccontextmanager
+async def reading(
+    world: World, bootstrap: str, topic: str, *, patience: Patience | None = None, session_ms: int = 1_000
+) -> AsyncIterator[tuple[Intake, Meter]]:
+    """Run intake on one topic; at the end it is told to stop, and must."""
+    process = await world.process()
+    meter = Meter()
+
+    async def submit(_: Sequence[Delivery]) -> None:
+        """Take deliveries and let them lie."""
+
+    async def room() -> None:
+        raise AssertionError
+
+    intake = Intake(
+        KafkaSettings(
+            bootstrap,
+            (topic,),
+            f"group-{topic}",
+            fetch_max_wait_ms=10,
+            session_timeout_ms=session_ms,
+            heartbeat_interval_ms=session_ms // 4,
+        ),
+        process.intake,
+        DECODER,
+        Doors(submit, lambda: True, room, lambda value, _: value, lambda: None),
+        meter,
+        rules=Rules("create", "earliest", patience or Patience()),
+    )
+    running = spawn(intake.run(), name="intake")
+    try:
+        yield intake, meter
+    finally:
+        intake.stop()
+        async with asyncio.timeout(30):
+            await running

@@ -1,0 +1,170 @@
+"""Intake between a real broker and a real Postgres: stuck consumers, hostile records, tasks that must end."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from dispatcher.intake.consumer import Consumer
+from dispatcher.intake.watchdog import Patience
+from dispatcher.kit import failpoints
+from dispatcher.kit.failpoints import Failpoint
+from dispatcher.model.event import Record
+from tests.rooms.intake_room import reading
+from tests.rooms.ledger_world import World, open_ledger
+from tests.support.producer import an_event
+from tests.support.servers import DatabaseServer, KafkaServer, fresh_topic
+
+SOON = Patience(stuck_seconds=1.5, n_rebuilds=1, within_seconds=600.0)
+
+
+@pytest.fixture
+async def world(postgres_server: DatabaseServer) -> AsyncIterator[World]:
+    async with open_ledger(postgres_server) as made:
+        yield made
+
+
+async def publish(kafka: str, topic: str, records: Sequence[tuple[bytes | None, Any]]) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=kafka, max_request_size=16 << 20)
+    await producer.start()
+    try:
+        for value, headers in records:
+            await producer.send_and_wait(topic, value, key=b"key", headers=headers, partition=0)
+    finally:
+        await producer.stop()
+
+
+def good(*numbers: int) -> list[tuple[bytes | None, Any]]:
+    return [an_event(number, account="acct_5hQ2vN8rTb").binary() for number in numbers]
+
+
+async def until_events(world: World, n: int) -> None:
+    async with asyncio.timeout(40):
+        while await world.value("SELECT count(*) FROM event") < n:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_poll_that_never_returns_is_cured_by_a_new_consumer_in_the_same_process(
+    world: World, kafka_server: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = await fresh_topic(kafka_server.bootstrap, partitions=1)
+    await publish(kafka_server.bootstrap, topic, good(1))
+    armed = Failpoint.parse("poll:5:park")
+    monkeypatch.setattr(failpoints, "_armed", armed)
+    async with reading(world, kafka_server.bootstrap, topic, patience=SOON) as (intake, _):
+        await until_events(world, 1)
+        async with asyncio.timeout(40):
+            while armed._left > 0:
+                await asyncio.sleep(0.02)
+        await publish(kafka_server.bootstrap, topic, good(2))
+        await until_events(world, 2)
+
+        assert intake.is_beyond_cure, "one cure was all that was allowed"
+
+
+async def test_a_consumer_that_sits_alive_and_brings_nothing_is_made_anew(
+    world: World, kafka_server: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = await fresh_topic(kafka_server.bootstrap, partitions=1)
+    poll, deaf = Consumer.poll, list[Consumer]()
+
+    async def poll_of(consumer: Consumer, **options: int) -> dict[tuple[str, int], list[Record]]:
+        if not deaf:
+            deaf.append(consumer)
+        if consumer is not deaf[0]:
+            return await poll(consumer, **options)
+        await asyncio.sleep(0.1)
+        return {}
+
+    monkeypatch.setattr(Consumer, "poll", poll_of)
+    async with reading(world, kafka_server.bootstrap, topic, patience=SOON) as (_, meter):
+        await publish(kafka_server.bootstrap, topic, good(1, 2, 3))
+        await until_events(world, 3)
+
+    assert len(deaf) == 1
+    assert set(meter.lags) == {(topic, 0)}
+
+
+async def test_a_quiet_topic_is_not_taken_for_a_stuck_consumer(
+    world: World, kafka_server: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = await fresh_topic(kafka_server.bootstrap, partitions=1)
+    looks: list[list[Any]] = []
+    ends = Consumer.ends
+
+    async def ends_of(consumer: Consumer, partitions: Any) -> Any:
+        looks.append(list(partitions))
+        return await ends(consumer, partitions)
+
+    monkeypatch.setattr(Consumer, "ends", ends_of)
+    async with reading(world, kafka_server.bootstrap, topic, patience=SOON) as (intake, _):
+        async with asyncio.timeout(40):
+            while len(looks) < 2:
+                await asyncio.sleep(0.05)
+
+        assert not intake.is_beyond_cure
+        assert intake.joined.is_set()
+
+
+DEEP = b"[" * 10_000 + b"]" * 10_000
+POISON: dict[str, tuple[bytes | None, str]] = {
+    "null value": (None, "null_value"),
+    "empty": (b"", "not_json"),
+    "not JSON": (b"{not json", "not_json"),
+    "not UTF-8": (b'{"verification":"\xff\xfe"}', "not_utf8"),
+    "half a surrogate": (b'{"verification":"\\ud800"}', ""),
+    "10,000 nested arrays": (DEEP, ""),
+    "NaN": (b'{"verification":NaN}', "not_json"),
+    "duplicate keys": (b'{"verification":{},"verification":{}}', ""),
+    "a number of 400 digits": (b'{"verification":' + b"9" * 400 + b"}", ""),
+    "a magic byte": (b"\x00\x00\x00\x00\x01abc", "not_json"),
+    "a NUL": (b"\x00", "not_json"),
+    "not an object": (b"[1]", "schema_invalid"),
+    "1 MiB": (b'"' + b"x" * (1 << 20) + b'"', "too_large"),
+    "10 MiB": (b'"' + b"x" * (10 << 20) + b'"', "too_large"),
+}
+
+
+async def test_no_record_stops_its_partition(world: World, kafka_server: KafkaServer) -> None:
+    topic = await fresh_topic(kafka_server.bootstrap, partitions=1)
+    plain = good(0)[0][1]
+    records: list[tuple[bytes | None, Any]] = []
+    for number, (value, _) in enumerate(POISON.values()):
+        records += [(value, plain), *good(number)]
+    n = len(POISON)
+    huge: list[list[tuple[str, Any]]] = [
+        [*plain, ("x", b"y" * 300_000)],
+        [*plain, *(("x", b"") for _ in range(5_000))],
+        [*plain, ("ce_id", b"twice")],
+        [("ce_id", b"\xff")],
+        [("", b"")],
+        [(name, None) for name, _ in plain],
+    ]
+    for number, headers in enumerate(huge):
+        records += [(b"{}", headers), *good(n + number)]
+
+    async with reading(world, kafka_server.bootstrap, topic) as (intake, meter):
+        async with asyncio.timeout(40):
+            await intake.joined.wait()
+        await publish(kafka_server.bootstrap, topic, records)
+        await until_events(world, n + len(huge))
+
+    dead = await world.rows("SELECT off, reason FROM dead_event ORDER BY off")
+    assert [row["off"] for row in dead] == list(range(0, len(records), 2)), "each kept at its place"
+    for row, (name, (_, reason)) in zip(dead, POISON.items(), strict=False):
+        assert not reason or row["reason"] == reason, name
+    assert {row["reason"] for row in dead[n:]} == {"bad_headers"}
+    assert meter.n_lost == meter.n_skipped == 0
+
+
+async def test_nothing_of_intake_outlives_it(world: World, kafka_server: KafkaServer) -> None:
+    topic = await fresh_topic(kafka_server.bootstrap, partitions=1)
+    before = asyncio.all_tasks()
+
+    async with reading(world, kafka_server.bootstrap, topic):
+        await publish(kafka_server.bootstrap, topic, good(1))
+        await until_events(world, 1)
+
+    assert {task.get_name() for task in asyncio.all_tasks() - before} == set()
