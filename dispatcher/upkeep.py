@@ -21,6 +21,7 @@ _log = structlog.get_logger("upkeep")
 
 _ORPHAN_SECONDS: Final = 30
 _BACKLOG_SECONDS: Final = 15.0
+_ROUNDS_PER_MINUTE: Final = 4
 _ROUNDS_PER_HOUR: Final = 240
 
 
@@ -84,11 +85,13 @@ class Upkeep:
             _log.warning("replicas_taken_over", n_replicas=n_replicas, n_deliveries=n_rows)
 
     async def keep_up(self) -> None:
-        """Make tables ahead and forget what is too old every hour; judge endpoints, read the backlog every 15 s."""
+        """Make tables every minute, forget what is old every hour; judge endpoints, read the backlog every 15 s."""
         rounds = 0
         while True:
-            if rounds % _ROUNDS_PER_HOUR == 0:
+            if rounds % _ROUNDS_PER_MINUTE == 0:
+                # A table that somebody dropped makes intake and recording wait.
                 await self._try("make_days", self._make_days)
+            if rounds % _ROUNDS_PER_HOUR == 0:
                 await self._try("forget", self._books.members.forget)
                 for daily, days in self._keep_days.items():
                     await self._try("drop_old", partial(self._drop_old, daily, days))

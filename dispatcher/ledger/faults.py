@@ -44,6 +44,9 @@ def sqlstate_of(fault: BaseException) -> str:
 def translate(fault: BaseException, statement: str) -> BaseException:
     """Turn a driver's exception into ours, or return it unchanged when it is a bug."""
     state = sqlstate_of(fault)
+    if isinstance(fault, asyncpg.CheckViolationError) and fault.constraint_name is None:
+        # No table for its day. Not the value's fault: intake asks for days that there are, and they are made again.
+        return Unavailable(f"{statement}: {state} a daily table is missing", why="a table of the database is missing")
     if state[:2] in _POISON:
         return PoisonBatch(f"{statement}: {state} {type(fault).__name__}")
     if state[:2] in _PASSING:

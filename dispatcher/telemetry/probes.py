@@ -1,4 +1,4 @@
-"""The operator's port: `/metrics`, `/healthz` (the loop turns), `/readyz` (this process can do its job)."""
+"""The operator's port: `/metrics`, `/healthz` (no new process is needed), `/readyz` (this process can do its job)."""
 
 import asyncio
 from collections.abc import Callable

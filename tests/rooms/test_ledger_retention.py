@@ -150,8 +150,10 @@ async def test_a_running_replay_keeps_the_days_it_has_yet_to_come_to(world: Worl
     await an_open_delivery(world, 40)
     await world.sql.execute("DELETE FROM delivery")
     await world.sql.execute(
-        "INSERT INTO replay (public_id, account_id, environment, endpoint_id, kind, what, rate, n_expected)"
-        " SELECT 'rpl_1', account_id, environment, endpoint_id, 'replay', 'all', 1, 1 FROM endpoint"
+        "INSERT INTO replay (public_id, account_id, environment, endpoint_id, kind, what, rate, n_expected, is_minimum,"
+        " created_at, ready_at)"
+        " SELECT 'rpl_1', account_id, environment, endpoint_id, 'replay', 'all', 1, 1, false, now(), now()"
+        " FROM endpoint"
     )
     retention = Retention(world.url)
 

@@ -53,6 +53,16 @@ async def test_a_process_that_is_not_ready_is_alive() -> None:
         assert await ask("/healthz") == (200, {"alive": True})
 
 
+async def test_a_process_that_has_lost_a_vital_counts_as_dead() -> None:
+    probes, reads = Probes(), [True]
+    probes.vitals = {"reading": lambda: reads[0]}
+
+    async with asking(probes) as ask:
+        assert await ask("/healthz") == (200, {"alive": True, "reading": True})
+        reads[0] = False
+        assert await ask("/healthz") == (503, {"alive": True, "reading": False})
+
+
 async def test_a_loop_that_has_not_turned_for_ten_seconds_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     now = clock.mono()
     monkeypatch.setattr(clock, "mono", lambda: now)

@@ -25,5 +25,5 @@ SELECT EXISTS (SELECT FROM delivery WHERE event_day = $1)
     OR EXISTS (SELECT FROM replay r JOIN event e
                  ON e.account_id = r.account_id AND e.environment = r.environment AND (e.xid, e.seq) > (r.at_xid, r.at_seq)
                WHERE r.state = 'running' AND e.event_day = $1 AND (r.end_xid IS NULL OR e.xid < r.end_xid)
-                 AND (r.since IS NULL OR e.occurred_at >= r.since) AND (r.until IS NULL OR e.occurred_at <= r.until))
+                 AND (r.since IS NULL OR e.occurred_at >= r.since) AND (r.until IS NULL OR e.occurred_at < r.until))
     AS is_used
