@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dispatcher.receiver.inbox import Claim, Inbox, Standing
-from dispatcher.receiver.verify import TOLERANCE_SECONDS, Headers, InvalidWebhook, Webhook, verify
+from dispatcher.receiver.verify import TOLERANCE_SECONDS, Headers, InvalidWebhook, Webhook, secret_keys, verify
 
 LARGEST_BODY: Final = 1_048_576
 """What a receiver need read, in bytes; a body has at most a quarter of it."""
@@ -39,10 +39,14 @@ class Reception:
     The work gets each event once, as long as it ends within the inbox's lease, and again after a failure or a death.
     The sender waits five seconds for the answer: put the event into a queue or a table and do the rest later.
     What the work raises goes on to the caller, to be answered with 500; the event is then delivered again.
+
+    Raises:
+        ValueError: a secret is none, or there is none; at once, so that a wrong configuration does not start.
     """
 
     def __init__(self, secrets: str | Sequence[str], inbox: Inbox, *, tolerance: float = TOLERANCE_SECONDS) -> None:
-        self._secrets = secrets
+        self._secrets = [secrets] if isinstance(secrets, str) else list(secrets)
+        secret_keys(self._secrets)
         self._inbox = inbox
         self._tolerance = tolerance
 

@@ -96,10 +96,7 @@ def verify(
         InvalidWebhook: always, and only, when the request is not to be trusted.
         ValueError: a secret is none, or there is none: the receiver's own fault, to be answered with 500.
     """
-    keys = [secret_key(secret) for secret in ([secrets] if isinstance(secrets, str) else secrets)]
-    if not keys:
-        message = "there is no secret to verify with"
-        raise ValueError(message)
+    keys = secret_keys([secrets] if isinstance(secrets, str) else secrets)
     event_id, stamp, offered = signed_headers(headers)
     _check_age(int(time.time() if now is None else now) - int(stamp), tolerance)
     raw = _bytes_of(body)
@@ -115,6 +112,15 @@ def verify(
             "no signature matches: another secret, or a body that is not byte for byte what was sent",
         )
     return Webhook(event_id, int(stamp), raw)
+
+
+def secret_keys(secrets: Iterable[str]) -> list[bytes]:
+    """Return the raw keys, at least one. Raises ValueError when there is none, or one is none."""
+    keys = [secret_key(secret) for secret in secrets]
+    if not keys:
+        message = "there is no secret to verify with"
+        raise ValueError(message)
+    return keys
 
 
 def secret_key(secret: str) -> bytes:

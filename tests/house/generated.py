@@ -1,12 +1,15 @@
 """Writes the generated files, or says which of them are not what their source says.
 
-`python -m tests.house.generated write` after a change of the metric catalogue or of a setting;
+`python -m tests.house.generated write` after a change of the metric catalogue, of a setting or of a signature vector;
 `... verify` is what `make test` runs.
 """
 
+import base64
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -39,6 +42,49 @@ def _described(one: Description) -> Mapping[str, object]:
     return described
 
 
+def signature_cases() -> str:
+    """Return schemas/vectors/cases.psv: every vector and case of signatures.json, complete in one line each."""
+    published = json.loads((ROOT / "schemas" / "vectors" / "signatures.json").read_text(encoding="utf-8"))
+    vectors = {vector["name"]: vector for vector in published["vectors"]}
+    lines = [_line("accept", f"{name}: {one['description']}", one) for name, one in vectors.items()]
+    lines += _rotation(published, vectors)
+    for verdict, cases in (("accept", published["accepted"]), ("refuse", published["refused"])):
+        for case in cases:
+            vector = vectors[case["vector"]]
+            now = case.get("now", vector["timestamp"])
+            lines.append(_line(verdict, case["name"], vector | case.get("change", {}), now=now))
+    return "".join(lines)
+
+
+def _rotation(published: Mapping[str, Any], vectors: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the cases of a receiver who knows both secrets, in either order, and gets one or both signatures."""
+    both = [vectors[name] for name in published["rotation"]["vectors"]]
+    for first, second in (both, both[::-1]):
+        secrets = f"{first['secret']} {second['secret']}"
+        name = f"{first['name']} and {second['name']} known"
+        yield _line(
+            "accept",
+            f"{name}, signed by both",
+            first | {"signature": published["rotation"]["webhook_signature"]},
+            secrets,
+        )
+        yield _line("accept", f"{name}, signed by {second['name']} alone", second, secrets)
+
+
+def _line(verdict: str, name: str, case: Mapping[str, Any], secrets: str | None = None, now: int | None = None) -> str:
+    fields = (
+        verdict,
+        name,
+        str(case["timestamp"] if now is None else now),
+        secrets or case["secret"],
+        case["id"],
+        str(case["timestamp"]),
+        case["signature"],
+        base64.b64encode(case["body"].encode()).decode(),
+    )
+    return "|".join(fields) + "\n"
+
+
 def readme(text: str) -> str:
     """Return the README with its table of settings as the fields say it; unchanged without the two marks."""
     before, begin, rest = text.partition(SETTINGS_BEGIN)
@@ -50,7 +96,10 @@ def readme(text: str) -> str:
 
 def generated_files() -> dict[Path, str]:
     """Return what each generated file should hold."""
-    files = {ROOT / "schemas" / "metrics.yaml": metrics_yaml()}
+    files = {
+        ROOT / "schemas" / "metrics.yaml": metrics_yaml(),
+        ROOT / "schemas" / "vectors" / "cases.psv": signature_cases(),
+    }
     page = ROOT / "README.md"
     if page.exists():
         files[page] = readme(page.read_text(encoding="utf-8"))

@@ -91,13 +91,10 @@ async def test_an_event_that_is_being_worked_on_is_put_off(way: str) -> None:
     assert desk.done == []
 
 
-@ways
-async def test_a_secret_that_is_none_is_an_error_of_the_receiver(way: str) -> None:
-    desk = Desk()
-    desk.reception = Reception("", desk.inbox)
-
-    with pytest.raises(ValueError, match="secret is empty"):
-        await desk.receive(way, signed())
+@pytest.mark.parametrize("secrets", ["", "whsec_", [], [show_secret(KEY), "no base64"]])
+def test_a_secret_that_is_none_does_not_even_start(secrets: str | list[str]) -> None:
+    with pytest.raises(ValueError, match="secret"):
+        Reception(secrets, MemoryInbox())
 
 
 async def test_canceled_work_can_be_claimed_again_at_once() -> None:

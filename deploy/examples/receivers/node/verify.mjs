@@ -1,0 +1,43 @@
+// Check the signature of a webhook (Standard Webhooks 1.0.0). Node 18 or newer, no packages.
+
+import { createHmac, timingSafeEqual } from 'node:crypto'
+
+const TOLERANCE_SECONDS = 300
+const SHAPES = {
+  'webhook-id': /^[!-+/-~-]{1,256}$/,
+  'webhook-timestamp': /^[0-9]{1,12}$/,
+  'webhook-signature': /^[^ ,]+,[^ ,]+( [^ ,]+,[^ ,]+){0,9}$/,
+}
+
+export class InvalidWebhook extends Error {}
+
+// The secrets of the environment, decoded; both while one is rotated, with a blank between.
+export function keysFrom (text) {
+  const secrets = (text ?? '').split(/\s+/).filter(Boolean).map((secret) => secret.replace(/^whsec_/, ''))
+  // Node would decode almost anything; an empty key would let anybody sign.
+  if (secrets.length === 0 || !secrets.every((secret) => /^[A-Za-z0-9+/]+={0,2}$/.test(secret))) {
+    throw new Error('WEBHOOK_SECRETS must hold the endpoint\'s secret, like whsec_…, in standard base64')
+  }
+  return secrets.map((secret) => Buffer.from(secret, 'base64'))
+}
+
+// Returns the event's id. `headers` have lower-case names, `body` is a Buffer with the raw bytes of the request.
+export function verify (headers, body, keys, now = Date.now() / 1000) {
+  for (const [name, shape] of Object.entries(SHAPES)) {
+    if (!shape.test(headers[name] ?? '')) throw new InvalidWebhook(`${name} is missing or malformed`)
+  }
+  const id = headers['webhook-id']
+  const timestamp = headers['webhook-timestamp']
+  if (Math.abs(Math.floor(now) - Number(timestamp)) > TOLERANCE_SECONDS) {
+    throw new InvalidWebhook('the timestamp is more than five minutes away from now')
+  }
+  const expected = keys.map((key) => createHmac('sha256', key).update(`${id}.${timestamp}.`).update(body).digest())
+  for (const entry of headers['webhook-signature'].split(' ')) {
+    const [version, signature] = entry.split(',')
+    const offered = Buffer.from(signature, 'base64')
+    if (version === 'v1' && expected.some((one) => one.length === offered.length && timingSafeEqual(one, offered))) {
+      return id
+    }
+  }
+  throw new InvalidWebhook('no signature matches')
+}
