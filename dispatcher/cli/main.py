@@ -23,6 +23,7 @@ from dispatcher.cli import (
     receive,
     run,
     trigger,
+    verify,
 )
 from dispatcher.model.errors import ConfigurationError, DispatcherError
 
@@ -38,6 +39,7 @@ app.command("run")(run.run)
 app.command("migrate")(migrate.migrate)
 app.command("trigger")(trigger.trigger)
 app.command("receive")(receive.receive)
+app.command("verify")(verify.verify)
 app.add_typer(config.app, name="config", help="Look at the settings.")
 app.add_typer(accounts.app, name="accounts", help="Customers of the verification product.")
 app.add_typer(keys.app, name="keys", help="API keys.")

@@ -29,7 +29,7 @@ def receive(
 ) -> None:
     """Receive webhooks on this machine and print them, failing as asked.
 
-    Example: dispatcher receive --port 9000 --secret whsec_… --status 500,500,204
+    Example: dispatcher receive --port 9000 --secret whsec_… --status 500,500,204 --inbox inbox.db
     """
     from dispatcher.embedded.trial_receiver import Behaviour
 
@@ -38,7 +38,7 @@ def receive(
         message = "a delay looks like 250ms or 6s"
         raise typer.BadParameter(message, param_hint="--delay")
     seconds = float(found[1]) / (1000 if found[2] == "ms" else 1)
-    behaviour = Behaviour(_statuses(status), fail_rate, seconds, tuple(secret or ()))
+    behaviour = Behaviour(_statuses(status), fail_rate, seconds, _secrets(secret or []))
     try:
         asyncio.run(_serve(behaviour, port, _inbox(inbox), show_body=show_body))
     except KeyboardInterrupt:
@@ -46,6 +46,17 @@ def receive(
     except OSError as fault:
         typer.echo(f"Error: cannot listen on port {port}: {fault.strerror}; choose another with --port", err=True)
         raise typer.Exit(1) from fault
+
+
+def _secrets(texts: list[str]) -> tuple[str, ...]:
+    from dispatcher.receiver.verify import secret_key
+
+    for text in texts:
+        try:
+            secret_key(text)
+        except ValueError as fault:
+            raise typer.BadParameter(str(fault), param_hint="--secret") from fault
+    return tuple(texts)
 
 
 def _inbox(path: Path | None) -> "Inbox | None":

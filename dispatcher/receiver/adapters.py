@@ -5,6 +5,8 @@ with each new event, the secrets (both while one is rotated) and an inbox, and r
 Bodies beyond 1 MiB are refused. What they answer is told in `reception`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ AsyncWork = Callable[[Webhook], Awaitable[object]]
 
 def aiohttp_view(
     work: AsyncWork, secrets: str | Sequence[str], inbox: Inbox
-) -> "Callable[[web.Request], Awaitable[web.Response]]":
+) -> Callable[[web.Request], Awaitable[web.Response]]:
     """Return a view for aiohttp.
 
     `app.router.add_post("/webhooks", aiohttp_view(…))`. The application's `client_max_size` (1 MiB) bounds the body.
@@ -43,7 +45,7 @@ def aiohttp_view(
 
 def starlette_view(
     work: AsyncWork, secrets: str | Sequence[str], inbox: Inbox
-) -> "Callable[[StarletteRequest], Awaitable[StarletteResponse]]":
+) -> Callable[[StarletteRequest], Awaitable[StarletteResponse]]:
     """Return a view for Starlette and FastAPI.
 
     `app.add_route("/webhooks", starlette_view(…), methods=["POST"])`
@@ -65,7 +67,7 @@ def starlette_view(
     return receive
 
 
-def flask_view(work: Work, secrets: str | Sequence[str], inbox: Inbox) -> "Callable[[], FlaskResponse]":
+def flask_view(work: Work, secrets: str | Sequence[str], inbox: Inbox) -> Callable[[], FlaskResponse]:
     """Return a view for Flask.
 
     `app.add_url_rule("/webhooks", view_func=flask_view(…), methods=["POST"])`

@@ -1,0 +1,84 @@
+"""`dispatcher receive`, run as a person runs it: what it prints, and what it refuses to start with."""
+
+import os
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "dispatcher", "receive", "--port", "0"]
+ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1"}
+
+
+class Terminal:
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self._process, self._url = process, url
+
+    def send(self, event_id: str) -> tuple[int, str]:
+        """Send one event and return the status and the line that was printed."""
+        headers = {"webhook-id": event_id, "x-webhook-event": "webhook.ping", "x-webhook-attempt": "2/4"}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(self._url, b"{}", headers), timeout=30) as answer:
+                status = answer.status
+        except urllib.error.HTTPError as refused:
+            status = refused.code
+        assert self._process.stdout is not None
+        return status, self._process.stdout.readline().strip()
+
+
+@contextmanager
+def receiving(*words: str) -> Iterator[Terminal]:
+    with subprocess.Popen(
+        [*COMMAND, *words], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr is not None
+            told = process.stderr.readline()
+            found = re.search(r"http://[^ ]+", told)
+            assert found is not None, told + process.stderr.read()
+            yield Terminal(process, found[0])
+        finally:
+            process.terminate()
+
+
+def test_a_repetition_is_told_over_restarts(tmp_path: Path) -> None:
+    inbox = ("--inbox", str(tmp_path / "inbox.db"))
+    with receiving("--status", "500,204", *inbox) as terminal:
+        failed, taken = terminal.send("evt_1"), terminal.send("evt_1")
+    with receiving("--status", "500", *inbox) as terminal:
+        repeated = terminal.send("evt_1")
+
+    assert [status for status, _ in (failed, taken, repeated)] == [500, 204, 204]
+    assert re.fullmatch(r"[\d:.]+  webhook.ping +evt_1  attempt 2/4  -> 500  signature not checked", failed[1])
+    assert "received before" not in taken[1]
+    assert repeated[1].endswith("received before")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--delay", "soon"), "250ms or 6s"),
+        (("--status", "99"), "500,500,204"),
+        (("--inbox", "no/such/folder/inbox.db"), "cannot be an inbox"),
+        (("--fail-rate", "2"), "--fail-rate"),
+        (("--secret", "whsec_"), "secret is empty"),
+    ],
+)
+def test_what_it_cannot_start_with_is_told(words: tuple[str, ...], told: str) -> None:
+    done = subprocess.run(
+        [*COMMAND, *words],
+        env=ENVIRONMENT | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+
+    assert done.returncode == 2
+    assert told in done.stderr
