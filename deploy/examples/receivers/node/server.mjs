@@ -22,10 +22,25 @@ async function rawBody (request) {
 
 // Ids of finished events. Yours belong into a table with a unique key, shared by all your processes, for 30 days.
 const seen = new Set()
+const underway = new Set()
 
-function remember (id) {
+// Does the work unless it is done, and returns what to answer.
+async function workOnce (id, body) {
+  if (seen.has(id)) {
+    console.log('duplicate', id)
+    return 204
+  }
+  // The first delivery may still fail: this one comes again.
+  if (underway.has(id)) return 409
+  underway.add(id)
+  try {
+    await work(id, body)
+  } finally {
+    underway.delete(id)
+  }
   seen.add(id)
   if (seen.size > 10_000) seen.delete(seen.values().next().value)
+  return 204
 }
 
 // Put the event into a queue and do the rest later: the sender waits five seconds.
@@ -39,13 +54,7 @@ async function answer (request, response, keys) {
   if (body === null) return response.writeHead(413, { connection: 'close' }).end()
   try {
     const id = verify(request.headers, body, keys)
-    if (seen.has(id)) {
-      console.log('duplicate', id)
-    } else {
-      await work(id, body)
-      remember(id)
-    }
-    response.writeHead(204).end()
+    response.writeHead(await workOnce(id, body)).end()
   } catch (fault) {
     // What fails here is delivered again later.
     const status = fault instanceof InvalidWebhook ? 400 : 500

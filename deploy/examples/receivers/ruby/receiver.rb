@@ -64,7 +64,7 @@ end
 
 def receive(request, response, keys)
   return response.status = 405 unless request.request_method == "POST"
-  return response.status = 413 if request.content_length > LARGEST_BODY
+  return response.status = 413 if request["content-length"].to_i > LARGEST_BODY
 
   body = request.body.to_s
   headers = SHAPES.keys.to_h { |name| [name, request[name]] }
