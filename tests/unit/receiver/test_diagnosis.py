@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from dispatcher.policy.signing import Signer, show_secret
 from dispatcher.receiver import InvalidWebhook, verify
 from dispatcher.receiver.capture import Capture
-from dispatcher.receiver.diagnosis import Diagnosis, Rule, diagnose
+from dispatcher.receiver.diagnosis import Diagnosis, diagnose
+from dispatcher.receiver.rules import Rule
 from tests.support.record_files import SCHEMAS
 
 NOW = 1_793_697_900
