@@ -22,6 +22,9 @@ _ROWS_PER_HOST: Final = 50
 _SECOND_LOOK_SECONDS: Final = 6.0
 """A statement whose answer was lost may still commit until its server-side limit (4 s) is over."""
 
+_STRAY_SECONDS: Final = 60.0
+"""And one that was held up on the way there may commit at any time: its limit begins when it arrives."""
+
 _log = structlog.get_logger("lanes")
 
 
@@ -38,6 +41,10 @@ class Claims(Protocol):
 
     async def adopt(self) -> list[Delivery]:
         """Find rows that are ours without our knowing."""
+        ...
+
+    async def has_strays(self) -> bool:
+        """Tell whether there may be such rows."""
         ...
 
 
@@ -85,6 +92,7 @@ class DueReader:
         self._backlog: list[tuple[int, int]] = []
         self._next_backlog = 0.0
         self._adopt_at: list[float] = []
+        self._next_strays = clock.mono() + _STRAY_SECONDS
         self.last_success = clock.mono()
         """Monotonic time of the last answered claim; for readiness."""
 
@@ -112,6 +120,11 @@ class DueReader:
             period = _BUSY_SECONDS if n_claimed >= _WORTH_A_LOOK else _PERIOD_SECONDS
 
     async def _adopt(self) -> None:
+        now = clock.mono()
+        if now >= self._next_strays:
+            self._next_strays = now + _STRAY_SECONDS
+            if await self._claims.has_strays():
+                self.answer_was_lost()
         if self._adopt_at and clock.mono() >= self._adopt_at[0]:
             found = await self._claims.adopt()
             self._adopt_at = self._adopt_at[1:]

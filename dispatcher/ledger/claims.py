@@ -76,6 +76,15 @@ class ClaimLedger:
             self._replica.held.update(delivery.delivery_id for delivery in found)
         return found
 
+    async def has_strays(self) -> bool:
+        """Tell whether Postgres may know deliveries of ours that this process does not; if so, `adopt` finds out.
+
+        Holds nothing up, so what just comes or goes can look like one. Reads the whole hot table: call it seldom.
+        """
+        before = frozenset(self._replica.held)
+        rows = await self._link.fetch("owned_ids", self._replica.replica_id)
+        return not {row["delivery_id"] for row in rows} <= before | self._replica.held
+
     async def count_backlog(self) -> Backlog:
         """Count what waits. Reads the whole hot table: call it seldom."""
         row = await self._link.fetchrow("backlog")

@@ -5,13 +5,17 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 from unittest.mock import patch
+from urllib.parse import urlsplit
 
 import pytest
 
-from dispatcher.ledger.connections import HOT
+from dispatcher.ledger.claims import ClaimLedger
+from dispatcher.ledger.connections import HOT, Link
 from dispatcher.ledger.statements import STATEMENTS
-from dispatcher.model.errors import Fenced
+from dispatcher.model.batch import ClaimWish
+from dispatcher.model.errors import Fenced, Unavailable
 from tests.rooms.ledger_world import World, open_ledger
+from tests.support.faults import FaultProxy
 from tests.support.servers import DatabaseServer
 
 
@@ -145,6 +149,36 @@ async def test_a_replica_that_was_taken_over_takes_nothing(world: World) -> None
         await process.claim()
 
     assert await world.value("SELECT count(*) FROM delivery WHERE owner IS NULL") == 2
+
+
+async def test_a_claim_that_arrives_after_it_was_given_up_is_noticed_whenever_that_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = await waiting_host(world, 2)
+    server = urlsplit(world.url)
+    assert server.port is not None
+    async with FaultProxy.between("127.0.0.1", server.port) as proxy:
+        process = await world.process()
+        bad_link = Link(world.url.replace(f":{server.port}/", f":{proxy.port}/"), "claims")
+        monkeypatch.setattr("dispatcher.ledger.connections._CLIENT_SECONDS", 0.5)
+        claims = ClaimLedger(bad_link, process.replica)
+        # Prepared once, it leaves in one piece.
+        await claims.claim(ClaimWish(10, 10, full_hosts=[host]))
+        proxy.upstream.stall()
+        with pytest.raises(Unavailable):
+            await claims.claim(ClaimWish(10, 10))
+        looked_at_once = await process.claims.adopt()
+        was_clear = not await process.claims.has_strays()
+
+        proxy.heal()
+        async with asyncio.timeout(10):
+            while not await process.claims.has_strays():
+                await asyncio.sleep(0.01)
+        await bad_link.aclose()
+
+    assert (looked_at_once, was_clear) == ([], True)
+    assert len(await process.claims.adopt()) == 2
+    assert not await process.claims.has_strays()
 
 
 async def test_the_backlog_is_counted(world: World) -> None:

@@ -91,6 +91,10 @@ SELECT d.delivery_id, d.event_day, d.event_id, d.account_id, d.environment, d.en
 FROM delivery d JOIN event e USING (event_id, account_id, environment, event_day)
 WHERE d.owner = $1
 
+-- name: owned_ids
+-- Read the numbers of the deliveries this replica owns, to tell whether it knows of all. Sequential scan of the hot table.
+SELECT delivery_id FROM delivery WHERE owner = $1
+
 -- name: backlog
 -- Count what waits: rows due, rows held, age in seconds of the oldest due row (0 when none).
 SELECT count(*) FILTER (WHERE owner IS NULL AND NOT held AND due_at <= now()) AS due,

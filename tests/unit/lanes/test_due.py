@@ -26,6 +26,7 @@ class Claims:
         self.asked: list[tuple[list[int], list[int], list[tuple[int, int]]]] = []
         self.n_backlog_looks = 0
         self.adopted_at: list[float] = []
+        self.strays = False
 
     async def backlog(self) -> list[tuple[int, int]]:
         self.n_backlog_looks += 1
@@ -43,6 +44,9 @@ class Claims:
         if self.adopt_faults:
             raise self.adopt_faults.pop(0)
         return self.lost.pop(0) if self.lost else []
+
+    async def has_strays(self) -> bool:
+        return self.strays
 
 
 class Lanes:
@@ -146,6 +150,27 @@ async def test_after_a_lost_answer_own_rows_are_looked_for_twice() -> None:
     assert first < 1.0
     assert 6.0 <= second < 7.0
     assert (world.submitted, world.n_adopted) == (found, 1)
+
+
+async def test_rows_that_became_ours_at_any_time_are_found_within_a_minute() -> None:
+    world, found = World(), [a_delivery()]
+    world.claims.lost = [found]
+
+    async with world.running():
+        await asyncio.sleep(30)
+        world.claims.strays = True
+        await asyncio.sleep(31)
+
+    assert (world.submitted, world.n_adopted) == (found, 1)
+
+
+async def test_without_a_sign_of_them_nobody_looks_for_own_rows() -> None:
+    world = World()
+
+    async with world.running():
+        await asyncio.sleep(200)
+
+    assert world.claims.adopted_at == []
 
 
 async def test_being_taken_over_ends_it() -> None:
