@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from dispatcher.kit.failpoints import Point
-from tests.chaos.controls import GUARDS
+from tests.chaos.controls import REMOVABLE
 from tests.chaos.points import Action
 from tests.chaos.run import Wishes, run, targets
 from tests.chaos.world import Size
@@ -33,11 +33,12 @@ def wishes_of(words: list[str] | None = None) -> tuple[Wishes, Path | None]:
     parser.add_argument("--point", action="append", type=Point, help="sweep this point only; repeatable")
     parser.add_argument("--action", action="append", type=Action, help="what happens at points; repeatable, else all")
     parser.add_argument("--seconds", type=float, default=900.0, help="start no cycle after these")
+    parser.add_argument("--quiet-seconds", type=float, default=120.0, help="until nothing may be left open")
     parser.add_argument("--processes", type=int, default=3, help="at first")
     parser.add_argument("--most", type=int, default=5, help="processes at most")
     parser.add_argument("--per-second", type=float, default=25.0, help="events produced")
     parser.add_argument("--lease", type=int, default=6, help="seconds; 6 is the least that the settings allow")
-    parser.add_argument("--without", choices=sorted(GUARDS), help="take a guard out: the run must fail")
+    parser.add_argument("--without", choices=REMOVABLE, help="take a guard out: the run must fail")
     parser.add_argument("--keep", type=Path, help="leave every log in this new folder")
     chosen = parser.parse_args(words)
     return (
@@ -47,6 +48,7 @@ def wishes_of(words: list[str] | None = None) -> tuple[Wishes, Path | None]:
             seconds=chosen.seconds,
             seed=chosen.seed,
             without=chosen.without,
+            quiet_seconds=chosen.quiet_seconds,
             size=Size(chosen.processes, chosen.most, chosen.per_second, chosen.lease),
         ),
         chosen.keep,

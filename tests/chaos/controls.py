@@ -24,7 +24,7 @@ class Guard(NamedTuple):
 
     promises: tuple[str, ...]
     what: str
-    remove: Callable[[], None] = lambda: None
+    remove: Callable[[], None] | None = None
     broken: tuple[str, ...] = ()
     in_chaos: bool = False
     inline: tuple[str, ...] = ()
@@ -244,6 +244,16 @@ GUARDS: Final[Mapping[str, Guard]] = MappingProxyType(
     }
 )
 """By the name that `--without` takes."""
+
+REMOVABLE: Final = tuple(sorted(name for name, guard in GUARDS.items() if guard.remove is not None))
+
+
+def remove(name: str) -> None:
+    """Take a guard out of the program in this process."""
+    take_out = GUARDS[name].remove
+    assert take_out is not None, f"{name} is taken out by its own tests only"
+    take_out()
+
 
 ELSEWHERE: Final[Mapping[str, str]] = MappingProxyType(
     {

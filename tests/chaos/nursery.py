@@ -135,11 +135,11 @@ def _say(fact: dict[str, Any]) -> None:
 def main() -> None:
     """Parse the command line, take out a guard where asked to, serve."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--without", choices=sorted(controls.GUARDS))
+    parser.add_argument("--without", choices=controls.REMOVABLE)
     chosen = parser.parse_args()
     _preload()
     if chosen.without:
-        controls.GUARDS[chosen.without].remove()
+        controls.remove(chosen.without)
     serve()
 
 

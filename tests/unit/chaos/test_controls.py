@@ -24,6 +24,7 @@ def test_every_guard_has_a_control_of_some_kind(name: str) -> None:
 
     assert set(guard.promises) <= set(PROMISES)
     assert guard.broken or guard.inline or guard.in_chaos
+    assert (guard.remove is not None) == bool(guard.broken or guard.in_chaos)
 
 
 @pytest.mark.parametrize("test", sorted({one for guard in GUARDS.values() for one in guard.broken + guard.inline}))
