@@ -173,7 +173,7 @@ async def backlog(lab: Lab, arguments: Namespace) -> None:
 async def snapshot(lab: Lab, arguments: Namespace) -> None:
     """Claims while nothing dead can be cleaned away; the same without the floor as control."""
     say(
-        f"Claims at {snapshots.PER_SECOND:,} deliveries/s, one in twenty retried, while a transaction holds the oldest "
+        f"Claims at {snapshots.PER_SECOND:,} deliveries/s, one in five retried, while a transaction holds the oldest "
         f"snapshot for {arguments.hold} s"
     )
     for name, has_floor in (("as it is", True), ("control: without the floor", False)):

@@ -20,7 +20,7 @@ from tests.rooms.ledger_world import a_batch, an_event
 
 PER_SECOND = 1_000
 _N_HOSTS = 50
-_RETRIED = 0.05
+_RETRIED = 0.2
 _TICK_SECONDS = 0.1
 _CLAIM_SECONDS = 0.4
 _BACKLOG_SECONDS = 5.0
@@ -44,7 +44,7 @@ class Course:
 
 
 async def snapshot(lab: Lab, seconds: float, *, has_floor: bool = True) -> Course:
-    """Take in and settle 1,000 deliveries/s, one in twenty twice, while an old snapshot is held.
+    """Take in and settle 1,000 deliveries/s, one in five twice, while an old snapshot is held.
 
     Without the floor claims look at all that ever was due, as they would if nobody knew of dead index entries.
     """
