@@ -14,8 +14,8 @@ from tests.support.daemon import Daemon, running
 
 N_HOSTS = 20
 PER_SECOND = 50
-HOST_RATE = 10.0
-"""All hosts together may get four times what comes in: a quarter for what is fresh, the rest for the backlog."""
+HOST_RATE = 12.5
+"""All hosts together may get five times what comes in: once for what is fresh, four times for the backlog."""
 HOST_BURST = 10
 _MARGIN_SECONDS = 60.0
 _LOADED_BELOW = "00000001".ljust(40, "0")

@@ -162,11 +162,15 @@ async def dead_host(lab: Lab, arguments: Namespace) -> None:
 async def backlog(lab: Lab, arguments: Namespace) -> None:
     """A backlog of minutes."""
     found = await backlogs.backlog(lab, arguments.minutes)
+    permitted = N_HOSTS * backlogs.HOST_RATE / backlogs.PER_SECOND - 1
     say(
         f"Backlog of {arguments.minutes:g} minutes at {backlogs.PER_SECOND}/s ({found.n_rows:,} rows) while events go "
         f"on coming, {N_HOSTS} hosts of {backlogs.HOST_RATE:g}/s"
     )
-    say(f"  gone after {found.seconds:.1f} s, at {reached(found.times_arrival, 3)} the rate of arrival")
+    say(
+        f"  gone after {found.seconds:.1f} s, at {reached(found.times_arrival, 3)} the rate of arrival; "
+        f"limits permit {permitted:g}x"
+    )
     say(f"  worst window of any host over its limit: {judged(found.worst_excess, 0, ' requests')}")
 
 

@@ -106,7 +106,10 @@ class Load:
 
 @dataclass
 class Takeovers:
-    """Watches how long after its end the row of a dead process is removed by another."""
+    """Watches how long after its end the row of a dead process is removed by another.
+
+    That includes the time in which nobody is there who has lived for long enough to judge.
+    """
 
     url: str
     processes: Processes
