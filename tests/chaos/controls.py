@@ -11,6 +11,7 @@ The numbers I1 to I12 are the promises: nothing is lost (I1), duplicates are bou
 (I10), claims stay quick (I11), unknown outcomes are found out (I12).
 """
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -117,6 +118,10 @@ def _never_adopt() -> None:
     _replace("dispatcher.ledger.claims:ClaimLedger", "adopt", nothing)
 
 
+def _forget_strays() -> None:
+    _replace("dispatcher.lanes.due", "_STRAY_SECONDS", math.inf)
+
+
 _CLAIMS: Final = "tests/rooms/test_ledger_claims.py::"
 _INTAKE: Final = "tests/rooms/test_ledger_intake.py::"
 _REPLICAS: Final = "tests/rooms/test_ledger_replicas.py::"
@@ -125,6 +130,7 @@ _HOLDING: Final = "tests/rooms/test_ledger_holding.py::"
 _REPLAYS: Final = "tests/rooms/test_ledger_replays.py::"
 _RETENTION: Final = "tests/rooms/test_ledger_retention.py::"
 _HOSTS: Final = "tests/rooms/test_ledger_hosts.py::"
+_DUE: Final = "tests/unit/lanes/test_due.py::"
 _BOARD: Final = "tests/unit/lanes/test_board.py::"
 
 GUARDS: Final[Mapping[str, Guard]] = MappingProxyType(
@@ -233,6 +239,12 @@ GUARDS: Final[Mapping[str, Guard]] = MappingProxyType(
             ("I2",),
             "two jobs of one endpoint never step at once",
             inline=(_REPLAYS + "test_without_the_endpoints_lock_they_would",),
+        ),
+        "strays": Guard(
+            ("I1", "I12"),
+            "rows that became ours long after a claim was given up are looked for, too",
+            _forget_strays,
+            broken=(_DUE + "test_rows_that_became_ours_at_any_time_are_found_within_a_minute",),
         ),
         "adoption": Guard(
             ("I1", "I12"),
