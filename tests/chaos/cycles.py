@@ -33,6 +33,7 @@ class Tormentor:
         self._processes = world.processes
         self._chance = chance
         self._tell = tell
+        # Names of those that are about to be harmed, and of those whose links are.
         self._spared: set[str] = set()
         self._spoilt: set[str] = set()
 
@@ -106,7 +107,6 @@ class Tormentor:
         """Keep a process from Postgres for longer than its lease; it must send nothing, and find itself replaced."""
         began = time.monotonic()
         _, victim = await self._pick()
-        self._spared.add(victim.name)
         self._spoilt.add(victim.name)
         at = time.time()
         first = await self._processes.freeze(victim, "cut off")
@@ -116,10 +116,9 @@ class Tormentor:
         victim.send(signal.SIGCONT)
         try:
             await cut
-            more = self._processes.died(victim, "cut off", self._processes.sent_since(victim.name, at))
+            more = self._processes.blame(victim, "cut off", self._processes.sent_since(victim.name, at))
             code = await self._ends(victim)
         finally:
-            self._spared.discard(victim.name)
             self._spoilt.discard(victim.name)
         exposed = first.exposed + more.exposed
         return Cycle("cut off beyond the lease", 1, exposed, time.monotonic() - began, code != 0)
@@ -153,14 +152,20 @@ class Tormentor:
         return Cycle("Postgres crashed", 0, 0, time.monotonic() - began)
 
     async def _pick(self) -> tuple[int, Daemon]:
-        """Return a process that is ready, waiting for one if need be; the oldest only when it has lived for long."""
+        """Return a process that is ready, waiting for one if need be; the oldest only when it has lived for long.
+
+        From then on it is nobody else's.
+        """
         async with asyncio.timeout(_READY_SECONDS):
             while True:
                 if ready := self._unsheltered():
                     slot = self._chance.choice(ready)
+                    victim = self._processes.slots[slot]
+                    self._spared.add(victim.name)
                     # Not always at the beginning of its work.
                     await asyncio.sleep(self._chance.uniform(0.0, _LONGEST_LIFE_SECONDS))
-                    return slot, self._processes.slots[slot]
+                    if victim.is_running and victim in self._processes.slots[slot : slot + 1]:
+                        return slot, victim
                 await self._repair()
                 await asyncio.sleep(0.05)
 
@@ -178,10 +183,7 @@ class Tormentor:
         while daemon.name in self._spoilt:
             await asyncio.sleep(0.05)
         was_ready = daemon.is_ready
-        try:
-            code = await self._processes.stop(daemon) if daemon.is_running else 0
-        finally:
-            self._spared.discard(daemon.name)
+        code = await self._processes.stop(daemon) if daemon.is_running else 0
         return 0 if code == -signal.SIGTERM and not was_ready else code
 
     async def _ends(self, victim: Daemon) -> int:

@@ -109,14 +109,19 @@ class Processes:
         return sum(bool(one["at_unix"] >= when and sender_of(one) == name) for one in tail(self.sink.log))
 
     def died(self, daemon: Daemon, what: str, exposed: int) -> Fault:
-        """Note a fault of a process, by its last words if it had any; it will be taken over, or goes on."""
+        """Note a fault of a process, by its last words if it had any, after which it should be taken over."""
         log = daemon.log.read_text(errors="replace")
         if words := _LAST_WORDS.findall(log):
             exposed = int(words[-1])
+        fault = self.blame(daemon, what, exposed)
+        if (replica := replica_of(log)) is not None:
+            self.deaths[replica] = fault
+        return fault
+
+    def blame(self, daemon: Daemon, what: str, exposed: int) -> Fault:
+        """Note that a process may repeat more than was known when it died."""
         fault = Fault(daemon.name, what, time.time(), exposed)
         self.faults.append(fault)
-        if (replica := replica_of(log)) is not None:
-            self.deaths.setdefault(replica, fault)
         return fault
 
     async def stop(self, daemon: Daemon) -> int:
@@ -167,7 +172,7 @@ class Processes:
             if harm.name == old.name and harm.link is Link.POSTGRES
         ]
         if cut and _TAKEN_OVER in log[-4_000:]:
-            self.died(old, "cut off by several toxics", self.sent_since(old.name, cut[-1] - 1.0))
+            self.blame(old, "cut off by several toxics", self.sent_since(old.name, cut[-1] - 1.0))
             self.ends["taken over while cut off"] += 1
             return
         if not old.is_ready and _AWAY in log[-4_000:]:
