@@ -108,7 +108,7 @@ def _never_seek_again() -> None:
     async def stay(self: Any, consumer: Any, partitions: Any) -> None:
         pass
 
-    _replace("dispatcher.intake.loop:Intake", "_resume", stay)
+    _replace("dispatcher.intake.placing:Places", "resume", stay)
 
 
 def _never_adopt() -> None:
@@ -131,6 +131,7 @@ _REPLAYS: Final = "tests/rooms/test_ledger_replays.py::"
 _RETENTION: Final = "tests/rooms/test_ledger_retention.py::"
 _HOSTS: Final = "tests/rooms/test_ledger_hosts.py::"
 _DUE: Final = "tests/unit/lanes/test_due.py::"
+_LOOP: Final = "tests/unit/intake/test_loop.py::"
 _BOARD: Final = "tests/unit/lanes/test_board.py::"
 
 GUARDS: Final[Mapping[str, Guard]] = MappingProxyType(
@@ -184,7 +185,7 @@ GUARDS: Final[Mapping[str, Guard]] = MappingProxyType(
             ("I1", "I6"),
             "a consumer whose batch was refused goes to where its partition stands",
             _never_seek_again,
-            in_chaos=True,
+            broken=(_LOOP + "test_a_batch_that_begins_elsewhere_sends_the_consumer_to_where_its_partition_stands",),
         ),
         "fence": Guard(
             ("I7",),

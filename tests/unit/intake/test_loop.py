@@ -32,12 +32,13 @@ BATCH = Batch("log", (Span(TOPIC, 0, 0, 1),), (), ())
 class Ledger:
     """A Postgres that does as the test says."""
 
-    def __init__(self, *, n_refusals: int = 0, n_away: int = 0) -> None:
+    def __init__(self, *, n_refusals: int = 0, n_away: int = 0, stands: int = 0) -> None:
         self.accepted: list[Batch] = []
         self.depths: list[int] = []
         self.n_tries = 0
         self._n_refusals = n_refusals
         self._n_away = n_away
+        self._stands = stands
 
     def days(self) -> Any:
         today = clock.utcnow().date()
@@ -51,7 +52,7 @@ class Ledger:
         return frozenset(names)
 
     async def positions(self, log_id: str, partitions: Collection[Partition]) -> dict[Partition, int]:
-        return dict.fromkeys(partitions, 0)
+        return dict.fromkeys(partitions, self._stands)
 
     async def has_positions(self, log_id: str, topic: str) -> bool:
         return True
@@ -67,6 +68,9 @@ class Ledger:
         self.n_tries += 1
         if self.n_tries <= self._n_refusals:
             raise Unavailable("accept: 53100 DiskFullError")
+        elsewhere = frozenset((one.topic, one.partition) for one in batch.spans if one.start != self._stands)
+        if elsewhere:
+            return Accepted(elsewhere, (), 0, 0, 0)
         self.accepted.append(batch)
         return Accepted(frozenset(), (), len(batch.events), 0, 0)
 
@@ -88,7 +92,11 @@ class Kafka:
 
     log_id = "log"
 
-    def seek(self, *_: Any) -> None: ...
+    def __init__(self) -> None:
+        self.sent_to: dict[Partition, int] = {}
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        self.sent_to[partition] = offset
 
 
 def an_intake(ledger: Ledger) -> Intake:
@@ -132,6 +140,15 @@ async def test_a_database_that_answers_and_refuses_is_asked_for_as_long_as_it_ta
     assert ledger.accepted == [BATCH]
     assert len(ledger.depths) == 201
     assert len(set(ledger.depths)) == 1
+
+
+async def test_a_batch_that_begins_elsewhere_sends_the_consumer_to_where_its_partition_stands() -> None:
+    # Another owner got further: without this every batch from now on would begin elsewhere.
+    intake, kafka = an_intake(Ledger(stands=7)), Kafka()
+
+    await intake._accept(kafka, BATCH)  # type: ignore[arg-type]
+
+    assert kafka.sent_to == intake._places.stands == {(TOPIC, 0): 7}
 
 
 async def test_a_stop_ends_the_tries() -> None:
