@@ -5,9 +5,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+from aiohttp import web
 from pydantic import BaseModel
 
 from dispatcher.api.cursors import Cursors, Seals
+from dispatcher.api.listeners import Listeners
 from dispatcher.api.models import NoQuery
 from dispatcher.api.problems import NO_HEADERS, Problem, ProblemCode
 from dispatcher.ledger.accounts import Tenant
@@ -41,6 +43,7 @@ class ApiServices:
     host_defaults: HostLimits
     resolve: Resolve
     on_endpoint_changed: Callable[[int], None]
+    listeners: Listeners = field(default_factory=Listeners)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,17 @@ class Call:
         return Cursors(self.services.vault, self.tenant, name)
 
 
-Handler: TypeAlias = Callable[[Call], Awaitable[Answer]]
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """An answer that keeps the connection for itself. `take` speaks over it until it ends, however long that takes.
+
+    It may raise Problem before it has sent anything, and nothing afterwards.
+    """
+
+    take: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+Handler: TypeAlias = Callable[[Call], Awaitable[Answer | Takeover]]
 
 _PLACEHOLDER: Final = re.compile(r"{([a-z_]+)}")
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from dispatcher.api import actions, changes, endpoints, logs, replays
+from dispatcher.api import actions, changes, endpoints, listening, logs, replays
 from dispatcher.api.call import Route
 from dispatcher.api.models import (
     AttemptList,
@@ -242,5 +242,16 @@ ROUTES: Final = (
         scope=Scope.EVENTS_READ,
         summary="List the event types that exist",
         answer=EventTypeList,
+    ),
+    Route(
+        method="GET",
+        path="/v1/listen",
+        operation_id="listen",
+        handler=listening.listen,
+        scope=Scope.LISTEN,
+        summary="Follow events over a WebSocket, to forward them to a program on one's own machine",
+        answer=None,
+        status=101,
+        problems=(ProblemCode.MALFORMED_REQUEST,),
     ),
 )

@@ -11,7 +11,7 @@ import orjson
 import structlog
 from aiohttp import web
 
-from dispatcher.api.call import Answer, ApiServices, Call, Route, RouteTable
+from dispatcher.api.call import Answer, ApiServices, Call, Route, RouteTable, Takeover
 from dispatcher.api.identity import KeyRing
 from dispatcher.api.json_body import read_json
 from dispatcher.api.problems import PROBLEM_TYPE, Problem, ProblemCode
@@ -94,6 +94,7 @@ class ApiServer:
     ) -> None:
         """Stop taking connections, let requests finish, close."""
         if self._runner is not None:
+            await self._services.listeners.send_away()
             await self._runner.cleanup()
             self._runner = None
 
@@ -102,7 +103,10 @@ class ApiServer:
         problem: Problem
         try:
             async with asyncio.timeout(self._options.request_seconds):
-                return _respond(await self._answer(request), request_id)
+                answer = await self._answer(request)
+            if isinstance(answer, Takeover):
+                return await answer.take(request)
+            return _respond(answer, request_id)
         except Problem as fault:
             problem = fault
         except Unavailable as fault:
@@ -115,7 +119,7 @@ class ApiServer:
             problem = Problem(ProblemCode.INTERNAL_ERROR, "tell us the request id")
         return _refuse(problem, request_id)
 
-    async def _answer(self, request: web.BaseRequest) -> Answer:
+    async def _answer(self, request: web.BaseRequest) -> Answer | Takeover:
         route, path = self._table.find(request.method, request.rel_url.raw_path)
         bearer = await self._keys.bearer(request.headers.get("Authorization"))
         _check_scope(bearer, route)

@@ -5,13 +5,15 @@ from typing import Annotated, Any
 import typer
 
 from dispatcher.cli.database import with_pool
-from dispatcher.cli.output import Form, FormOption, show_one, show_rows
+from dispatcher.cli.grammar import Noun
+from dispatcher.cli.listing import collect
+from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, show_one, show_page
 from dispatcher.model.errors import DispatcherError
 from dispatcher.model.ids import ACCOUNT_ID
 
-app = typer.Typer(no_args_is_help=True)
+app = Noun()
 
-_COLUMNS = ("id", "name", "created_at")
+_COLUMNS = ("id", "name…", "created_at")
 
 
 @app.command("create")
@@ -48,7 +50,8 @@ def create(
 
 @app.command("list")
 def list_(
-    limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many at most.")] = 100,
+    limit: LimitOption = 100,
+    every: AllOption = False,
     output: FormOption = Form.TABLE,
 ) -> None:
     """List accounts, newest first.
@@ -59,9 +62,15 @@ def list_(
     from dispatcher.ledger.connections import Pool
 
     async def work(pool: Pool) -> list[Account]:
-        return await AccountLedger(pool).page(limit=limit)
+        book = AccountLedger(pool)
+        return await collect(
+            lambda last, n: book.page(below=None if last is None else last.account_id, limit=n),
+            limit=limit,
+            every=every,
+        )
 
-    show_rows([_shown(found) for found in with_pool(work)], _COLUMNS, output)
+    rows = [_shown(found) for found in with_pool(work)]
+    show_page(rows, _COLUMNS, output, None if every else limit)
 
 
 def _shown(account: Any) -> dict[str, Any]:

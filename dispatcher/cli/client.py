@@ -1,32 +1,32 @@
-"""Where the running dispatcher is, and a small client of its API.
+"""Which API to call and as whom, and a small client of it that fails in words.
 
-Commands find it in this order: options, the environment (`DISPATCHER_API_URL`, `DISPATCHER_API_KEY`), the file
-`ready.json` that an embedded dispatcher keeps in its data directory.
+Address and key are looked for, in this order: options, the environment (`DISPATCHER_API_URL`, `DISPATCHER_API_KEY`),
+the profile named by `--profile` or `DISPATCHER_PROFILE`, the file `ready.json` that an embedded dispatcher keeps in its
+data directory, the profile in use. A key is never sent to an address that it was not kept with.
 """
 
-import asyncio
+import http.client
 import os
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from types import TracebackType
+from typing import Annotated, Any, Final, Self
+from urllib.parse import urlencode, urlsplit
 
 import orjson
 import typer
 
-from dispatcher.model.errors import DispatcherError
+from dispatcher.cli import profile_file
+from dispatcher.cli.refusals import CallFailed, told
 
 _TIMEOUT_SECONDS: Final = 15
 _PAGE: Final = 100
 
 
-class CallFailed(DispatcherError):
-    """The API refused a call or cannot be reached; the message is for the person at the terminal."""
-
-
 class Environment(StrEnum):
-    """Which of the embedded dispatcher's two keys to use."""
+    """The two environments; every key belongs to one."""
 
     LIVE = "live"
     TEST = "test"
@@ -38,17 +38,29 @@ ApiUrlOption = Annotated[
 ApiKeyOption = Annotated[
     str | None, typer.Option("--api-key", envvar="DISPATCHER_API_KEY", help="Key to call it with.", show_default=False)
 ]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option("--profile", envvar="DISPATCHER_PROFILE", help="Kept address and key to use.", show_default=False),
+]
 EnvironmentOption = Annotated[
-    Environment, typer.Option("--env", help="Environment, where the key comes from the ready file.")
+    Environment | None,
+    typer.Option("--env", help="Which of an embedded dispatcher's two keys; test by itself.", show_default=False),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Which API to call, and as whom."""
+    """Which API to call, and as whom. `source` says in words where the key was found."""
 
     api_url: str
-    api_key: str
+    api_key: str = field(repr=False)
+    source: str = "--api-key"
+
+    @property
+    def environment(self) -> Environment | None:
+        """Return the environment that the key's text names; None for an operator's key."""
+        kind = self.api_key.split("_")[1:2]
+        return next((one for one in Environment if [one.value] == kind), None)
 
 
 def ready_file() -> Path:
@@ -65,94 +77,161 @@ def read_ready_file() -> dict[str, Any] | None:
     return found
 
 
-def profile(api_url: str | None, api_key: str | None, environment: Environment) -> Profile:
+def profile(
+    api_url: str | None, api_key: str | None, name: str | None = None, environment: Environment | None = None
+) -> Profile:
     """Put together which API to call.
 
     Raises:
-        CallFailed: no address or no key can be found.
+        DispatcherError: no address or no key can be found, or the key is another environment's.
     """
-    ready = read_ready_file() or {}
-    url = api_url or ready.get("api_url")
-    key = api_key or ready.get("api_keys", {}).get(environment.value)
-    if url is None or key is None:
+    kept = None if api_url and api_key else _kept(name, environment)
+    if api_url is None and kept is not None:
+        api_url = kept.api_url
+    if api_url is None:
         message = (
             f"no dispatcher is known: start one with `dispatcher run --embedded` (it writes {ready_file()}), "
-            "or give --api-url and --api-key"
+            "keep one with `dispatcher login --api-url URL`, or give --api-url and --api-key"
         )
         raise CallFailed(message)
-    return Profile(url.rstrip("/"), key)
+    api_url = api_url.rstrip("/")
+    if api_key is not None:
+        found = Profile(api_url, api_key)
+    elif kept is not None and kept.api_url == api_url:
+        found = kept
+    else:
+        message = (
+            f"no key is known for {api_url}: give --api-key, or keep one with `dispatcher login --api-url {api_url}`"
+        )
+        raise CallFailed(message)
+    if environment is not None and found.environment not in (None, environment):
+        message = f"--env {environment} is asked for, but the key from {found.source} is for {found.environment}"
+        raise CallFailed(message)
+    return found
 
 
-def call(who: Profile, method: str, path: str, body: object = None) -> Any:
-    """Make one call and return the decoded answer, None when it is empty.
-
-    Raises:
-        CallFailed: refused or unreachable; the message holds the problem's title, detail and faulty fields.
-    """
-    return asyncio.run(_call(who, method, path, body))
-
-
-def collect(who: Profile, path: str, query: Mapping[str, Any], limit: int) -> list[dict[str, Any]]:
-    """Read up to `limit` items of a list call, page by page, in the API's order."""
-    return asyncio.run(_collect(who, path, query, limit))
-
-
-async def _collect(who: Profile, path: str, query: Mapping[str, Any], limit: int) -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = []
-    async for page in _pages(who, path, query, limit):
-        items.extend(page)
-        if len(items) >= limit:
-            break
-    return items[:limit]
+def _kept(name: str | None, environment: Environment | None) -> Profile | None:
+    """Return the nearest address and key that were kept somewhere."""
+    ready = read_ready_file() or {}
+    key = (ready.get("api_keys") or {}).get((environment or Environment.TEST).value)
+    if name is None and key is not None and ready.get("api_url"):
+        return Profile(ready["api_url"].rstrip("/"), key, str(ready_file()))
+    profiles = profile_file.read()
+    name = name or profiles.current
+    if name is None:
+        return None
+    one = profiles.find(name)
+    return Profile(one.api_url.rstrip("/"), one.api_key, f"the profile {name}")
 
 
-async def _pages(who: Profile, path: str, query: Mapping[str, Any], limit: int) -> AsyncIterator[list[dict[str, Any]]]:
-    from urllib.parse import urlencode
+class Api:
+    """The API as one caller sees it, over one connection that is kept open. Enter it; blocks; one thread."""
 
-    asked = {name: value for name, value in query.items() if value is not None}
-    asked["limit"] = min(limit, _PAGE)
-    while True:
-        answer = await _call(who, "GET", f"{path}?{urlencode(asked)}", None)
-        yield answer["data"]
-        if answer["next"] is None:
-            return
-        asked["after"] = answer["next"]
+    def __init__(self, who: Profile) -> None:
+        self.who: Final = who
+        self._connection: http.client.HTTPConnection | None = None
+        self._prefix = ""
 
+    def __enter__(self) -> Self:
+        return self
 
-async def _call(who: Profile, method: str, path: str, body: object) -> Any:
-    import aiohttp
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
 
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
-    headers = {"authorization": f"Bearer {who.api_key}"}
-    data = None
-    if body is not None:
-        headers["content-type"] = "application/json"
-        data = orjson.dumps(body)
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.request(method, who.api_url + path, headers=headers, data=data) as response,
-        ):
-            text = await response.read()
-    except (aiohttp.ClientError, TimeoutError) as fault:
-        message = f"{who.api_url} does not answer ({type(fault).__name__}); is the dispatcher running?"
-        raise CallFailed(message) from fault
-    if response.status >= 400:
-        raise CallFailed(_problem(response.status, text))
-    try:
-        return orjson.loads(text) if text else None
-    except orjson.JSONDecodeError as fault:
-        message = f"{who.api_url} answers, but not like a dispatcher; is this the address of the API?"
-        raise CallFailed(message) from fault
+    def get(self, path: str, **query: Any) -> Any:
+        """Read something. Query parameters that are None are left out; errors as `call`."""
+        asked = urlencode({name: value for name, value in query.items() if value is not None}, doseq=True)
+        return self.call("GET", f"{path}?{asked}" if asked else path)
 
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        """Make one call and return the decoded answer, None when it is empty.
 
-def _problem(status: int, text: bytes) -> str:
-    try:
-        problem = orjson.loads(text)
-        lines = [f"{problem['title']} ({status}, {problem['code']})"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return f"the API answered {status}"
-    if problem.get("detail"):
-        lines.append(f"  {problem['detail']}")
-    lines.extend(f"  {fault.get('pointer', '')}: {fault.get('message', '')}" for fault in problem.get("errors", []))
-    return "\n".join(lines)
+        Raises:
+            CallFailed: refused or unreachable; the message says what was wrong and what to do. An unreachable API
+                may have heard the call all the same.
+        """
+        status, headers, text = self.exchange(method, path, body)
+        if status >= 400:
+            raise told(status, headers, text, self.who.source)
+        try:
+            return orjson.loads(text) if text else None
+        except orjson.JSONDecodeError as fault:
+            message = f"{self.who.api_url} answers, but not like a dispatcher; is this the address of the API?"
+            raise CallFailed(message) from fault
+
+    def exchange(self, method: str, path: str, body: object = None) -> tuple[int, Mapping[str, str], bytes]:
+        """Make one call and return status, headers by lower-case name, and body, whatever they are.
+
+        Raises:
+            CallFailed: unreachable.
+        """
+        headers = {"authorization": f"Bearer {self.who.api_key}"}
+        data = None
+        if body is not None:
+            headers["content-type"] = "application/json"
+            data = orjson.dumps(body)
+        was_open = self._connection is not None
+        try:
+            return self._once(method, path, data, headers)
+        except (OSError, http.client.HTTPException, ValueError) as fault:
+            self._close()
+            if was_open and method == "GET" and isinstance(fault, OSError | http.client.HTTPException):
+                # A kept connection that the other side closed meanwhile says nothing about the API.
+                return self.exchange(method, path, body)
+            raise self._unreachable(fault) from fault
+
+    def pages(self, path: str, limit: int | None, **query: Any) -> Iterator[list[dict[str, Any]]]:
+        """Give the pages of a list in the API's order, `limit` items in all; None gives everything."""
+        after, left = None, limit
+        while left is None or left > 0:
+            answer = self.get(path, **query, limit=_PAGE if left is None else min(left, _PAGE), after=after)
+            yield answer["data"]
+            after = answer["next"]
+            if after is None:
+                return
+            left = None if left is None else left - len(answer["data"])
+
+    def rows(self, path: str, limit: int | None, **query: Any) -> Iterator[dict[str, Any]]:
+        """Give the items of a list one by one, read page by page as they are wanted; see `pages`."""
+        for page in self.pages(path, limit, **query):
+            yield from page
+
+    def _once(
+        self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        connection = self._connect()
+        connection.request(method, self._prefix + path, body=data, headers=headers)
+        response = connection.getresponse()
+        text = response.read()
+        found = {name.lower(): value for name, value in response.getheaders()}
+        return response.status, found, text
+
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._connection is None:
+            parts = urlsplit(self.who.api_url)
+            kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+            kind = kinds.get(parts.scheme)
+            if kind is None or not parts.hostname:
+                message = "an address begins with http:// or https:// and a host"
+                raise ValueError(message)
+            self._prefix = parts.path
+            self._connection = kind(parts.hostname, parts.port, timeout=_TIMEOUT_SECONDS)
+        return self._connection
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _unreachable(self, fault: BaseException) -> CallFailed:
+        url = self.who.api_url
+        if isinstance(fault, ValueError):
+            return CallFailed(f"{url} is no address of an API: {fault}")
+        reason = getattr(fault, "strerror", None) or str(fault) or type(fault).__name__
+        return CallFailed(
+            f"{url} does not answer ({reason}); is the dispatcher running?\n"
+            "  Start one here with `dispatcher run --embedded`, or say where it is with --api-url; "
+            "`dispatcher doctor` looks closer."
+        )

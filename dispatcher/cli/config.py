@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from dispatcher.cli.output import Form, FormOption, show_rows
+from dispatcher.cli.grammar import Noun
+from dispatcher.cli.output import Form, FormOption, show_done, show_rows
 from dispatcher.model.errors import DispatcherError
 
-app = typer.Typer(no_args_is_help=True)
+app = Noun()
 
 
 @app.command("check")
@@ -28,11 +29,13 @@ def check(
     if settings.secrets.key_file is not None:
         Vault.load(settings.secrets.key_file)
     rows = [{"key": key, "value": value, "source": source} for key, value, source in effective(settings)]
-    show_rows(rows, ("key", "value", "source"), output)
+    show_rows(rows, ("key", "source", "value…"), output)
 
 
 @app.command("make-key-ring")
-def make_key_ring(path: Annotated[Path, typer.Argument(help="File to write; must not exist.")]) -> None:
+def make_key_ring(
+    path: Annotated[Path, typer.Argument(help="File to write; must not exist.")], output: FormOption = Form.TABLE
+) -> None:
     """Write a key ring with one new random key, readable by you alone. Keep a copy: without it no secret opens.
 
     Example: dispatcher config make-key-ring /etc/dispatcher/keys.json
@@ -44,12 +47,15 @@ def make_key_ring(path: Annotated[Path, typer.Argument(help="File to write; must
     except OSError as fault:
         message = f"{path} cannot be written: {fault.strerror}"
         raise DispatcherError(message) from fault
-    typer.echo(f"wrote {path}", err=True)
+    show_done({"path": str(path)}, f"wrote {path}", output)
 
 
 @app.command("table", hidden=True)
 def table() -> None:
-    """Print the Markdown table of all settings that the README holds."""
+    """Print the Markdown table of all settings that the README holds.
+
+    Example: dispatcher config table
+    """
     from dispatcher.settings import settings_table
 
     typer.echo(settings_table())

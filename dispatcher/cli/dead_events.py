@@ -8,24 +8,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
+from dispatcher.cli.asking import YesOption, demand
 from dispatcher.cli.database import with_pool
-from dispatcher.cli.output import Form, FormOption, show_one, show_rows
+from dispatcher.cli.grammar import Noun
+from dispatcher.cli.listing import collect
+from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, show_done, show_one, show_page
 from dispatcher.model.errors import DispatcherError
 
 if TYPE_CHECKING:
     from dispatcher.ledger.connections import Pool
     from dispatcher.ledger.dead_events import DeadPlace, DeadRecordCopy, StoredDeadEvent
 
-app = typer.Typer(no_args_is_help=True)
+app = Noun()
 
-_COLUMNS = ("id", "reason", "detail", "seen_at", "redriven_at")
+_COLUMNS = ("id", "reason", "seen_at", "redriven_at", "detail…")
 
 IdArgument = Annotated[str, typer.Argument(metavar="TOPIC/PARTITION/OFFSET", help="As `dead-events list` shows it.")]
 
 
 @app.command("list")
 def list_(
-    limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many at most.")] = 50,
+    limit: LimitOption = 50,
+    every: AllOption = False,
     output: FormOption = Form.TABLE,
 ) -> None:
     """List dead events, latest first. Their values stay sealed.
@@ -35,9 +39,15 @@ def list_(
     from dispatcher.ledger.dead_events import DeadEventLedger
 
     async def work(pool: "Pool") -> "list[StoredDeadEvent]":
-        return await DeadEventLedger(pool).page(limit=limit)
+        book = DeadEventLedger(pool)
+        return await collect(
+            lambda last, n: book.page(before=None if last is None else (last.seen_at, last.place), limit=n),
+            limit=limit,
+            every=every,
+        )
 
-    show_rows([_shown(found) for found in with_pool(work)], _COLUMNS, output)
+    rows = [_shown(found) for found in with_pool(work)]
+    show_page(rows, _COLUMNS, output, None if every else limit)
 
 
 @app.command("show")
@@ -69,7 +79,7 @@ def show(
 
 
 @app.command("redrive")
-def redrive(event: IdArgument) -> None:
+def redrive(event: IdArgument, output: FormOption = Form.TABLE) -> None:
     """Publish a dead event's record to its topic again, once its cause is mended.
 
     Example: dispatcher dead-events redrive verification.events.v1/3/1042
@@ -90,29 +100,26 @@ def redrive(event: IdArgument) -> None:
             raise
 
     partition, offset = with_pool(work)
-    typer.echo(f"published {event} again, as partition {partition} offset {offset}", err=True)
+    done = {"id": event, "redriven": True, "partition": partition, "offset": offset}
+    show_done(done, f"published {event} again, as partition {partition} offset {offset}", output)
 
 
 @app.command("discard")
-def discard(
-    event: IdArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-) -> None:
+def discard(event: IdArgument, yes: YesOption = False, output: FormOption = Form.TABLE) -> None:
     """Delete a dead event for good.
 
     Example: dispatcher dead-events discard verification.events.v1/3/1042
     """
     from dispatcher.ledger.dead_events import DeadEventLedger
 
-    if not yes:
-        typer.confirm(f"Delete {event} for good?", abort=True, err=True)
+    demand(f"Delete {event} for good?", yes=yes)
 
     async def work(pool: "Pool") -> bool:
         return await DeadEventLedger(pool).discard(await _place(pool, event))
 
     if not with_pool(work):
         raise _not_there(event)
-    typer.echo(f"discarded {event}", err=True)
+    show_done({"id": event, "discarded": True}, f"discarded {event}", output)
 
 
 async def _place(pool: "Pool", text: str) -> "DeadPlace":
@@ -160,9 +167,8 @@ def _open(found: "DeadRecordCopy") -> bytes | None:
 
 
 async def _publish(found: "DeadRecordCopy") -> tuple[int, int]:
-    from dispatcher.cli.trigger import _kafka
+    from dispatcher.cli.kafka import kafka_place
     from dispatcher.intake.producer import Producer
 
-    kafka, _, _ = _kafka()
-    async with Producer(kafka) as producer:
+    async with Producer(kafka_place().settings) as producer:
         return await producer.send(found.facts.place.topic, _open(found), key=found.facts.key, headers=_headers(found))

@@ -4,51 +4,52 @@ from typing import Annotated
 
 import typer
 
-from dispatcher.cli.client import ApiKeyOption, ApiUrlOption, Environment, EnvironmentOption, call, collect, profile
-from dispatcher.cli.output import Form, FormOption, show_one, show_rows
+from dispatcher.cli.client import Api
+from dispatcher.cli.completing import endpoint_ids
+from dispatcher.cli.grammar import Noun
+from dispatcher.cli.listing import show_list
+from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, say, show_one, show_rows
 
-app = typer.Typer(no_args_is_help=True)
+app = Noun()
 
-_COLUMNS = ("id", "status", "event_type", "event_id", "attempts", "next_attempt_at", "created_at")
-_ATTEMPTS = ("attempt", "started_at", "outcome", "status_code", "duration_ms", "verdict", "next_at")
+_COLUMNS = ("id", "status", "attempts", "next_attempt_at", "event_type…", "created_at", "event_id")
+_ATTEMPTS = ("attempt", "started_at", "outcome", "status_code", "duration_ms", "verdict", "next_at", "reason…")
+
+DeliveryArgument = Annotated[str, typer.Argument(metavar="DELIVERY", help="Id, dlv_…", show_default=False)]
 
 
 @app.command("list")
 def list_(
-    endpoint: Annotated[str, typer.Option("--endpoint", help="Id of the endpoint, we_…")],
+    api: Api,
+    endpoint: Annotated[str, typer.Option("--endpoint", help="Id of the endpoint, we_…", autocompletion=endpoint_ids)],
     status: Annotated[str | None, typer.Option(help="pending, retrying, held, delivered, exhausted, canceled.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 25,
-    env: EnvironmentOption = Environment.TEST,
-    api_url: ApiUrlOption = None,
-    api_key: ApiKeyOption = None,
+    limit: LimitOption = 25,
+    every: AllOption = False,
     output: FormOption = Form.TABLE,
 ) -> None:
     """List the deliveries of an endpoint, newest first.
 
     Example: dispatcher deliveries list --endpoint we_3JqPz7LmA0 --status exhausted
+    Example: dispatcher deliveries list --endpoint we_3JqPz7LmA0 --all -o jsonl
     """
     path = f"/v1/webhook_endpoints/{endpoint}/deliveries"
-    show_rows(collect(profile(api_url, api_key, env), path, {"status": status}, limit), _COLUMNS, output)
+    show_list(api, path, _COLUMNS, output, limit=limit, every=every, status=status)
 
 
 @app.command("show")
-def show(
-    delivery: Annotated[str, typer.Argument(help="Id, dlv_…")],
-    env: EnvironmentOption = Environment.TEST,
-    api_url: ApiUrlOption = None,
-    api_key: ApiKeyOption = None,
-    output: FormOption = Form.TABLE,
-) -> None:
+def show(api: Api, delivery: DeliveryArgument, output: FormOption = Form.TABLE) -> None:
     """Show one delivery and the timeline of its attempts.
 
     Example: dispatcher deliveries show dlv_74pqhkj2n3or4
     """
-    who = profile(api_url, api_key, env)
-    found = call(who, "GET", f"/v1/deliveries/{delivery}")
-    attempts = collect(who, f"/v1/deliveries/{delivery}/attempts", {}, 100)
+    found = api.get(f"/v1/deliveries/{delivery}")
+    attempts = list(api.rows(f"/v1/deliveries/{delivery}/attempts", None))
     if output is not Form.TABLE:
         show_one({**found, "attempt_log": attempts}, output)
         return
     show_one(found, output)
+    if not attempts:
+        say("\nno attempt was made yet")
+        return
     typer.echo("")
     show_rows(attempts, _ATTEMPTS, output)

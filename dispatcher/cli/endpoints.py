@@ -4,88 +4,91 @@ from typing import Annotated, Any
 
 import typer
 
-from dispatcher.cli.client import ApiKeyOption, ApiUrlOption, Environment, EnvironmentOption, call, collect, profile
-from dispatcher.cli.output import Form, FormOption, show_one, show_rows
+from dispatcher.cli.asking import YesOption, demand
+from dispatcher.cli.client import Api
+from dispatcher.cli.completing import endpoint_ids, subscriptions
+from dispatcher.cli.grammar import Noun
+from dispatcher.cli.listing import show_list
+from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, say, show_done, show_one
 
-app = typer.Typer(no_args_is_help=True)
+app = Noun()
 
-_COLUMNS = ("id", "status", "url", "events", "verified", "created_at")
+_COLUMNS = ("id", "status", "url…", "events…", "verified", "created_at", "description…")
+
+EndpointArgument = Annotated[
+    str, typer.Argument(metavar="ENDPOINT", help="Id, we_…", autocompletion=endpoint_ids, show_default=False)
+]
 
 
 @app.command("add")
 def add(
-    url: Annotated[str, typer.Argument(help="Where to send; https always in live.")],
+    api: Api,
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where to send; https always in live.")],
     events: Annotated[
-        list[str], typer.Option("--events", "-e", help="Event type, group like 'verification.*', or '*'. Repeat it.")
+        list[str],
+        typer.Option(
+            "--events",
+            "-e",
+            help="Event type, group like 'verification.*', or '*'. Repeat it.",
+            autocompletion=subscriptions,
+        ),
     ],
     description: Annotated[str | None, typer.Option(help="A few words for the list.")] = None,
     header: Annotated[list[str] | None, typer.Option("--header", help="'Name: value', sent along. Repeat it.")] = None,
-    env: EnvironmentOption = Environment.TEST,
-    api_url: ApiUrlOption = None,
-    api_key: ApiKeyOption = None,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Register an endpoint and print its signing secret, this once.
 
     Example: dispatcher endpoints add https://example.com/webhooks -e 'verification.*'
+    Example: dispatcher endpoints add https://example.com/webhooks -e verification.completed --header 'X-Team: identity'
     """
     body: dict[str, Any] = {"url": url, "events": events}
     if description is not None:
         body["description"] = description
     if header:
-        pairs = [line.partition(":") for line in header]
-        body["headers"] = {name.strip(): value.strip() for name, _, value in pairs}
-    made = call(profile(api_url, api_key, env), "POST", "/v1/webhook_endpoints", body)
-    show_one(made, output)
+        body["headers"] = headers_of(header)
+    show_one(api.call("POST", "/v1/webhook_endpoints", body), output)
     if output is Form.TABLE:
-        typer.echo("\nStore the secret now: it is not shown again.", err=True)
+        say("\nStore the secret now: it is not shown again.")
 
 
 @app.command("list")
-def list_(
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 25,
-    env: EnvironmentOption = Environment.TEST,
-    api_url: ApiUrlOption = None,
-    api_key: ApiKeyOption = None,
-    output: FormOption = Form.TABLE,
-) -> None:
+def list_(api: Api, limit: LimitOption = 25, every: AllOption = False, output: FormOption = Form.TABLE) -> None:
     """List endpoints, newest first.
 
     Example: dispatcher endpoints list -o jsonl
     """
-    show_rows(collect(profile(api_url, api_key, env), "/v1/webhook_endpoints", {}, limit), _COLUMNS, output)
+    show_list(api, "/v1/webhook_endpoints", _COLUMNS, output, limit=limit, every=every)
 
 
 @app.command("show")
-def show(
-    endpoint: Annotated[str, typer.Argument(help="Id, we_…")],
-    env: EnvironmentOption = Environment.TEST,
-    api_url: ApiUrlOption = None,
-    api_key: ApiKeyOption = None,
-    output: FormOption = Form.TABLE,
-) -> None:
+def show(api: Api, endpoint: EndpointArgument, output: FormOption = Form.TABLE) -> None:
     """Show one endpoint.
 
     Example: dispatcher endpoints show we_3JqPz7LmA0
     """
-    show_one(call(profile(api_url, api_key, env), "GET", f"/v1/webhook_endpoints/{endpoint}"), output)
+    show_one(api.get(f"/v1/webhook_endpoints/{endpoint}"), output)
 
 
 @app.command("delete")
-def delete(
-    endpoint: Annotated[str, typer.Argument(help="Id, we_…")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    env: EnvironmentOption = Environment.TEST,
-    api_url: ApiUrlOption = None,
-    api_key: ApiKeyOption = None,
-) -> None:
+def delete(api: Api, endpoint: EndpointArgument, yes: YesOption = False, output: FormOption = Form.TABLE) -> None:
     """Delete an endpoint; its waiting deliveries are canceled, its history stays.
 
     Example: dispatcher endpoints delete we_3JqPz7LmA0
     """
-    who = profile(api_url, api_key, env)
-    found = call(who, "GET", f"/v1/webhook_endpoints/{endpoint}")
-    if not yes:
-        typer.confirm(f"Delete {found['id']} ({found['url']})? Waiting deliveries are canceled.", abort=True, err=True)
-    call(who, "DELETE", f"/v1/webhook_endpoints/{endpoint}")
-    typer.echo(f"deleted {endpoint}", err=True)
+    found = api.get(f"/v1/webhook_endpoints/{endpoint}")
+    demand(f"Delete {found['id']} ({found['url']})? Waiting deliveries are canceled.", yes=yes)
+    api.call("DELETE", f"/v1/webhook_endpoints/{endpoint}")
+    show_done({"id": found["id"], "deleted": True}, f"deleted {endpoint}", output)
+
+
+def headers_of(lines: list[str]) -> dict[str, str]:
+    """Return headers typed as `Name: value`; a usage error for anything else."""
+    headers = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            message = f"{line!r} does not look like 'Name: value'"
+            raise typer.BadParameter(message, param_hint="--header")
+        headers[name.strip()] = value.strip()
+    return headers

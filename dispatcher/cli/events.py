@@ -1,36 +1,52 @@
-"""`dispatcher events`: events as they came in, through the API."""
+"""`dispatcher events`: events as they came in, through the API, and attempts as they are made."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from dispatcher.cli.client import ApiKeyOption, ApiUrlOption, Environment, EnvironmentOption, collect, profile
-from dispatcher.cli.output import Form, FormOption, show_rows
+from dispatcher.cli.client import Api
+from dispatcher.cli.completing import event_types
+from dispatcher.cli.grammar import Noun
+from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, show_one, show_page
 
-app = typer.Typer(no_args_is_help=True)
+app = Noun()
 
-_COLUMNS = ("id", "type", "timestamp", "subject")
+_COLUMNS = ("id", "type…", "timestamp", "subject…")
 
-
-@app.callback()
-def events() -> None:
-    """Events as they came in."""
+TypeOption = Annotated[str | None, typer.Option("--type", help="Only this type.", autocompletion=event_types)]
 
 
 @app.command("list")
 def list_(
-    event_type: Annotated[str | None, typer.Option("--type", help="Only this type.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 25,
-    env: EnvironmentOption = Environment.TEST,
-    api_url: ApiUrlOption = None,
-    api_key: ApiKeyOption = None,
+    api: Api,
+    event_type: TypeOption = None,
+    limit: LimitOption = 25,
+    every: AllOption = False,
     output: FormOption = Form.TABLE,
 ) -> None:
     """List events, newest first.
 
     Example: dispatcher events list --type verification.completed
+    Example: dispatcher events list --all -o jsonl
     """
-    found = collect(profile(api_url, api_key, env), "/v1/events", {"type": event_type}, limit)
-    for event in found:
-        event.setdefault("subject", event.get("data", {}).get("verification", {}).get("id"))
-    show_rows(found, _COLUMNS, output)
+    rows = api.rows("/v1/events", None if every else limit + 1, type=event_type)
+    if output is Form.TABLE:
+        rows = (_with_subject(row) for row in rows)
+    show_page(rows, _COLUMNS, output, None if every else limit)
+
+
+@app.command("show")
+def show(
+    api: Api,
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="Id, evt_…", show_default=False)],
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Show one event as it is sent.
+
+    Example: dispatcher events show evt_z7fgcauvdz5kumyas37opaxcsxuj6vs4 -o json
+    """
+    show_one(api.get(f"/v1/events/{event}"), output)
+
+
+def _with_subject(event: dict[str, Any]) -> dict[str, Any]:
+    return {**event, "subject": event.get("data", {}).get("verification", {}).get("id")}

@@ -5,12 +5,14 @@ from typing import Annotated, Any
 import typer
 
 from dispatcher.cli.database import with_pool
-from dispatcher.cli.output import Form, FormOption, show_one, show_rows
+from dispatcher.cli.grammar import Noun
+from dispatcher.cli.listing import collect
+from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, show_one, show_page
 from dispatcher.model.errors import DispatcherError
 
-app = typer.Typer(no_args_is_help=True)
+app = Noun()
 
-_COLUMNS = ("host", "rate", "burst", "in_flight", "own_limits", "scale", "paused_seconds", "endpoints")
+_COLUMNS = ("host…", "rate", "burst", "in_flight", "own_limits", "scale", "paused_seconds", "endpoints")
 
 HostArgument = Annotated[str, typer.Argument(help="scheme://name:port, as `hosts list` shows it.")]
 
@@ -18,7 +20,8 @@ HostArgument = Annotated[str, typer.Argument(help="scheme://name:port, as `hosts
 @app.command("list")
 def list_(
     after: Annotated[str, typer.Option(help="Begin behind this host.")] = "",
-    limit: Annotated[int, typer.Option(min=1, max=1_000, help="How many at most.")] = 100,
+    limit: LimitOption = 100,
+    every: AllOption = False,
     output: FormOption = Form.TABLE,
 ) -> None:
     """List hosts with their limits, and who is slowed down or paused right now.
@@ -29,9 +32,15 @@ def list_(
     from dispatcher.ledger.hosts import HostBook, HostState
 
     async def work(pool: Pool) -> list[HostState]:
-        return await HostBook(pool).page(after=after, limit=limit)
+        book = HostBook(pool)
+        return await collect(
+            lambda last, n: book.page(after=after if last is None else last.authority, limit=n),
+            limit=limit,
+            every=every,
+        )
 
-    show_rows([_shown(found) for found in with_pool(work)], _COLUMNS, output)
+    rows = [_shown(found) for found in with_pool(work)]
+    show_page(rows, _COLUMNS, output, None if every else limit)
 
 
 @app.command("show")

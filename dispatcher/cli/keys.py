@@ -4,17 +4,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dispatcher.cli.asking import YesOption, demand
 from dispatcher.cli.client import Environment
 from dispatcher.cli.database import with_pool
-from dispatcher.cli.output import Form, FormOption, show_one, show_rows
+from dispatcher.cli.grammar import Noun
+from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, say, show_done, show_one, show_page
 from dispatcher.model.errors import DispatcherError
 
 if TYPE_CHECKING:
     from dispatcher.ledger.connections import Pool
 
-app = typer.Typer(no_args_is_help=True)
+app = Noun()
 
-_COLUMNS = ("id", "environment", "name", "scopes", "created_at", "last_used_at", "revoked_at")
+_COLUMNS = ("id", "environment", "name…", "created_at", "last_used_at", "revoked_at", "scopes…")
 
 AccountOption = Annotated[
     str | None, typer.Option("--account", help="acct_… of the account; none for operators' keys.")
@@ -33,6 +35,8 @@ def create(
     """Make a key and print it, this once.
 
     Example: dispatcher keys create --account acct_5hQ2vN8rTb --env live
+    Example: dispatcher keys create --account acct_5hQ2vN8rTb --scope deliveries:read --scope events:read
+    Example: dispatcher keys create --operator
     """
     from dispatcher.ledger.accounts import Tenant
     from dispatcher.ledger.keys import KeyLedger, NewKey, Scope
@@ -57,11 +61,16 @@ def create(
         raise DispatcherError(str(fault)) from fault
     show_one({"id": made.key_id, "key": made.text, "scopes": list(made.scopes), "created_at": made.created_at}, output)
     if output is Form.TABLE:
-        typer.echo("\nStore the key now: it is not shown again.", err=True)
+        say("\nStore the key now: it is not shown again.")
 
 
 @app.command("list")
-def list_(account: AccountOption = None, output: FormOption = Form.TABLE) -> None:
+def list_(
+    account: AccountOption = None,
+    limit: LimitOption = 100,
+    every: AllOption = False,
+    output: FormOption = Form.TABLE,
+) -> None:
     """List the keys of an account, or the operators' keys.
 
     Example: dispatcher keys list --account acct_5hQ2vN8rTb
@@ -75,16 +84,22 @@ def list_(account: AccountOption = None, output: FormOption = Form.TABLE) -> Non
     for found in with_pool(work):
         row = found._asdict()
         rows.append({"id": row.pop("key_id"), **row, "scopes": list(found.scopes)})
-    show_rows(rows, _COLUMNS, output)
+    show_page(rows, _COLUMNS, output, None if every else limit)
 
 
 @app.command("revoke")
-def revoke(key: Annotated[str, typer.Argument(help="Id of the key, as `keys list` shows it.")]) -> None:
+def revoke(
+    key: Annotated[str, typer.Argument(help="Id of the key, as `keys list` shows it.")],
+    yes: YesOption = False,
+    output: FormOption = Form.TABLE,
+) -> None:
     """End a key; running processes notice within seconds.
 
-    Example: dispatcher keys revoke 3JqPz7LmA0Qx
+    Example: dispatcher keys revoke 3JqPz7LmA0Qx --yes
     """
     from dispatcher.ledger.keys import KeyLedger
+
+    demand(f"End the key {key} for good? Programs that use it are refused.", yes=yes)
 
     async def work(pool: "Pool") -> bool:
         return await KeyLedger(pool).revoke(key)
@@ -92,7 +107,7 @@ def revoke(key: Annotated[str, typer.Argument(help="Id of the key, as `keys list
     if not with_pool(work):
         message = f"there is no live key {key}; `dispatcher keys list` shows them"
         raise DispatcherError(message)
-    typer.echo(f"revoked {key}", err=True)
+    show_done({"id": key, "revoked": True}, f"revoked {key}", output)
 
 
 async def _number(pool: "Pool", account: str) -> int:

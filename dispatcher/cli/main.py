@@ -1,64 +1,59 @@
-"""The `dispatcher` command: one sub-command or group per module of this package.
+"""The `dispatcher` command: one sub-command or group per module of this package, loaded when it is named.
 
-Heavy imports live inside the commands, so that `--help` answers at once. Exit codes: 0 ok, 1 error, 2 usage,
-3 condition not met.
+Exit codes: 0 ok, 1 error, 2 usage, 3 condition not met.
 """
 
+import os
 import sys
-from typing import Annotated
+from collections.abc import Mapping
+from typing import ClassVar
 
 import typer
 
-from dispatcher import __version__
-from dispatcher.cli import (
-    accounts,
-    config,
-    dead_events,
-    deliveries,
-    endpoints,
-    events,
-    hosts,
-    keys,
-    migrate,
-    receive,
-    run,
-    trigger,
-    verify,
-)
+from dispatcher.cli.lazy import Entry, LazyGroup
 from dispatcher.model.errors import ConfigurationError, DispatcherError
+
+
+class Commands(LazyGroup):
+    """Every command, in the order of a first acquaintance."""
+
+    entries: ClassVar[Mapping[str, Entry]] = {
+        "run": Entry("dispatcher.cli.run:run", "Consume events and deliver them until SIGTERM or Ctrl-C."),
+        "doctor": Entry("dispatcher.cli.doctor:doctor", "Look at everything a dispatcher needs, and say what to do."),
+        "trigger": Entry("dispatcher.cli.trigger:trigger", "Publish a sample event and follow its deliveries."),
+        "listen": Entry("dispatcher.cli.listen:listen", "Forward events to this machine, without a tunnel."),
+        "receive": Entry("dispatcher.cli.receive:receive", "Receive webhooks on this machine, failing as asked."),
+        "verify": Entry("dispatcher.cli.verify:verify", "Tell which rule of the signature a request breaks."),
+        "endpoints": Entry("dispatcher.cli.endpoints:app", "Where events are delivered to."),
+        "deliveries": Entry("dispatcher.cli.deliveries:app", "What was sent, what waits, what failed."),
+        "events": Entry("dispatcher.cli.events:app", "Events as they came in, and attempts as they are made."),
+        "accounts": Entry("dispatcher.cli.accounts:app", "Customers of the verification product."),
+        "keys": Entry("dispatcher.cli.keys:app", "API keys."),
+        "hosts": Entry("dispatcher.cli.hosts:app", "How fast the hosts of endpoints are sent to."),
+        "dead-events": Entry("dispatcher.cli.dead_events:app", "Records that could not become events."),
+        "login": Entry("dispatcher.cli.login:login", "Keep the address and key of a dispatcher under a name."),
+        "profile": Entry("dispatcher.cli.profiles:app", "Kept addresses and keys: list, use, remove."),
+        "config": Entry("dispatcher.cli.config:app", "Look at the settings, make a key ring."),
+        "migrate": Entry("dispatcher.cli.migrate:migrate", "Apply the migrations that the database lacks."),
+        "version": Entry("dispatcher.cli.version:version", "Print the version of the program."),
+    }
+
 
 app = typer.Typer(
     name="dispatcher",
-    help="Deliver verification events from Kafka to customers' endpoints as signed webhooks.",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`dispatcher COMMAND --help` tells more, with examples.",
 )
-app.command("run")(run.run)
-app.command("migrate")(migrate.migrate)
-app.command("trigger")(trigger.trigger)
-app.command("receive")(receive.receive)
-app.command("verify")(verify.verify)
-app.add_typer(config.app, name="config", help="Look at the settings.")
-app.add_typer(accounts.app, name="accounts", help="Customers of the verification product.")
-app.add_typer(keys.app, name="keys", help="API keys.")
-app.add_typer(endpoints.app, name="endpoints", help="Where events are delivered to.")
-app.add_typer(deliveries.app, name="deliveries", help="What was sent, what waits, what failed.")
-app.add_typer(events.app, name="events", help="Events as they came in.")
-app.add_typer(hosts.app, name="hosts", help="How fast the hosts of endpoints are sent to.")
-app.add_typer(dead_events.app, name="dead-events", help="Records that could not become events.")
 
 
-@app.command("version")
-def version(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Print the version of the program.
-
-    Example: dispatcher version
-    """
-    typer.echo(f'{{"version":"{__version__}"}}' if as_json else f"dispatcher {__version__}")
+@app.callback()
+def dispatcher() -> None:
+    """Deliver verification events from Kafka to customers' endpoints as signed webhooks."""
 
 
 def main() -> None:
@@ -74,4 +69,6 @@ def main() -> None:
         typer.echo(f"Error: {fault}", err=True)
         sys.exit(1)
     except BrokenPipeError:
+        # Whoever read our output has seen enough; the interpreter would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

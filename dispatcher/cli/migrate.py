@@ -6,12 +6,16 @@ from typing import Annotated
 
 import typer
 
+from dispatcher.cli.output import Form, FormOption, say, show_rows
+
 
 def migrate(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 3 when migrations are missing.")] = False,
+    output: FormOption = Form.TABLE,
 ) -> None:
     """Apply the migrations that the database lacks; several processes may call this at once.
 
+    Example: dispatcher migrate
     Example: dispatcher migrate --check
     """
     from dispatcher.ledger.migrate import migrate as apply
@@ -19,11 +23,15 @@ def migrate(
     from dispatcher.settings import load
 
     url = load(os.environ, required=False).database_url()
-    missing = asyncio.run(pending(url) if check else apply(url))
+    found = asyncio.run(pending(url) if check else apply(url))
     word = "missing" if check else "applied"
-    for migration in missing:
-        typer.echo(f"{word} {migration.version:04d} {migration.name}", err=True)
-    if not missing:
-        typer.echo("the schema is up to date", err=True)
-    elif check:
+    if output is Form.TABLE:
+        for migration in found:
+            say(f"{word} {migration.version:04d} {migration.name}")
+        if not found:
+            say("the schema is up to date")
+    else:
+        rows = [{"version": one.version, "name": one.name, "state": word} for one in found]
+        show_rows(rows, (), output)
+    if check and found:
         raise typer.Exit(3)

@@ -1,12 +1,23 @@
-"""How commands print: a table for people, JSON for programs."""
+"""How commands print: a table for people, JSON for programs.
 
+JSON holds every field as the API or the ledger gave it, with ISO times. Tables hold some columns, times relative to
+now, and fit the terminal; piped ones keep every value whole. Nothing that came from outside reaches the terminal with
+control characters in it.
+"""
+
+import datetime as dt
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from itertools import islice
+from typing import Annotated, Any, Final
 
 import orjson
 import typer
+
+from dispatcher.cli.table import draw, paint, plain
+from dispatcher.cli.times import relative
+from dispatcher.kit import clock
 
 
 class Form(StrEnum):
@@ -18,12 +29,19 @@ class Form(StrEnum):
 
 
 FormOption = Annotated[Form, typer.Option("-o", "--output", help="How to print.")]
+LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All of them, however many.")]
+
+_TIMES: Final = ("_at", "timestamp")
 
 
-def show_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: Form) -> None:
-    """Print a list. Tables show `columns` only; JSON forms print every field as it is."""
+def show_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], form: Form) -> None:
+    """Print a list. Tables show `columns` only, the most important first; JSON forms print every field as it is.
+
+    A column's name that ends with `…` may be cut where the terminal is narrow. JSON lines are printed as rows come.
+    """
     if form is Form.TABLE:
-        _table(rows, columns)
+        _table(list(rows), columns)
     elif form is Form.JSON:
         _write(list(rows), indent=True)
     else:
@@ -31,45 +49,87 @@ def show_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: F
             _write(row, indent=False)
 
 
+def show_page(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], form: Form, limit: int | None) -> None:
+    """Print up to `limit` rows, all for None, and tell people when there are more. `rows` gives one more if it can."""
+    if limit is None:
+        show_rows(rows, columns, form)
+        return
+    given = iter(rows)
+    show_rows(islice(given, limit), columns, form)
+    if form is Form.TABLE and next(given, None) is not None:
+        typer.echo(f"the first {limit} are shown; --limit or --all shows more", err=True)
+
+
 def show_one(row: Mapping[str, Any], form: Form) -> None:
     """Print one object: as `name  value` lines, or as JSON."""
     if form is not Form.TABLE:
         _write(row, indent=form is Form.JSON)
         return
+    now = clock.utcnow()
     width = max((len(name) for name in row), default=0)
     for name, value in row.items():
-        typer.echo(f"{name:<{width}}  {_cell(value)}")
+        shown = cell(value)
+        if is_time(name) and value is not None:
+            shown = f"{shown} ({_relative(value, now)})"
+        typer.echo(f"{name:<{width}}  {paint(plain(shown))}")
 
 
-def _write(value: object, *, indent: bool) -> None:
-    options = orjson.OPT_APPEND_NEWLINE | (orjson.OPT_INDENT_2 if indent else 0)
-    sys.stdout.buffer.write(orjson.dumps(value, default=str, option=options))
-    sys.stdout.buffer.flush()
+def say(text: str) -> None:
+    """Tell a person something beside the output: on standard error."""
+    typer.echo(text, err=True)
 
 
-def _cell(value: object) -> str:
+def show_done(done: Mapping[str, Any], words: str, form: Form) -> None:
+    """Tell that something was done: in `words` beside the output, or as JSON."""
+    if form is Form.TABLE:
+        say(words)
+    else:
+        show_one(done, form)
+
+
+def is_time(name: str) -> bool:
+    """Tell whether a field of that name holds an instant."""
+    return name.endswith(_TIMES)
+
+
+def cell(value: object) -> str:
+    """Return a value as people read it."""
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(_cell(item) for item in value)
+    if isinstance(value, list | tuple):
+        return ", ".join(cell(item) for item in value)
     if isinstance(value, dict):
         return orjson.dumps(value, default=str).decode()
     return str(value)
 
 
-def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _write(value: object, *, indent: bool) -> None:
+    options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z | (orjson.OPT_INDENT_2 if indent else 0)
+    sys.stdout.buffer.write(orjson.dumps(value, default=str, option=options))
+    sys.stdout.buffer.flush()
 
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     if not rows:
-        typer.echo("nothing found", err=True)
+        say("nothing found")
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(row.get(name)) for name in columns))
-    # Piped output keeps its full width: programs that cut columns want whole ids.
-    Console(width=None if sys.stdout.isatty() else 240, highlight=False, markup=False).print(table)
+    now = clock.utcnow()
+    names = [column.removesuffix("…") for column in columns]
+    cells = [
+        [_relative(row.get(name), now) if is_time(name) else plain(cell(row.get(name))) for name in names]
+        for row in rows
+    ]
+    for line in draw([name.replace("_", " ") for name in names], cells, [column.endswith("…") for column in columns]):
+        typer.echo(line)
+
+
+def _relative(value: object, now: dt.datetime) -> str:
+    instant = value
+    if isinstance(value, str):
+        try:
+            instant = dt.datetime.fromisoformat(value)
+        except ValueError:
+            return plain(value)
+    return relative(instant, now) if isinstance(instant, dt.datetime) else plain(cell(value))

@@ -1,131 +1,145 @@
-"""`dispatcher trigger`: publish a realistic event through Kafka and follow its deliveries."""
+"""`dispatcher trigger`: publish a realistic event through Kafka and follow its deliveries to the end."""
 
 import asyncio
-import os
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from dispatcher.cli.client import ApiKeyOption, ApiUrlOption, Environment, EnvironmentOption, read_ready_file
-from dispatcher.model.errors import DispatcherError
+from dispatcher.cli.client import (
+    Api,
+    ApiKeyOption,
+    ApiUrlOption,
+    Environment,
+    EnvironmentOption,
+    ProfileOption,
+    profile,
+)
+from dispatcher.cli.completing import event_types
+from dispatcher.cli.kafka import KafkaPlace, kafka_place
+from dispatcher.cli.output import Form, FormOption, say, show_rows
+from dispatcher.cli.progress import Progress
+from dispatcher.cli.times import parse_duration
 
 if TYPE_CHECKING:
-    from dispatcher.intake.consumer import KafkaSettings
-    from dispatcher.policy.samples import SampleRecord
+    from dispatcher.cli.following import Ending, Follower
+    from dispatcher.cli.trials import Trial
+
+_COLUMNS: Final = ("id", "status", "attempts", "url…", "next_attempt_at")
+_MOST_NAMED: Final = 10
+_NOT_MET: Final = 3
 
 
 def trigger(
-    event_type: Annotated[str, typer.Argument(metavar="TYPE", help="Event type, like verification.completed.")],
+    event_type: Annotated[
+        str, typer.Argument(metavar="TYPE", help="Like verification.completed.", autocompletion=event_types)
+    ],
     outcome: Annotated[str | None, typer.Option(help="approved, declined or inconclusive.")] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="Set a field: data.verification.revision=8. Repeat it.")
     ] = None,
     account: Annotated[str | None, typer.Option(help="acct_… it belongs to; the embedded one's by itself.")] = None,
     count: Annotated[int, typer.Option(min=1, max=100_000, help="How many.")] = 1,
+    rate: Annotated[float | None, typer.Option(min=0.01, help="Publish so many per second; at once by itself.")] = None,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait and show what became of it.")] = True,
-    env: EnvironmentOption = Environment.TEST,
+    wait: Annotated[str, typer.Option("--wait", help="Follow no longer than this, like 90s or 10m.")] = "30s",
+    env: EnvironmentOption = None,
     api_url: ApiUrlOption = None,
     api_key: ApiKeyOption = None,
+    profile_name: ProfileOption = None,
+    output: FormOption = Form.TABLE,
 ) -> None:
-    """Publish a sample event to Kafka as a producer would, and show its deliveries.
+    """Publish sample events to Kafka as a producer would, and follow their deliveries to the end.
+
+    Exits 3 when a delivery ended otherwise than delivered, or had not ended when the wait was over.
 
     Example: dispatcher trigger verification.completed --outcome declined
+    Example: dispatcher trigger verification.completed --set data.verification.client_reference=user-4711
+    Example: dispatcher trigger verification.created --count 200 --rate 50 --wait 2m
     """
-    import secrets
+    from dispatcher.cli.following import Follower
+    from dispatcher.cli.trials import make_trials
 
-    from dispatcher.kit import clock
-    from dispatcher.model.ids import event_id_of, show_event_id
-    from dispatcher.policy.samples import SOURCE, parse_changes, sample_record
-
-    kafka, topic, own_account = _kafka()
-    account = account or own_account
-    if account is None:
+    seconds = parse_duration(wait)
+    if seconds is None:
+        message = "looks like 90s or 10m"
+        raise typer.BadParameter(message, param_hint="--wait")
+    place = kafka_place()
+    who = profile(api_url, api_key, profile_name, env) if follow else None
+    environment = env or (who and who.environment) or Environment.TEST
+    owner = account or place.account
+    if owner is None:
         message = "say which account the event belongs to"
         raise typer.BadParameter(message, param_hint="--account")
-    example = _example(event_type)
-    try:
-        wanted = parse_changes(changes or (), outcome)
-        tokens = [secrets.token_hex(8) for _ in range(count)]
-        records = [
-            sample_record(
-                example, account=account, environment=env.value, token=token, now=clock.utcnow(), changes=wanted
-            )
-            for token in tokens
-        ]
-    except ValueError as fault:
-        raise typer.BadParameter(str(fault), param_hint="--set") from fault
-    asyncio.run(_send(kafka, topic, records))
-    ids = [show_event_id(event_id_of(SOURCE, token)) for token in tokens]
-    for one in ids[:10]:
-        typer.echo(f"published {event_type} {one} to {topic}", err=True)
-    if follow and count == 1:
-        _follow(ids[0], event_type, env, api_url, api_key)
+    trials = make_trials(event_type, changes or (), outcome, account=owner, environment=environment, n=count)
+    with nullcontext() if who is None else Api(who) as api:
+        follower = None if api is None else Follower(api)
+        _publish(place, trials, rate)
+        _tell(trials, event_type, place.topic)
+        if follower is None:
+            show_rows([{"event_id": one.event_id} for one in trials] if output is not Form.TABLE else [], (), output)
+            return
+        ending = _follow(follower, [one.event_id for one in trials], event_type, seconds)
+    _show(ending, event_type, seconds, output)
 
 
-def _kafka() -> "tuple[KafkaSettings, str, str | None]":
-    from dispatcher.intake.consumer import KafkaSettings, kafka_settings
-    from dispatcher.settings import load
-
-    if "DISPATCHER_KAFKA__BOOTSTRAP_SERVERS" not in os.environ and "DISPATCHER_CONFIG" not in os.environ:
-        ready = read_ready_file()
-        if ready is not None and ready["kafka_bootstrap"]:
-            return (
-                KafkaSettings(ready["kafka_bootstrap"], tuple(ready["topics"]), "trigger"),
-                ready["topics"][0],
-                ready["account_id"],
-            )
-    settings = load(os.environ, required=False)
-    if not settings.kafka.bootstrap_servers:
-        message = "no Kafka is known: start `dispatcher run --embedded`, or set DISPATCHER_KAFKA__BOOTSTRAP_SERVERS"
-        raise DispatcherError(message)
-    return kafka_settings(settings), settings.kafka.topics[0], None
+def _publish(place: KafkaPlace, trials: "Sequence[Trial]", rate: float | None) -> None:
+    with Progress(len(trials)) as progress:
+        asyncio.run(_send(place, trials, rate, progress))
 
 
-def _example(event_type: str) -> bytes:
-    from dispatcher.policy.catalogue import Catalogue
-    from dispatcher.policy.schema_files import load_catalogue, load_example, schema_folder
-
-    folder = schema_folder()
-    catalogue = Catalogue.from_document(load_catalogue(folder))
-    found = catalogue.find(event_type)
-    if found is None:
-        near = ", ".join(catalogue.nearest(event_type))
-        message = f"{event_type} is no event type; did you mean {near}?" if near else f"{event_type} is no event type"
-        raise typer.BadParameter(message, param_hint="TYPE")
-    if catalogue.from_producer(event_type) is None:
-        message = f"{event_type} is made by the dispatcher itself, never by producers"
-        raise typer.BadParameter(message, param_hint="TYPE")
-    return load_example(folder, event_type)
-
-
-async def _send(kafka: "KafkaSettings", topic: str, records: "list[SampleRecord]") -> None:
+async def _send(place: KafkaPlace, trials: "Sequence[Trial]", rate: float | None, progress: Progress) -> None:
     from dispatcher.intake.producer import Producer
 
-    async with Producer(kafka) as producer:
-        for record in records:
-            await producer.send(topic, record.value, key=record.key, headers=record.headers)
+    async with Producer(place.settings) as producer:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        for n, trial in enumerate(trials):
+            if rate is not None:
+                await asyncio.sleep(started + n / rate - loop.time())
+            record = trial.record
+            await producer.send(place.topic, record.value, key=record.key, headers=record.headers)
+            progress.move(n + 1, "published")
 
 
-def _follow(event_id: str, event_type: str, env: Environment, api_url: str | None, api_key: str | None) -> None:
-    """Wait up to ten seconds for the event's deliveries and print what became of each."""
-    import time
+def _tell(trials: "Sequence[Trial]", event_type: str, topic: str) -> None:
+    for one in trials[:_MOST_NAMED]:
+        say(f"published {event_type} {one.event_id} to {topic}")
+    if len(trials) > _MOST_NAMED:
+        say(f"and {len(trials) - _MOST_NAMED} more")
 
-    from dispatcher.cli.client import call, collect, profile
-    from dispatcher.cli.output import Form, show_rows
 
-    who = profile(api_url, api_key, env)
-    endpoints = collect(who, "/v1/webhook_endpoints", {}, 50)
-    give_up = time.monotonic() + 10
-    rows: list[dict[str, Any]] = []
-    while time.monotonic() < give_up:
-        rows = []
-        for endpoint in endpoints:
-            page = call(who, "GET", f"/v1/webhook_endpoints/{endpoint['id']}/deliveries?limit=25")
-            rows += [{**row, "url": endpoint["url"]} for row in page["data"] if row["event_id"] == event_id]
-        if rows and all(row["status"] != "pending" for row in rows):
-            break
-        time.sleep(0.1)
-    if not rows:
-        typer.echo(f"no endpoint got {event_type}: none is subscribed, or the event is still on its way", err=True)
-        return
-    show_rows(rows, ("id", "status", "attempts", "url", "next_attempt_at"), Form.TABLE)
+def _follow(follower: "Follower", events: Sequence[str], event_type: str, seconds: float) -> "Ending":
+    with Progress(len(events)) as progress:
+
+        def tell(counts: Any) -> None:
+            n_open = sum(n for state, n in counts.items() if state in ("pending", "retrying"))
+            n_all = sum(counts.values())
+            words = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
+            progress.move(len(events) * (n_all - n_open) // n_all if n_all else 0, words)
+
+        return follower.follow(events, event_type, seconds=seconds, tell=tell)
+
+
+def _show(ending: "Ending", event_type: str, seconds: float, output: Form) -> None:
+    rows = ending.deliveries
+    if output is not Form.TABLE:
+        show_rows(rows, (), output)
+    elif len(rows) <= _MOST_NAMED:
+        if rows:
+            show_rows(rows, _COLUMNS, output)
+    else:
+        bad = [one for one in rows if one["status"] != "delivered"]
+        say(f"{len(rows)} deliveries, {len(rows) - len(bad)} delivered")
+        if bad:
+            show_rows(bad[: 2 * _MOST_NAMED], _COLUMNS, output)
+    if ending.missing:
+        say(
+            f"{len(ending.missing)} of the events were not stored within {seconds:g} s: does a process with the role "
+            "ingest run, and is the account right? `dispatcher doctor kafka` looks closer"
+        )
+    elif not rows:
+        say(f"no endpoint got {event_type}: none is subscribed to it")
+    if not ending.is_good:
+        raise typer.Exit(_NOT_MET)

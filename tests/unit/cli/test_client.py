@@ -1,5 +1,6 @@
 """The command line's client: finds the dispatcher, and fails in words."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,8 +11,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from dispatcher.cli import client
-from dispatcher.cli.client import CallFailed, Environment, Profile
+from dispatcher.cli import client, profile_file
+from dispatcher.cli.client import Api, Environment, Profile
+from dispatcher.cli.profile_file import KeptProfile, ProfileFault, Profiles
+from dispatcher.cli.refusals import CallFailed
 
 Answer = Callable[[web.Request], web.Response]
 
@@ -28,13 +31,23 @@ async def an_api(answer: Answer) -> AsyncIterator[Profile]:
     app.router.add_route("*", "/{path:.*}", answering)
     server = TestServer(app)
     async with server:
-        yield Profile(str(server.make_url("")).rstrip("/"), "whd_test_key")
+        yield Profile(str(server.make_url("")).rstrip("/"), "whd_test_key", "a test")
+
+
+async def call(who: Profile, method: str, path: str, body: object = None) -> Any:
+    """Make one call from a thread: the client blocks."""
+
+    def calling() -> Any:
+        with Api(who) as api:
+            return api.call(method, path, body)
+
+    return await asyncio.to_thread(calling)
 
 
 async def failure_of(answer: Answer) -> str:
     async with an_api(answer) as who:
         with pytest.raises(CallFailed) as caught:
-            await client._call(who, "GET", "/v1/endpoints", None)
+            await call(who, "GET", "/v1/endpoints")
     return str(caught.value)
 
 
@@ -48,37 +61,61 @@ async def test_a_call_carries_the_key_and_its_body_and_returns_the_answer() -> N
         return web.json_response({"id": "we_1"}, status=201)
 
     async with an_api(answer) as who:
-        assert await client._call(who, "POST", "/v1/endpoints", {"url": "x"}) == {"id": "we_1"}
+        assert await call(who, "POST", "/v1/endpoints", {"url": "x"}) == {"id": "we_1"}
 
     assert seen == [("POST", "/v1/endpoints", "Bearer whd_test_key", "application/json")]
 
 
 async def test_an_empty_answer_is_none() -> None:
     async with an_api(lambda _: web.Response(status=204)) as who:
-        assert await client._call(who, "DELETE", "/v1/endpoints/we_1", None) is None
+        assert await call(who, "DELETE", "/v1/endpoints/we_1") is None
 
 
-async def test_a_problem_is_told_with_title_detail_and_faulty_fields() -> None:
+async def test_faulty_fields_are_told_one_by_one_with_their_pointers() -> None:
     problem = {
-        "title": "The request is not valid",
-        "code": "invalid_request",
-        "detail": "Two fields are wrong.",
-        "errors": [{"pointer": "/url", "message": "must be https"}, {"pointer": "/name", "message": "is too long"}],
+        "title": "The request has faults",
+        "code": "validation_failed",
+        "detail": "the URL must begin with https://; at most 255 characters",
+        "errors": [{"pointer": "/url", "message": "must be https"}, {"parameter": "limit", "message": "is too large"}],
     }
 
     told = await failure_of(lambda _: web.json_response(problem, status=422))
 
-    assert told == (
-        "The request is not valid (422, invalid_request)\n"
-        "  Two fields are wrong.\n"
-        "  /url: must be https\n"
-        "  /name: is too long"
-    )
+    assert told == "The request has faults (422, validation_failed)\n  /url: must be https\n  limit: is too large"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "detail", "parts"),
+    [
+        (401, "unauthorized", "", ("a test", "keys create", "login")),
+        (403, "missing_scope", "the key lacks the scope deliveries:read", ("deliveries:read", "--scope")),
+        (403, "needs_account_key", "an operator's key sees no account", ("operator's", "--account")),
+        (404, "not_found", "", ("one account and environment",)),
+        (500, "internal_error", "tell us the request id", ("req_1", "dispatcher's side", "doctor")),
+        (503, "unavailable", "try again shortly", ("try again", "req_1")),
+    ],
+)
+async def test_a_refusal_says_what_to_do(status: int, code: str, detail: str, parts: tuple[str, ...]) -> None:
+    problem = {"title": "No", "code": code, "detail": detail, "request_id": "req_1"}
+
+    told = await failure_of(lambda _: web.json_response(problem, status=status))
+
+    assert told.startswith(f"No ({status}, {code})\n")
+    for part in parts:
+        assert part in told
+
+
+async def test_too_many_calls_are_told_with_the_wait() -> None:
+    told = await failure_of(lambda _: web.Response(status=429, headers={"Retry-After": "7"}))
+
+    assert "try again in 7 seconds" in told
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"", b"[]", b"{}", b'"text"', b"\xff", b"null"])
 async def test_any_other_refusal_tells_its_status(body: bytes) -> None:
-    assert await failure_of(lambda _: web.Response(status=502, body=body)) == "the API answered 502"
+    told = await failure_of(lambda _: web.Response(status=502, body=body))
+
+    assert told.startswith("the API answered 502\n")
 
 
 async def test_an_answer_that_is_not_json_asks_whether_this_is_the_api() -> None:
@@ -91,14 +128,33 @@ async def test_an_address_where_nobody_listens_asks_whether_it_runs() -> None:
     async with an_api(lambda _: web.Response()) as gone:
         pass
 
-    with pytest.raises(CallFailed, match=r"does not answer \(Client.*\); is the dispatcher running\?"):
-        await client._call(gone, "GET", "/", None)
+    with pytest.raises(CallFailed, match=r"does not answer \(Connection refused\); is the dispatcher running\?"):
+        await call(gone, "GET", "/")
 
 
 @pytest.mark.parametrize("url", ["not a url", "http://", "ftp://x", "http://[", "http://localhost:99999"])
 async def test_an_address_that_is_none_is_told_in_words_too(url: str) -> None:
-    with pytest.raises(CallFailed):
-        await client._call(Profile(url, "k"), "GET", "/v1", None)
+    with pytest.raises(CallFailed, match="is no address"):
+        await call(Profile(url, "k"), "GET", "/v1")
+
+
+async def test_a_connection_that_was_closed_meanwhile_is_made_again_for_reading() -> None:
+    n_requests = 0
+
+    def answer(_: web.Request) -> web.Response:
+        nonlocal n_requests
+        n_requests += 1
+        response = web.json_response({"n": n_requests})
+        # Closed without a word, as a server does whose patience is over.
+        response.force_close()
+        response.headers["Connection"] = "keep-alive"
+        return response
+
+    async with an_api(answer) as who:
+        with Api(who) as api:
+            answers = [await asyncio.to_thread(api.get, "/v1") for _ in range(3)]
+
+    assert [one["n"] for one in answers] == [1, 2, 3]
 
 
 async def test_lists_are_read_page_by_page_up_to_the_limit() -> None:
@@ -112,33 +168,118 @@ async def test_lists_are_read_page_by_page_up_to_the_limit() -> None:
         return web.json_response({"data": [{"n": n} for n in range(start, stop)], "next": following})
 
     async with an_api(answer) as who:
-        some = await client._collect(who, "/v1/events", {"type": "a b", "status": None}, 150)
-        every = await client._collect(who, "/v1/events", {}, 1_000)
 
-    assert [row["n"] for row in some] == list(range(150))
-    assert [row["n"] for row in every] == list(range(250))
-    assert asked[:2] == [{"type": "a b", "limit": "100"}, {"type": "a b", "limit": "100", "after": "100"}]
+        def read(limit: int | None, **query: Any) -> list[int]:
+            with Api(who) as api:
+                return [row["n"] for row in api.rows("/v1/events", limit, **query)]
+
+        some = await asyncio.to_thread(read, 150, type="a b", status=None)
+        every = await asyncio.to_thread(read, None)
+
+    assert some == list(range(150))
+    assert every == list(range(250))
+    assert asked[:2] == [{"type": "a b", "limit": "100"}, {"type": "a b", "limit": "50", "after": "100"}]
 
 
 @pytest.fixture
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DISPATCHER_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     return tmp_path
 
 
-def test_options_win_and_the_ready_file_fills_in(data_dir: Path) -> None:
+def a_ready_file(folder: Path) -> None:
     keys = {"live": "whd_live_x", "test": "whd_test_x"}
-    (data_dir / "ready.json").write_text(json.dumps({"api_url": "http://127.0.0.1:1/", "api_keys": keys}))
-
-    assert client.profile(None, None, Environment.LIVE) == Profile("http://127.0.0.1:1", "whd_live_x")
-    assert client.profile(None, None, Environment.TEST).api_key == "whd_test_x"
-    assert client.profile("http://other/", "mine", Environment.LIVE) == Profile("http://other", "mine")
+    (folder / "ready.json").write_text(json.dumps({"api_url": "http://127.0.0.1:1/", "api_keys": keys}))
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "{}", '{"api_url": "http://x"}'])
+def test_the_ready_file_of_this_folder_is_found_by_itself(data_dir: Path) -> None:
+    a_ready_file(data_dir)
+
+    found = client.profile(None, None)
+
+    assert (found.api_url, found.api_key) == ("http://127.0.0.1:1", "whd_test_x")
+    assert client.profile(None, None, None, Environment.LIVE).api_key == "whd_live_x"
+
+
+def test_options_win(data_dir: Path) -> None:
+    a_ready_file(data_dir)
+
+    both = client.profile("http://other/", "mine")
+    only_key = client.profile(None, "whd_live_mine")
+
+    assert (both.api_url, both.api_key) == ("http://other", "mine")
+    assert (only_key.api_url, only_key.api_key) == ("http://127.0.0.1:1", "whd_live_mine")
+
+
+def test_a_key_is_never_sent_to_an_address_that_it_was_not_kept_with(data_dir: Path) -> None:
+    a_ready_file(data_dir)
+
+    with pytest.raises(CallFailed, match="no key is known for http://elsewhere"):
+        client.profile("http://elsewhere", None)
+
+
+def test_the_profile_in_use_serves_where_nothing_runs_here_and_a_named_one_always(data_dir: Path) -> None:
+    kept = Profiles().kept("production", KeptProfile("https://a/", "whd_live_a"))
+    profile_file.write(kept.kept("mine", KeptProfile("https://b", "whd_test_b")))
+
+    assert client.profile(None, None).api_key == "whd_test_b"
+    assert client.profile(None, None, "production").api_url == "https://a"
+    a_ready_file(data_dir)
+    assert client.profile(None, None).api_key == "whd_test_x"
+    assert client.profile(None, None, "production").api_key == "whd_live_a"
+
+
+def test_a_key_of_another_environment_than_asked_for_is_refused(data_dir: Path) -> None:
+    profile_file.write(Profiles().kept("production", KeptProfile("https://a", "whd_live_a")))
+
+    with pytest.raises(CallFailed, match=r"--env test is asked for.*the profile production is for live"):
+        client.profile(None, None, None, Environment.TEST)
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "{", "{}", '{"api_url": "http://x"}', '{"api_url": "x", "api_keys": null}']
+)
 def test_without_a_dispatcher_the_way_to_one_is_told(data_dir: Path, content: str | None) -> None:
     if content is not None:
         (data_dir / "ready.json").write_text(content)
 
-    with pytest.raises(CallFailed, match="dispatcher run --embedded"):
-        client.profile(None, None, Environment.TEST)
+    with pytest.raises(CallFailed, match=r"dispatcher run --embedded.*dispatcher login"):
+        client.profile(None, None)
+
+
+def test_profiles_are_written_for_their_owner_alone_and_read_back(data_dir: Path) -> None:
+    kept = Profiles().kept("a-b_1", KeptProfile('https://x/"\\\n', "whd_live_ü"))
+
+    profile_file.write(kept)
+
+    assert profile_file.read() == kept
+    assert profile_file.path().stat().st_mode & 0o777 == 0o600
+    assert profile_file.path().parent.stat().st_mode & 0o777 == 0o700
+    assert "whd_live_ü" not in repr(kept)
+
+
+def test_a_file_that_others_can_read_is_refused(data_dir: Path) -> None:
+    profile_file.write(Profiles().kept("a", KeptProfile("https://x", "k")))
+    profile_file.path().chmod(0o640)
+
+    with pytest.raises(ProfileFault, match="chmod 600"):
+        profile_file.read()
+
+
+@pytest.mark.parametrize("text", ["current =", "[profiles.a]\n", "profiles = 1", "[profiles]\na = 1", "\xff"])
+def test_a_file_that_is_none_is_told_in_words(data_dir: Path, text: str) -> None:
+    profile_file.write(Profiles())
+    profile_file.path().write_text(text, encoding="latin-1")
+
+    with pytest.raises(ProfileFault, match="is not a file of profiles"):
+        profile_file.read()
+
+
+def test_a_profile_that_is_not_there_is_told_with_those_that_are(data_dir: Path) -> None:
+    profiles = Profiles().kept("a", KeptProfile("https://x", "k"))
+
+    for look in (profiles.find, profiles.used, profiles.removed):
+        with pytest.raises(ProfileFault, match=r"there is no profile b .*: a;"):
+            look("b")
+    assert profiles.removed("a") == Profiles()

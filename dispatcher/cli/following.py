@@ -1,0 +1,85 @@
+"""Follows events that were just published until each of their deliveries has ended.
+
+An event and its deliveries are stored in one statement: once the API shows the event, the list of its deliveries is
+whole, and an event without any has no endpoint that wants it.
+"""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final, NamedTuple
+
+from dispatcher.cli.client import Api
+
+_POLL_SECONDS: Final = (0.1, 1.0)
+"""Between two looks; the wait doubles from the first to the second."""
+
+_ENDED: Final = frozenset({"delivered", "exhausted", "canceled"})
+_RESTING: Final = _ENDED | {"held"}
+"""States that do not change by themselves."""
+
+Tell = Callable[[Mapping[str, int]], None]
+
+
+class Ending(NamedTuple):
+    """What became of the events. `missing` were not stored in time; `deliveries` hold the endpoint's `url`, too."""
+
+    deliveries: list[dict[str, Any]]
+    missing: frozenset[str]
+
+    @property
+    def is_good(self) -> bool:
+        """Tell whether everything that was to be delivered is."""
+        return not self.missing and all(one["status"] == "delivered" for one in self.deliveries)
+
+
+class Follower:
+    """Watches the deliveries of events. Make it before they are published: it remembers where each log ends."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._urls = {one["id"]: one["url"] for one in api.rows("/v1/webhook_endpoints", None)}
+        self._last = {endpoint: self._newest(endpoint) for endpoint in self._urls}
+
+    def follow(self, events: Collection[str], event_type: str, *, seconds: float, tell: Tell) -> Ending:
+        """Wait until every delivery of `events` rests, or `seconds` are over. `tell` is given the counts by state."""
+        give_up = time.monotonic() + seconds
+        missing = frozenset(events)
+        found: list[dict[str, Any]] = []
+        wait = _POLL_SECONDS[0]
+        while True:
+            missing -= self._stored(missing, event_type)
+            found = self._deliveries(frozenset(events))
+            tell(_counted(found))
+            rests = not missing and all(one["status"] in _RESTING for one in found)
+            if rests or time.monotonic() + wait > give_up:
+                return Ending(found, missing)
+            time.sleep(wait)
+            wait = min(wait * 2, _POLL_SECONDS[1])
+
+    def _newest(self, endpoint: str) -> str | None:
+        rows = self._api.rows(f"/v1/webhook_endpoints/{endpoint}/deliveries", 1)
+        return next((one["id"] for one in rows), None)
+
+    def _stored(self, wanted: frozenset[str], event_type: str) -> frozenset[str]:
+        if not wanted:
+            return wanted
+        # Others publish, too: look a little further back than our own events reach.
+        newest = self._api.rows("/v1/events", 2 * len(wanted) + 100, type=event_type)
+        return wanted & {one["id"] for one in newest}
+
+    def _deliveries(self, events: frozenset[str]) -> list[dict[str, Any]]:
+        found = []
+        for endpoint, url in self._urls.items():
+            for one in self._api.rows(f"/v1/webhook_endpoints/{endpoint}/deliveries", 2 * len(events) + 100):
+                if one["id"] == self._last[endpoint]:
+                    break
+                if one["event_id"] in events:
+                    found.append({**one, "url": url})
+        return found
+
+
+def _counted(deliveries: Collection[Mapping[str, Any]]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for one in deliveries:
+        counts[one["status"]] = counts.get(one["status"], 0) + 1
+    return counts

@@ -1,0 +1,27 @@
+"""Times as people say and type them: `3 min ago`, `in 5 s`, `1h30m`."""
+
+import datetime as dt
+import re
+from typing import Final
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_PIECE: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION: Final = re.compile(rf"(?:{_PIECE.pattern})+")
+_STEPS: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
+
+
+def relative(instant: dt.datetime, now: dt.datetime) -> str:
+    """Return how far `instant` is from `now`, both aware, to one unit: `now`, `3 min ago`, `in 5 s`."""
+    seconds = (instant - now).total_seconds()
+    for size, unit in _STEPS:
+        if abs(seconds) >= size:
+            amount = f"{int(abs(seconds) / size)} {unit}"
+            return f"in {amount}" if seconds > 0 else f"{amount} ago"
+    return "now"
+
+
+def parse_duration(text: str) -> float | None:
+    """Return the seconds of a text like `250ms`, `90s`, `1h30m` or `2d`, None when it is no such text."""
+    if not _DURATION.fullmatch(text):
+        return None
+    return sum(float(number) * _UNITS[unit] for number, unit in _PIECE.findall(text))

@@ -1,0 +1,395 @@
+"""Events over a WebSocket to a program on the own machine: nothing is lost, whatever is cut."""
+# ruff: noqa: F401, F811 - fixtures are taken in by name
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import asyncpg
+import orjson
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from standardwebhooks import Webhook
+
+from dispatcher.api import listeners, listening
+from dispatcher.cli.client import Profile
+from dispatcher.cli.forwarding import Answer, Forwarder, Known, Relay
+from dispatcher.cli.listening import Listener, Wish
+from dispatcher.cli.refusals import CallFailed
+from dispatcher.ledger.accounts import Tenant
+from dispatcher.ledger.keys import KeyLedger, Scope
+from dispatcher.model.ids import show_event_id
+from dispatcher.policy.signing import show_secret
+from tests.rooms.test_api_harness import Api, api, ledger_template, ledger_url, pool, shared_api, vault
+from tests.support.faults import FaultProxy
+
+KEY = b"k" * 36
+ALL = Wish(("*",), 0, 16)
+
+
+@dataclass
+class Program:
+    """A program under development: counts what reaches it, and answers as told."""
+
+    status: int = 204
+    got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    moved: asyncio.Condition = field(default_factory=asyncio.Condition)
+    url: str = ""
+
+    async def receive(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        self.got.append((dict(request.headers), body))
+        async with self.moved:
+            self.moved.notify_all()
+        return web.Response(status=self.status)
+
+    async def until(self, n: int) -> None:
+        async with self.moved:
+            await self.moved.wait_for(lambda: len(self.got) >= n)
+
+    @property
+    def ids(self) -> list[str]:
+        return [headers["webhook-id"] for headers, _ in self.got]
+
+
+@dataclass
+class Running:
+    """One `listen` as the command runs it."""
+
+    relay: Relay
+    listener: Listener
+    task: asyncio.Task[None]
+    answers: list[tuple[Known, Answer, bool]]
+    said: list[str]
+
+
+@pytest.fixture
+async def program() -> AsyncIterator[Program]:
+    one = Program()
+    app = web.Application()
+    app.router.add_post("/hook", one.receive)
+    async with TestServer(app) as server:
+        one.url = str(server.make_url("/hook"))
+        yield one
+
+
+@asynccontextmanager
+async def listening_to(
+    api: Api, url: str, *, at: str | None = None, wish: Wish = ALL, key: str | None = None
+) -> AsyncIterator[Running]:
+    answers: list[tuple[Known, Answer, bool]] = []
+    said: list[str] = []
+    async with aiohttp.ClientSession() as session:
+        forwarder = Forwarder(session, url, KEY, user_agent="test", on_answer=lambda *told: answers.append(told))
+        relay = Relay(forwarder)
+        listener = Listener(session, Profile(at or api.url, key or api.key), wish, relay, say=said.append)
+        task = asyncio.create_task(listener.run())
+        running = Running(relay, listener, task, answers, said)
+        try:
+            yield running
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            await relay.aclose()
+
+
+async def until_listening(running: Running) -> None:
+    while not running.listener.n_sessions:
+        assert not running.task.done() or running.task.result()
+        await asyncio.sleep(0.01)
+
+
+async def publish(
+    sql: asyncpg.Connection, tenant: Tenant, n: int, event_type: str = "verification.completed"
+) -> list[str]:
+    ids = [secrets.token_bytes(20) for _ in range(n)]
+    bodies = [orjson.dumps({"id": show_event_id(one), "type": event_type, "data": {"name": "Zoë 🦊"}}) for one in ids]
+    await sql.execute(
+        "INSERT INTO event (event_day, event_id, account_id, environment, event_type, occurred_at, body)"
+        " SELECT (now() AT TIME ZONE 'UTC')::date, e.id, $2, $3, $4, now(), e.body"
+        " FROM unnest($1::bytea[], $5::bytea[]) AS e(id, body)",
+        ids,
+        *tenant,
+        event_type,
+        bodies,
+    )
+    return [show_event_id(one) for one in ids]
+
+
+async def test_an_event_is_forwarded_signed_byte_for_byte(api: Api, program: Program) -> None:
+    async with api.sql() as sql, listening_to(api, program.url) as running:
+        await until_listening(running)
+        (event_id,) = await publish(sql, api.tenant, 1)
+        await program.until(1)
+
+    headers, body = program.got[0]
+    Webhook(show_secret(KEY)).verify(body, headers)
+    assert orjson.loads(body)["data"] == {"name": "Zoë 🦊"}
+    expected = {
+        "webhook-id": event_id,
+        "x-webhook-event": "verification.completed",
+        "x-webhook-environment": "test",
+        "content-type": "application/json",
+    }
+    assert expected.items() <= {name.lower(): value for name, value in headers.items()}.items()
+
+
+@pytest.mark.slow
+async def test_ten_cuts_in_three_thousand_events_lose_none(api: Api, program: Program) -> None:
+    published: list[str] = []
+    async with FaultProxy.between("127.0.0.1", int(api.url.rsplit(":", 1)[1])) as proxy:
+        at = f"http://127.0.0.1:{proxy.port}"
+        async with api.sql() as sql, listening_to(api, program.url, at=at) as running:
+            await until_listening(running)
+            for cut in range(10):
+                published += await publish(sql, api.tenant, 300)
+                await program.until(300 * cut + 100)
+                # In the middle of frames, either way, or all at once.
+                if cut % 3 == 0:
+                    proxy.reset()
+                elif cut % 3 == 1:
+                    proxy.downstream.reset_after(1_000)
+                else:
+                    proxy.upstream.cut_after(100)
+            await program.until(3_000)
+            assert running.listener.n_sessions >= 10
+
+    assert set(program.ids) == set(published)
+    assert [event for event, n in Counter(program.ids).items() if n > 1] == []
+
+
+async def test_what_is_under_way_at_a_cut_is_told_in_the_next_session(api: Api) -> None:
+    release = asyncio.Event()
+    asked: list[str] = []
+
+    async def slow(request: web.Request) -> web.Response:
+        asked.append(request.headers["webhook-id"])
+        await release.wait()
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/hook", slow)
+    async with (
+        TestServer(app) as server,
+        FaultProxy.between("127.0.0.1", int(api.url.rsplit(":", 1)[1])) as proxy,
+        api.sql() as sql,
+        listening_to(api, str(server.make_url("/hook")), at=f"http://127.0.0.1:{proxy.port}") as running,
+    ):
+        await until_listening(running)
+        (event_id,) = await publish(sql, api.tenant, 1)
+        while not asked:
+            await asyncio.sleep(0.01)
+        proxy.reset()
+        while running.relay.n_repeated == 0:
+            await asyncio.sleep(0.01)
+        release.set()
+        while running.relay.progress.find(event_id) is not None:
+            await asyncio.sleep(0.01)
+        more = await publish(sql, api.tenant, 1)
+        while len(asked) < 2:
+            await asyncio.sleep(0.01)
+
+    assert asked == [event_id, *more]
+
+
+async def test_the_window_bounds_what_is_under_way(api: Api, program: Program) -> None:
+    release = asyncio.Event()
+    under_way: list[int] = [0, 0]
+
+    async def slow(request: web.Request) -> web.Response:
+        under_way[0] += 1
+        under_way[1] = max(under_way)
+        await release.wait()
+        under_way[0] -= 1
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/hook", slow)
+    async with TestServer(app) as server, api.sql() as sql:
+        url = str(server.make_url("/hook"))
+        async with (
+            listening_to(api, url, wish=Wish(("*",), 0, 4)) as running,
+            listening_to(api, program.url) as quick,
+        ):
+            await until_listening(running)
+            await until_listening(quick)
+            await publish(sql, api.tenant, 20)
+            while under_way[0] < 4:
+                await asyncio.sleep(0.01)
+            await program.until(20)
+            release.set()
+            while len(running.answers) < 20:
+                await asyncio.sleep(0.01)
+
+    assert under_way[1] == 4
+
+
+async def test_only_wanted_types_come_and_the_place_moves_on_all_the_same(api: Api, program: Program) -> None:
+    async with api.sql() as sql, listening_to(api, program.url, wish=Wish(("check.*",), 0, 16)) as running:
+        await until_listening(running)
+        start = running.relay.progress.resume
+        await publish(sql, api.tenant, 5, "verification.created")
+        while running.relay.progress.resume == start:
+            await asyncio.sleep(0.01)
+        (wanted,) = await publish(sql, api.tenant, 1, "check.completed")
+        await program.until(1)
+
+    assert program.ids == [wanted]
+
+
+async def test_a_listener_may_begin_some_events_ago(api: Api, program: Program) -> None:
+    async with api.sql() as sql:
+        await publish(sql, api.tenant, 3, "verification.created")
+        wanted = await publish(sql, api.tenant, 3)
+        await publish(sql, api.tenant, 2, "verification.created")
+        async with listening_to(api, program.url, wish=Wish(("verification.completed",), 2, 16)):
+            await program.until(2)
+
+    assert sorted(program.ids) == sorted(wanted[-2:])
+
+
+async def test_events_of_others_never_come(api: Api, program: Program) -> None:
+    others = await api.other_tenant()
+    async with api.sql() as sql, listening_to(api, program.url) as running:
+        await until_listening(running)
+        await publish(sql, others, 3)
+        await publish(sql, Tenant(api.tenant.account_id, "live"), 3)
+        mine = await publish(sql, api.tenant, 1)
+        await program.until(1)
+
+    assert program.ids == mine
+
+
+async def test_a_program_that_is_away_is_told_with_its_reason_and_the_next_event_comes(
+    api: Api, program: Program
+) -> None:
+    program.status = 500
+    async with api.sql() as sql, listening_to(api, program.url) as running:
+        await until_listening(running)
+        await publish(sql, api.tenant, 1)
+        await program.until(1)
+        async with listening_to(api, "http://127.0.0.1:9/hook") as other:
+            await until_listening(other)
+            await publish(sql, api.tenant, 1)
+            while not other.answers:
+                await asyncio.sleep(0.01)
+        await program.until(2)
+
+    assert [answer.status for _, answer, _ in running.answers] == [500, 500]
+    (told,) = other.answers
+    assert told[1].status is None
+    assert told[1].reason
+
+
+async def test_the_last_event_can_be_repeated_with_its_id_and_a_fresh_signature(api: Api, program: Program) -> None:
+    async with api.sql() as sql, listening_to(api, program.url) as running:
+        await until_listening(running)
+        running.relay.repeat_last()
+        (event_id,) = await publish(sql, api.tenant, 1)
+        await program.until(1)
+        while not running.answers:
+            await asyncio.sleep(0.01)
+        running.relay.repeat_last()
+        await program.until(2)
+
+    assert program.ids == [event_id, event_id]
+    for headers, body in program.got:
+        Webhook(show_secret(KEY)).verify(body, headers)
+
+
+@pytest.mark.parametrize("scopes", [[Scope.EVENTS_READ], None], ids=["without the scope", "an operator's"])
+async def test_a_key_that_may_not_listen_is_refused_in_words(api: Api, scopes: list[Scope] | None) -> None:
+    key = await api.new_key(api.tenant if scopes else None, scopes)
+
+    async with listening_to(api, "http://127.0.0.1:9/", key=key) as running:
+        await asyncio.wait({running.task})
+
+    fault = running.task.exception()
+    assert isinstance(fault, CallFailed)
+    assert "scope listen" in str(fault)
+
+
+async def test_a_type_that_does_not_exist_is_refused_with_the_nearest(api: Api) -> None:
+    async with listening_to(api, "http://127.0.0.1:9/", wish=Wish(("verification.complete",), 0, 16)) as running:
+        await asyncio.wait({running.task})
+
+    assert "verification.completed" in str(running.task.exception())
+
+
+async def test_a_revoked_key_ends_the_session(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "_KEY_SECONDS", 0.05)
+    made = await KeyLedger(api.pool).create(api.tenant)
+
+    async with listening_to(api, "http://127.0.0.1:9/", key=made.text) as running:
+        await until_listening(running)
+        await KeyLedger(api.pool).revoke(made.key_id)
+        await asyncio.wait({running.task})
+
+    assert "unauthorized" in str(running.task.exception())
+
+
+async def test_a_process_that_ends_sends_its_listeners_elsewhere(api: Api, program: Program) -> None:
+    async with api.sql() as sql, listening_to(api, program.url) as running:
+        await until_listening(running)
+        await api.services.listeners.send_away()
+        while running.listener.n_sessions < 2:
+            await asyncio.sleep(0.01)
+        await publish(sql, api.tenant, 1)
+        await program.until(1)
+
+
+async def test_listeners_of_one_account_are_bounded(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listeners, "MOST_OF_TENANT", 1)
+
+    async with listening_to(api, "http://127.0.0.1:9/") as first:
+        await until_listening(first)
+        reply = await api.get("/v1/listen")
+
+    assert (reply.status, reply.code) == (503, "unavailable")
+
+
+async def test_a_plain_request_is_told_what_this_is(api: Api) -> None:
+    reply = await api.get("/v1/listen")
+
+    assert (reply.status, reply.code) == (400, "malformed_request")
+    assert listening.PROTOCOL in reply.body["detail"]
+
+
+HELLO = {"type": "hello", "events": ["*"]}
+
+
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [
+        ([b"\x00"], 4400),
+        (["not json"], 4400),
+        (['{"type":"hello"}'], 4400),
+        ([{**HELLO, "window": 100_000}], 4400),
+        ([{**HELLO, "extra": 1}], 4400),
+        ([{**HELLO, "after": "nobody's"}], 4422),
+        ([HELLO, {"type": "result", "seq": 1, "status": 200, "duration_ms": 1}], 4400),
+        ([HELLO, {"type": "result", "seq": 1, "status": 7, "duration_ms": 1}], 4400),
+        ([HELLO, b"\x00"], 4400),
+        (["[" * 30_000], 4400),
+        (["x" * 70_000], 1009),
+    ],
+)
+async def test_a_client_that_speaks_another_language_is_cut(api: Api, frames: list[Any], code: int) -> None:
+    headers = {"Authorization": f"Bearer {api.key}"}
+    async with api.client.ws_connect(f"{api.url}/v1/listen", headers=headers) as socket:
+        for frame in frames:
+            if isinstance(frame, bytes):
+                await socket.send_bytes(frame)
+            else:
+                await socket.send_str(frame if isinstance(frame, str) else orjson.dumps(frame).decode())
+        async with asyncio.timeout(10):
+            while (await socket.receive()).type is aiohttp.WSMsgType.TEXT:
+                pass
+
+    assert socket.close_code == code
