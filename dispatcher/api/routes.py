@@ -2,8 +2,9 @@
 
 from typing import Final
 
-from dispatcher.api import actions, changes, endpoints, listening, logs, replays
+from dispatcher.api import actions, changes, endpoints, listening, live, logs, replays
 from dispatcher.api.call import Route
+from dispatcher.api.live import LiveAttemptList, LiveQuery
 from dispatcher.api.models import (
     AttemptList,
     DeliveriesQuery,
@@ -242,6 +243,17 @@ ROUTES: Final = (
         scope=Scope.EVENTS_READ,
         summary="List the event types that exist",
         answer=EventTypeList,
+    ),
+    Route(
+        method="GET",
+        path="/v1/attempts",
+        operation_id="followAttempts",
+        handler=live.follow_attempts,
+        scope=Scope.DELIVERIES_READ,
+        summary="Follow the requests made to all endpoints as they are recorded; `wait` waits for the next one",
+        answer=LiveAttemptList,
+        query=LiveQuery,
+        problems=_PAGED,
     ),
     Route(
         method="GET",

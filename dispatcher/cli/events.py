@@ -8,6 +8,7 @@ from dispatcher.cli.client import Api
 from dispatcher.cli.completing import event_types
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, show_one, show_page
+from dispatcher.cli.tail import tail
 
 app = Noun()
 
@@ -46,6 +47,9 @@ def show(
     Example: dispatcher events show evt_z7fgcauvdz5kumyas37opaxcsxuj6vs4 -o json
     """
     show_one(api.get(f"/v1/events/{event}"), output)
+
+
+app.command("tail")(tail)
 
 
 def _with_subject(event: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 condition not met.
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import typer
@@ -56,10 +56,10 @@ def dispatcher() -> None:
     """Deliver verification events from Kafka to customers' endpoints as signed webhooks."""
 
 
-def main() -> None:
-    """Run the command line; known errors become one readable message and exit code 1."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command line, `words` or the process's own; known errors become one readable message and exit code 1."""
     try:
-        app()
+        app(words, prog_name="dispatcher")
     except ConfigurationError as fault:
         typer.echo("The configuration has faults:", err=True)
         for line in fault.faults:

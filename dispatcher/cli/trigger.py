@@ -78,7 +78,8 @@ def trigger(
         _publish(place, trials, rate)
         _tell(trials, event_type, place.topic)
         if follower is None:
-            show_rows([{"event_id": one.event_id} for one in trials] if output is not Form.TABLE else [], (), output)
+            if output is not Form.TABLE:
+                show_rows([{"event_id": one.event_id} for one in trials], (), output)
             return
         ending = _follow(follower, [one.event_id for one in trials], event_type, seconds)
     _show(ending, event_type, seconds, output)

@@ -161,7 +161,9 @@ class LogLedger:
     ) -> list[LoggedAttempt]:
         """Return up to `limit` requests made to an endpoint, newest first."""
         place = before or (None, None, None)
-        return [_attempt(row) for row in await self._pool.fetch("attempts_of_endpoint", endpoint_id, *place, limit)]
+        return [
+            logged_attempt(row) for row in await self._pool.fetch("attempts_of_endpoint", endpoint_id, *place, limit)
+        ]
 
     async def attempts_of_delivery(
         self, tenant: Tenant, delivery_id: int, *, before: AttemptPlace | None = None, limit: int
@@ -169,7 +171,7 @@ class LogLedger:
         """Return up to `limit` requests of one of the tenant's deliveries, newest first."""
         place = before or (None, None, None)
         rows = await self._pool.fetch("attempts_of_delivery", *tenant, delivery_id, *place, limit)
-        return [_attempt(row) for row in rows]
+        return [logged_attempt(row) for row in rows]
 
     async def response_of(self, tenant: Tenant, delivery_id: int, attempt_no: int) -> LoggedResponse | None:
         """Return what one of the tenant's attempts was answered.
@@ -242,7 +244,8 @@ def _delivery(row: asyncpg.Record) -> LoggedDelivery:
     )
 
 
-def _attempt(row: asyncpg.Record) -> LoggedAttempt:
+def logged_attempt(row: asyncpg.Record) -> LoggedAttempt:
+    """Return the attempt of a row."""
     return LoggedAttempt(
         started_at=row["started_at"],
         delivery_id=row["delivery_id"],

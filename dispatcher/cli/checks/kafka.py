@@ -25,7 +25,7 @@ async def look_at_kafka(places: Places) -> AsyncIterator[Finding]:
         yield fail("kafka", str(fault), cure)
         return
     yield ok(
-        "kafka", f"{seen.n_brokers} brokers, connected in {seen.connect_seconds * 1_000:.0f} ms, log {seen.log_id}"
+        "kafka", f"brokers: {seen.n_brokers}, connected in {seen.connect_seconds * 1_000:.0f} ms, log {seen.log_id}"
     )
     for topic in seen.missing:
         yield fail("topics", f"there is no topic {topic}", "make it, or set DISPATCHER_KAFKA__TOPICS")

@@ -1,0 +1,68 @@
+"""Attempts as they are recorded, for who watches: in the order of their commit, each with its place."""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from dispatcher.kit import clock
+from dispatcher.ledger.accounts import Tenant
+from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.logs import LoggedAttempt, logged_attempt
+
+_LATE: Final = dt.timedelta(seconds=60)
+"""How long after its start an attempt may be recorded and still be seen: a slow answer, a flush, a short outage."""
+
+_LAST_DELIVERY: Final = (1 << 63) - 1
+_LAST_ATTEMPT: Final = (1 << 15) - 1
+
+
+class LivePlace(NamedTuple):
+    """Where a watcher is: by commit, and the moment up to which everything was looked at."""
+
+    xid: int
+    delivery_id: int
+    attempt_no: int
+    looked_at: dt.datetime
+
+
+class LiveAttempt(NamedTuple):
+    """An attempt and the public id of its endpoint."""
+
+    endpoint: str
+    attempt: LoggedAttempt
+
+
+class LivePage(NamedTuple):
+    """Some attempts, where to go on, and whether that is the end for now."""
+
+    attempts: Sequence[LiveAttempt]
+    place: LivePlace
+    is_end: bool
+
+
+class LiveLedger:
+    """Reads only. Every call raises Unavailable when Postgres is away."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def after(
+        self, tenant: Tenant, place: LivePlace | None, *, endpoint: str | None, event_type: str | None, limit: int
+    ) -> LivePage:
+        """Return the next attempts after a place, in the order of their commit; for None, where the end is now.
+
+        Nothing ever appears before a place once given. Not seen are attempts recorded a minute after their start, and
+        what is older than an hour: a watcher that was away for longer goes on from there.
+        """
+        place = place or LivePlace(_LAST_DELIVERY, 0, 0, clock.utcnow())
+        begun_after = place.looked_at - _LATE
+        rows = await self._pool.fetch(
+            "attempts_live", *tenant, begun_after, endpoint, event_type, *place[:3], limit + 1
+        )
+        found = [LiveAttempt(row["endpoint"], logged_attempt(row)) for row in rows if row["xid"] is not None]
+        if len(found) > limit:
+            last = rows[limit - 1]
+            place = LivePlace(last["xid"], last["delivery_id"], last["attempt_no"], place.looked_at)
+            return LivePage(found[:limit], place, is_end=False)
+        end = LivePlace(rows[0]["safe"] - 1, _LAST_DELIVERY, _LAST_ATTEMPT, rows[0]["looked_at"])
+        return LivePage(found, end, is_end=True)
