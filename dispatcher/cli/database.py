@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from dispatcher.cli.client import read_ready_file
+from dispatcher.model.errors import DispatcherError
 
 if TYPE_CHECKING:
     from dispatcher.ledger.connections import Pool
@@ -17,7 +18,7 @@ def database_url() -> str:
     """Return where Postgres is: as configured, else where this data directory's embedded dispatcher says.
 
     Raises:
-        ConfigurationError: neither is there.
+        DispatcherError: neither is there.
     """
     from dispatcher.settings import load
 
@@ -26,7 +27,13 @@ def database_url() -> str:
         if ready is not None:
             url: str = ready["database_url"]
             return url
-    return load(os.environ).database_url()
+    found = load(os.environ, required=False).database_url()
+    if not found:
+        message = (
+            "no database is known: set DISPATCHER_DATABASE__URL, or run `dispatcher run --embedded` in this folder"
+        )
+        raise DispatcherError(message)
+    return found
 
 
 def with_pool(work: "Callable[[Pool], Awaitable[T]]") -> T:

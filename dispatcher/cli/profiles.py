@@ -6,7 +6,7 @@ import typer
 
 from dispatcher.cli import profile_file
 from dispatcher.cli.asking import YesOption, demand
-from dispatcher.cli.client import Profile
+from dispatcher.cli.client import ApiUrlOption, Profile
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.login import login
 from dispatcher.cli.output import Form, FormOption, show_done, show_rows
@@ -17,7 +17,14 @@ _COLUMNS = ("name", "in_use", "api_url…", "environment", "key")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="As `profile list` shows it.")]
 
-app.command("add")(login)
+
+@app.command("add")
+def add(name: NameArgument, api_url: ApiUrlOption = None, output: FormOption = Form.TABLE) -> None:
+    """Keep an address and a key under a name, as `dispatcher login` does.
+
+    Example: dispatcher profile add production --api-url https://webhooks.example.com
+    """
+    login(api_url, name, output)
 
 
 @app.command("list")

@@ -2,7 +2,11 @@
 # ruff: noqa: F401, F811 - fixtures are taken in by name
 
 import asyncio
+import os
+import pty
 import secrets
+import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,6 +31,7 @@ from dispatcher.ledger.keys import KeyLedger, Scope
 from dispatcher.model.ids import show_event_id
 from dispatcher.policy.signing import show_secret
 from tests.rooms.test_api_harness import Api, api, ledger_template, ledger_url, pool, shared_api, vault
+from tests.support.daemon import clean_environment, command
 from tests.support.faults import FaultProxy
 
 KEY = b"k" * 36
@@ -393,3 +398,84 @@ async def test_a_client_that_speaks_another_language_is_cut(api: Api, frames: li
                 pass
 
     assert socket.close_code == code
+
+
+async def started(api: Api, *words: str, **streams: Any) -> asyncio.subprocess.Process:
+    """Run the command itself."""
+    return await asyncio.create_subprocess_exec(
+        *command("listen", *words),
+        env={**clean_environment({"API_URL": api.url, "API_KEY": api.key}), "PYTHONUNBUFFERED": "1"},
+        **{"stdin": asyncio.subprocess.DEVNULL, "stdout": asyncio.subprocess.PIPE, **streams},
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def until_said(process: asyncio.subprocess.Process, words: str) -> list[str]:
+    """Read standard error until a line begins so; return what was said."""
+    assert process.stderr is not None
+    said: list[str] = []
+    while not said or not said[-1].startswith(words):
+        line = await process.stderr.readline()
+        assert line, said
+        said.append(line.decode())
+    return said
+
+
+@pytest.mark.parametrize("form", ["table", "json", "jsonl"])
+async def test_the_command_prints_a_line_for_each_event_and_ends_in_peace(
+    api: Api, program: Program, form: str
+) -> None:
+    process = await started(api, "--forward-to", program.url, "-o", form)
+    said = await until_said(process, "listening")
+    async with api.sql() as sql:
+        (event_id,) = await publish(sql, api.tenant, 1)
+        await program.until(1)
+    assert process.stdout is not None
+    line = (await process.stdout.readline()).decode()
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+
+    headers, body = program.got[0]
+    Webhook(said[0].split()[-1]).verify(body, headers)
+    assert process.returncode == 0
+    assert err.decode().startswith("1 events forwarded, 0 not answered")
+    if form == "table":
+        assert f"verification.completed          {event_id} -> 204  " in line
+    else:
+        assert {"event_id": event_id, "status": 204, "again": False}.items() <= orjson.loads(line).items()
+
+
+async def test_the_command_says_why_it_cannot_listen(api: Api) -> None:
+    process = await started(api, "--forward-to", "http://127.0.0.1:9/", "-e", "verification.complete")
+    _, err = await process.communicate()
+
+    assert process.returncode == 1
+    assert "verification.completed" in err.decode()
+    assert "Traceback" not in err.decode()
+
+
+async def test_keys_repeat_the_last_event_and_quit(api: Api, program: Program) -> None:
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *command("listen", "--forward-to", program.url, "--replay-last", "1"),
+        env={**clean_environment({"API_URL": api.url, "API_KEY": api.key}), "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    async with api.sql() as sql:
+        ids: list[str] = []
+        while not program.got:
+            assert process.returncode is None
+            ids += await publish(sql, api.tenant, 1)
+            await asyncio.sleep(0.1)
+        n = len(program.got)
+        os.write(ours, b"r")
+        await program.until(n + 1)
+    os.write(ours, b"xq")
+    code = await process.wait()
+    os.close(ours)
+
+    assert code == 0
+    assert len(program.ids) > len(set(program.ids))

@@ -1,0 +1,451 @@
+"""Every command in every form of output, against a real API on a real Postgres, and its refusals."""
+# ruff: noqa: F401, F811 - fixtures are taken in by name
+
+import asyncio
+import os
+import pty
+import re
+import secrets
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dispatcher.cli.main import app
+from dispatcher.ledger.keys import KeyLedger, Scope
+from dispatcher.model.ids import show_event_id
+from tests.rooms.test_api_harness import Api, Seeds, api, ledger_template, ledger_url, pool, shared_api, vault
+from tests.support.servers import KafkaServer, fresh_topic
+from tests.support.terminal import Said, Terminal
+from tests.unit.cli.test_tree import leaves
+
+FORMS = ("table", "json", "jsonl")
+
+
+@dataclass
+class Shop:
+    """An account with an endpoint, a delivery, an event, a dead event; and a terminal that reaches all of it."""
+
+    api: Api
+    terminal: Terminal
+    folder: Path
+    endpoint: str
+    delivery: str
+    event: str
+    account: str
+    key_id: str
+    dead_event: str
+
+    def fill(self, words: str) -> list[str]:
+        """Return the words of a command with the shop's ids in them."""
+        return [word.format(**vars(self)) for word in words.split()]
+
+
+@pytest.fixture
+async def shop(api: Api, tmp_path: Path) -> Shop:
+    made = (await api.create()).body
+    ring = tmp_path / "ring.json"
+    dead_event = f"topic-{secrets.token_hex(4)}/0/7"
+    async with api.sql() as sql:
+        seeds = Seeds(sql, api.tenant)
+        number = await sql.fetchval("SELECT endpoint_id FROM endpoint WHERE public_id = $1", made["id"])
+        event = await seeds.event()
+        delivery = await seeds.delivery(number, attempts=1, event_id=event)
+        await seeds.attempt(number, delivery, "retry", status=503)
+        account = await sql.fetchval("SELECT public_id FROM account WHERE account_id = $1", api.tenant.account_id)
+        await sql.execute(
+            "INSERT INTO dead_event (log_id, topic, part, off, reason, detail, key, headers)"
+            " VALUES ('log', $1, 0, 7, 'not_json', 'at byte 3', 'k', '[[\"ce_id\",\"MQ==\"]]')",
+            dead_event.split("/", maxsplit=1)[0],
+        )
+        await sql.execute(
+            "INSERT INTO replica (pod, lease_until) SELECT 'test', now() + interval '1 hour'"
+            " WHERE NOT EXISTS (SELECT FROM replica)"
+        )
+    ring.write_text(api.vault._path.read_text())
+    ring.chmod(0o600)
+    key = await KeyLedger(api.pool).create(api.tenant)
+    terminal = Terminal(
+        {
+            "DISPATCHER_API_URL": api.url,
+            "DISPATCHER_API_KEY": api.key,
+            "DISPATCHER_DATABASE__URL": api.database,
+            "DISPATCHER_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
+            "DISPATCHER_SECRETS__KEY_FILE": str(ring),
+            "DISPATCHER_DATA_DIR": str(tmp_path),
+            "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        }
+    )
+    return Shop(
+        api,
+        terminal,
+        tmp_path,
+        made["id"],
+        api.services.delivery_ids.show(delivery),
+        show_event_id(event),
+        account,
+        key.key_id,
+        dead_event,
+    )
+
+
+READING = {
+    "version": "version",
+    "config check": "config check",
+    "migrate": "migrate --check",
+    "accounts list": "accounts list",
+    "keys list": "keys list --account {account}",
+    "endpoints list": "endpoints list",
+    "endpoints show": "endpoints show {endpoint}",
+    "deliveries list": "deliveries list --endpoint {endpoint}",
+    "deliveries show": "deliveries show {delivery}",
+    "events list": "events list",
+    "events show": "events show {event}",
+    "hosts list": "hosts list",
+    "hosts show": "hosts show https://example.com:443",
+    "dead-events list": "dead-events list",
+    "dead-events show": "dead-events show {dead_event} --value",
+    "doctor": "doctor settings database api egress --resolve localhost",
+}
+CHANGING = {
+    "accounts create": "accounts create --name mine",
+    "keys create": "keys create --account {account} --scope endpoints:read",
+    "keys revoke": "keys revoke {key_id} --yes",
+    "endpoints add": "endpoints add https://example.com/more -e verification.* --header X-Team:identity",
+    "endpoints delete": "endpoints delete {endpoint} --yes",
+    "hosts set": "hosts set https://example.com:443 --rate 10 --burst 20",
+    "dead-events discard": "dead-events discard {dead_event} --yes",
+    "config make-key-ring": "config make-key-ring {folder}/new-ring.json",
+}
+BELOW = {
+    "login": "test_a_key_is_kept_tried_and_used",
+    "profile add": "test_a_key_is_kept_tried_and_used",
+    "profile list": "test_a_key_is_kept_tried_and_used",
+    "profile use": "test_a_key_is_kept_tried_and_used",
+    "profile remove": "test_a_key_is_kept_tried_and_used",
+    "events tail": "test_attempts_are_followed_and_a_cut_loses_none",
+    "trigger": "test_events_are_published_and_named",
+    "dead-events redrive": "test_a_dead_event_is_published_again",
+    "listen": "test_listening",
+    "run": "test_embedded",
+    "receive": "test_trial_receiver",
+    "config table": "test_generated",
+}
+"""Commands that have tests of their own, and where."""
+
+
+def test_no_command_is_left_out() -> None:
+    assert {" ".join(path) for path, _ in leaves(app)} == READING.keys() | CHANGING.keys() | BELOW.keys()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("words", READING.values(), ids=READING.keys())
+async def test_what_reads_prints_in_every_form(shop: Shop, words: str, form: str) -> None:
+    said = await shop.terminal.run(*shop.fill(words), "-o", form)
+
+    hold_against(said, form, words)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("words", CHANGING.values(), ids=CHANGING.keys())
+async def test_what_changes_tells_so_in_every_form(shop: Shop, words: str, form: str) -> None:
+    said = await shop.terminal.run(*shop.fill(words), "-o", form)
+
+    hold_against(said, form, words)
+
+
+def hold_against(said: Said, form: str, words: str) -> None:
+    if form == "table":
+        assert said.out or said.err
+        assert "\x1b" not in said.out + said.err
+    elif form == "json":
+        assert isinstance(said.json, list | dict), words
+    elif "migrate" not in words:
+        assert said.lines
+        assert all(isinstance(one, dict) for one in said.lines)
+
+
+DESTRUCTIVE = ("keys revoke", "endpoints delete", "dead-events discard")
+
+
+@pytest.mark.parametrize("name", DESTRUCTIVE)
+async def test_what_destroys_asks_and_refuses_where_nobody_can_answer(shop: Shop, name: str) -> None:
+    words = [word for word in shop.fill(CHANGING[name]) if word != "--yes"]
+
+    said = await shop.terminal.run(*words, code=2)
+    await shop.terminal.run(*words, "--yes")
+
+    assert "--yes" in said.err
+
+
+async def test_lists_are_paged_and_say_when_there_is_more(shop: Shop) -> None:
+    async with shop.api.sql() as sql:
+        seeds = Seeds(sql, shop.api.tenant)
+        for _ in range(7):
+            await seeds.event("verification.created")
+
+    few = await shop.terminal.run("events", "list", "--type", "verification.created", "--limit", "3")
+    every = await shop.terminal.run("events", "list", "--type", "verification.created", "--all", "-o", "jsonl")
+    some = await shop.terminal.run("events", "list", "-n", "5", "-o", "json")
+    exact = await shop.terminal.run("events", "list", "--type", "verification.created", "-n", "7")
+
+    assert len(few.out.splitlines()) == 4
+    assert "--all" in few.err
+    assert len({one["id"] for one in every.lines}) == 7
+    assert len(some.json) == 5
+    assert exact.err == ""
+
+
+async def test_database_lists_are_paged_too(shop: Shop) -> None:
+    for n in range(3):
+        await shop.terminal.run("accounts", "create", "--name", f"n{n}")
+
+    few = await shop.terminal.run("accounts", "list", "--limit", "2")
+    every = await shop.terminal.run("accounts", "list", "--all", "-o", "json")
+
+    assert len(few.out.splitlines()) == 3
+    assert "--all" in few.err
+    assert {"n0", "n1", "n2"} <= {one["name"] for one in every.json}
+
+
+async def test_times_are_relative_for_people_and_iso_for_programs(shop: Shop) -> None:
+    people = await shop.terminal.run("deliveries", "list", "--endpoint", shop.endpoint)
+    programs = await shop.terminal.run("deliveries", "list", "--endpoint", shop.endpoint, "-o", "json")
+
+    assert re.search(r"in \d+ min", people.out)
+    assert re.search(r"1 min ago", people.out)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", programs.json[0]["created_at"])
+
+
+async def test_what_people_wrote_cannot_move_the_cursor(shop: Shop) -> None:
+    await shop.api.create(description="\x1b[2J\x1b]0;gotcha\x07 ok")
+
+    listed = await shop.terminal.run("endpoints", "list")
+    newest = (await shop.terminal.run("endpoints", "list", "-o", "json")).json[0]
+    shown = await shop.terminal.run("endpoints", "show", newest["id"])
+
+    assert "\x1b" not in listed.out + shown.out
+    assert "\\x1b[2J" in listed.out
+    assert newest["description"] == "\x1b[2J\x1b]0;gotcha\x07 ok"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "parts"),
+    [
+        ("endpoints show we_nobody", 1, ("404", "--api-key")),
+        (
+            "endpoints add http://example.com -e verification.complete",
+            1,
+            ("/url: ", "/events/0: ", "verification.completed"),
+        ),
+        ("endpoints add https://example.com -e * --header nonsense", 2, ("Name: value",)),
+        ("deliveries list --endpoint we_1 --status lost", 1, ("status: ", "400")),
+        ("events list --limit 0", 2, ("--limit",)),
+        ("endpoints lst", 2, ("Did you mean 'list'",)),
+        ("endpoint list", 2, ("Did you mean 'endpoints'",)),
+        ("keys create", 2, ("--operator",)),
+        ("keys revoke nobody --yes", 1, ("keys list",)),
+        ("hosts show https://nobody.example:443", 1, ("hosts list",)),
+        ("dead-events show nonsense", 1, ("named like",)),
+        ("profile use nobody", 1, ("no profile nobody", "dispatcher login")),
+        ("events tail --endpoint " + "x" * 65, 1, ("endpoint: ",)),
+        ("listen --forward-to ftp://x", 2, ("http://localhost:3000/webhooks",)),
+        ("listen --forward-to http://192.0.2.1/", 2, ("--allow-remote",)),
+        ("listen --forward-to http://localhost:1/ --secret nonsense", 2, ("whsec_",)),
+        ("listen --forward-to http://localhost:1/ --live", 1, ("--env live is asked for",)),
+        ("doctor nonsense", 2, ("settings",)),
+        ("doctor egress --resolve localhost --url http://10.0.0.1/x", 3, ("fail", "reach")),
+        ("--nonsense", 2, ("--nonsense",)),
+    ],
+)
+async def test_a_mistake_is_answered_with_what_to_do(shop: Shop, words: str, code: int, parts: Sequence[str]) -> None:
+    said = await shop.terminal.run(*words.split(), code=code)
+
+    for part in parts:
+        assert part in said.out + said.err
+    assert "Traceback" not in said.err
+
+
+async def test_live_events_are_asked_about_first(shop: Shop) -> None:
+    live = shop.api.tenant._replace(environment="live")
+    shop.terminal.environment["DISPATCHER_API_KEY"] = await shop.api.new_key(live)
+
+    said = await shop.terminal.run("listen", "--forward-to", "http://localhost:1/", "--live", code=2)
+
+    assert "real people" in said.err
+
+
+async def test_a_key_that_may_not_is_told_which_scope_it_lacks(shop: Shop) -> None:
+    shop.terminal.environment["DISPATCHER_API_KEY"] = await shop.api.new_key(shop.api.tenant, [Scope.EVENTS_READ])
+
+    said = await shop.terminal.run("endpoints", "list", code=1)
+
+    assert "endpoints:read" in said.err
+    assert "--scope" in said.err
+
+
+async def test_a_key_is_kept_tried_and_used(shop: Shop) -> None:
+    del shop.terminal.environment["DISPATCHER_API_URL"]
+    key = shop.terminal.environment.pop("DISPATCHER_API_KEY")
+    narrow = await shop.api.new_key(shop.api.tenant, [Scope.ENDPOINTS_READ])
+
+    refused = await shop.terminal.run("login", "--api-url", shop.api.url, typed="whd_test_wrong\n", code=1)
+    assert "what you typed" in refused.err
+    await shop.terminal.run("login", "--api-url", shop.api.url, "--name", "b a d", typed=key, code=2)
+    await shop.terminal.run("login", typed=key, code=2)
+    for form in FORMS:
+        await shop.terminal.run("login", "--api-url", shop.api.url, "--name", "wide", "-o", form, typed=f"{key}\n")
+    await shop.terminal.run("profile", "add", "narrow", "--api-url", shop.api.url, typed=narrow)
+
+    listed = {form: await shop.terminal.run("profile", "list", "-o", form) for form in FORMS}
+    assert [(one["name"], one["in_use"]) for one in listed["json"].json] == [("narrow", True), ("wide", False)]
+    assert listed["jsonl"].lines == listed["json"].json
+    assert key not in "".join(said.out for said in listed.values())
+    await shop.terminal.run("events", "list", code=1)
+    await shop.terminal.run("events", "list", "--profile", "wide")
+    for form in FORMS:
+        await shop.terminal.run("profile", "use", "wide", "-o", form)
+    assert shop.endpoint in (await shop.terminal.run("endpoints", "list")).out
+    await shop.terminal.run("profile", "remove", "wide", code=2)
+    for form in FORMS:
+        await shop.terminal.run("profile", "remove", "wide", "--yes", "-o", form, code=0 if form == "table" else 1)
+    said = await shop.terminal.run("endpoints", "list", code=1)
+    assert "no dispatcher is known" in said.err
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_attempts_are_followed_and_a_cut_loses_none(shop: Shop, form: str) -> None:
+    tailing = asyncio.create_task(shop.terminal.run("events", "tail", "--limit", "2", "-o", form))
+    async with shop.api.sql() as sql:
+        seeds = Seeds(sql, shop.api.tenant)
+        number = await sql.fetchval("SELECT endpoint_id FROM endpoint WHERE public_id = $1", shop.endpoint)
+        delivery = 1_000
+        while not tailing.done():
+            delivery += 1
+            await seeds.attempt(number, delivery, "retry", status=500)
+            await asyncio.wait({tailing}, timeout=0.1)
+    said = await tailing
+
+    if form == "table":
+        assert [line.split()[1] for line in said.out.splitlines()] == ["verification.completed"] * 2
+    else:
+        first, second = said.lines
+        assert first["endpoint_id"] == second["endpoint_id"] == shop.endpoint
+        assert first["delivery_id"] != second["delivery_id"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_events_are_published_and_named(shop: Shop, kafka_server: KafkaServer, form: str) -> None:
+    topic = await fresh_topic(kafka_server.bootstrap)
+    shop.terminal.environment |= {
+        "DISPATCHER_KAFKA__BOOTSTRAP_SERVERS": kafka_server.bootstrap,
+        "DISPATCHER_KAFKA__TOPICS": topic,
+    }
+
+    words = ("trigger", "verification.completed", "--account", shop.account, "--count", "3", "--no-follow")
+    said = await shop.terminal.run(*words, "-o", form)
+    seen = await shop.terminal.run("doctor", "kafka", "-o", "json")
+
+    assert said.err.count("published verification.completed evt_") == 3
+    if form != "table":
+        rows = said.json if form == "json" else said.lines
+        assert all(one["event_id"] in said.err for one in rows)
+    lag = next(one for one in seen.json if one["check"] == "lag")
+    assert lag["detail"] == "3 records to be read"
+
+
+async def test_a_dead_event_is_published_again(shop: Shop, kafka_server: KafkaServer) -> None:
+    shop.terminal.environment["DISPATCHER_KAFKA__BOOTSTRAP_SERVERS"] = kafka_server.bootstrap
+    await fresh_topic(kafka_server.bootstrap, name=shop.dead_event.split("/")[0])
+
+    said = await shop.terminal.run("dead-events", "redrive", shop.dead_event, "-o", "json")
+    again = await shop.terminal.run("dead-events", "redrive", shop.dead_event, code=1)
+
+    assert said.json["redriven"] is True
+    assert "redriven before" in again.err
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "checks"),
+    [
+        ({"DISPATCHER_DATABASE__URL": "postgresql://127.0.0.1:1/x"}, "database", {"database"}),
+        ({"DISPATCHER_API_URL": "http://127.0.0.1:1"}, "api", {"api"}),
+        ({"DISPATCHER_API_KEY": "whd_test_wrong"}, "api", {"api"}),
+        ({"DISPATCHER_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}, "kafka", {"kafka"}),
+        ({"DISPATCHER_LIMITS__HOST_RATE": "-1"}, "settings", {"settings"}),
+        ({"DISPATCHER_EGRESS__CA_FILE": "/dev/null"}, "settings", {"settings"}),
+    ],
+    ids=["no database", "no api", "wrong key", "no kafka", "bad setting", "no such file"],
+)
+async def test_doctor_fails_with_a_cure(shop: Shop, change: dict[str, str], words: str, checks: set[str]) -> None:
+    shop.terminal.environment |= change
+
+    said = await shop.terminal.run("doctor", *words.split(), "-o", "json", code=3)
+
+    failing = [one for one in said.json if one["level"] == "fail"]
+    assert {one["check"] for one in failing} == checks
+    assert all(one["cure"] for one in failing)
+
+
+async def test_doctor_sees_a_key_ring_that_is_another(shop: Shop) -> None:
+    await shop.terminal.run("config", "make-key-ring", str(shop.folder / "other.json"))
+    shop.terminal.environment["DISPATCHER_SECRETS__KEY_FILE"] = str(shop.folder / "other.json")
+
+    said = await shop.terminal.run("doctor", "database", "-o", "json", code=3)
+
+    (failing,) = [one for one in said.json if one["level"] == "fail"]
+    assert failing["check"] == "key-ring"
+
+
+async def test_doctor_dials_a_url_as_a_delivery_would(shop: Shop) -> None:
+    shop.terminal.environment |= {
+        "DISPATCHER_EGRESS__ALLOW_CIDRS": "127.0.0.0/8",
+        "DISPATCHER_EGRESS__ALLOW_HTTP": "true",
+    }
+
+    words = ("doctor", "egress", "--resolve", "localhost", "--url", f"{shop.api.url}/x", "-o", "json")
+    said = await shop.terminal.run(*words)
+
+    levels = {one["check"]: one["level"] for one in said.json}
+    assert levels == {"egress-metadata": "ok", "egress-private": "warn", "dns": "ok", "reach": "ok"}
+
+
+def at_a_terminal(shop: Shop, words: Sequence[str], **environment: str) -> list[str]:
+    """Run a command whose output is a terminal of 80 columns, and return the lines."""
+    ours, theirs = pty.openpty()
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("DISPATCHER_")}
+    plain.pop("NO_COLOR", None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dispatcher", *words],
+        env={**plain, "TERM": "xterm", "COLUMNS": "80", **shop.terminal.environment, **environment},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    pieces = []
+    try:
+        while piece := os.read(ours, 65_536):
+            pieces.append(piece)
+    except OSError:
+        # The other side is gone.
+        pass
+    os.close(ours)
+    assert process.wait(timeout=60) == 0
+    return b"".join(pieces).decode().splitlines()
+
+
+async def test_a_terminal_gets_colours_and_lines_that_fit(shop: Shop) -> None:
+    await shop.api.create(url="https://example.com/" + "x" * 200)
+    words = ("endpoints", "list")
+
+    coloured = await asyncio.to_thread(at_a_terminal, shop, words)
+    plain = await asyncio.to_thread(at_a_terminal, shop, words, NO_COLOR="1")
+
+    assert any("\x1b[32menabled\x1b[0m" in line for line in coloured)
+    assert not any("\x1b" in line for line in plain)
+    assert all(len(line) <= 80 for line in plain)
+    assert any("…" in line for line in plain)
