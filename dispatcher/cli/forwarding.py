@@ -199,7 +199,7 @@ class Relay:
         known = self.progress.find(event_id)
         answer = self.progress.answer_of(event_id)
         if known is None and answer is None:
-            body = base64.b64decode(frame["body"])
+            body = base64.b64decode(frame["body"], validate=True)
             known = Known(event_id, frame["event_type"], self.environment, body, frame["resume"], seq)
             self.progress.begin(known)
             self._start(self._carry(known))

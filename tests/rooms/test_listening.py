@@ -43,6 +43,7 @@ class Program:
     """A program under development: counts what reaches it, and answers as told."""
 
     status: int = 204
+    work_seconds: float = 0.0
     got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     moved: asyncio.Condition = field(default_factory=asyncio.Condition)
     url: str = ""
@@ -52,6 +53,7 @@ class Program:
         self.got.append((dict(request.headers), body))
         async with self.moved:
             self.moved.notify_all()
+        await asyncio.sleep(self.work_seconds)
         return web.Response(status=self.status)
 
     async def until(self, n: int) -> None:
@@ -147,6 +149,8 @@ async def test_an_event_is_forwarded_signed_byte_for_byte(api: Api, program: Pro
 
 @pytest.mark.slow
 async def test_ten_cuts_in_three_thousand_events_lose_none(api: Api, program: Program) -> None:
+    # So that every cut finds requests under way.
+    program.work_seconds = 0.01
     published: list[str] = []
     async with FaultProxy.between("127.0.0.1", int(api.url.rsplit(":", 1)[1])) as proxy:
         at = f"http://127.0.0.1:{proxy.port}"
