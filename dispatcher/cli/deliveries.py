@@ -6,9 +6,11 @@ import typer
 
 from dispatcher.cli.client import Api
 from dispatcher.cli.completing import endpoint_ids
+from dispatcher.cli.delivery_actions import cancel, resend, retry
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.listing import show_list
 from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, say, show_one, show_rows
+from dispatcher.cli.replaying import replay
 
 app = Noun()
 
@@ -53,3 +55,7 @@ def show(api: Api, delivery: DeliveryArgument, output: FormOption = Form.TABLE) 
         return
     typer.echo("")
     show_rows(attempts, _ATTEMPTS, output)
+
+
+for _name, _command in (("resend", resend), ("retry", retry), ("cancel", cancel), ("replay", replay)):
+    app.command(_name)(_command)

@@ -6,7 +6,8 @@ import typer
 
 from dispatcher.cli.asking import YesOption, demand
 from dispatcher.cli.client import Api
-from dispatcher.cli.completing import endpoint_ids, subscriptions
+from dispatcher.cli.completing import subscriptions
+from dispatcher.cli.endpoint_states import EndpointArgument, disable, enable, pause, resume
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.listing import show_list
 from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, say, show_done, show_one
@@ -14,10 +15,6 @@ from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, say,
 app = Noun()
 
 _COLUMNS = ("id", "status", "url…", "events…", "verified", "created_at", "description…")
-
-EndpointArgument = Annotated[
-    str, typer.Argument(metavar="ENDPOINT", help="Id, we_…", autocompletion=endpoint_ids, show_default=False)
-]
 
 
 @app.command("add")
@@ -80,6 +77,10 @@ def delete(api: Api, endpoint: EndpointArgument, yes: YesOption = False, output:
     demand(f"Delete {found['id']} ({found['url']})? Waiting deliveries are canceled.", yes=yes)
     api.call("DELETE", f"/v1/webhook_endpoints/{endpoint}")
     show_done({"id": found["id"], "deleted": True}, f"deleted {endpoint}", output)
+
+
+for _name, _command in (("pause", pause), ("resume", resume), ("disable", disable), ("enable", enable)):
+    app.command(_name)(_command)
 
 
 def headers_of(lines: list[str]) -> dict[str, str]:

@@ -38,6 +38,8 @@ class Shop:
     account: str
     key_id: str
     dead_event: str
+    ended: str
+    replay: str
 
     def fill(self, words: str) -> list[str]:
         """Return the words of a command with the shop's ids in them."""
@@ -55,6 +57,9 @@ async def shop(api: Api, tmp_path: Path) -> Shop:
         event = await seeds.event()
         delivery = await seeds.delivery(number, attempts=1, event_id=event)
         await seeds.attempt(number, delivery, "retry", status=503)
+        past = await seeds.event()
+        ended = await seeds.ended(number, "exhausted")
+        await sql.execute("UPDATE attempt SET event_id = $1 WHERE delivery_id = $2", past, ended)
         account = await sql.fetchval("SELECT public_id FROM account WHERE account_id = $1", api.tenant.account_id)
         await sql.execute(
             "INSERT INTO dead_event (log_id, topic, part, off, reason, detail, key, headers)"
@@ -68,6 +73,9 @@ async def shop(api: Api, tmp_path: Path) -> Shop:
     ring.write_text(api.vault._path.read_text())
     ring.chmod(0o600)
     key = await KeyLedger(api.pool).create(api.tenant)
+    other = (await api.create()).body["id"]
+    wish = {"since": "2026-01-01T00:00:00Z", "what": "all"}
+    job = await api.call("POST", f"/v1/webhook_endpoints/{other}/replay", wish)
     terminal = Terminal(
         {
             "DISPATCHER_API_URL": api.url,
@@ -89,6 +97,8 @@ async def shop(api: Api, tmp_path: Path) -> Shop:
         account,
         key.key_id,
         dead_event,
+        api.services.delivery_ids.show(ended),
+        job.body["id"],
     )
 
 
@@ -102,6 +112,8 @@ READING = {
     "endpoints show": "endpoints show {endpoint}",
     "deliveries list": "deliveries list --endpoint {endpoint}",
     "deliveries show": "deliveries show {delivery}",
+    "replays list": "replays list",
+    "replays show": "replays show {replay}",
     "events list": "events list",
     "events show": "events show {event}",
     "hosts list": "hosts list",
@@ -115,6 +127,15 @@ CHANGING = {
     "keys create": "keys create --account {account} --scope endpoints:read",
     "keys revoke": "keys revoke {key_id} --yes",
     "endpoints add": "endpoints add https://example.com/more -e verification.* --header X-Team:identity",
+    "endpoints pause": "endpoints pause {endpoint}",
+    "endpoints resume": "endpoints resume {endpoint}",
+    "endpoints disable": "endpoints disable {endpoint}",
+    "endpoints enable": "endpoints enable {endpoint} --skip-held --yes",
+    "deliveries resend": "deliveries resend {ended}",
+    "deliveries retry": "deliveries retry {delivery}",
+    "deliveries cancel": "deliveries cancel {delivery} --yes",
+    "deliveries replay": "deliveries replay --endpoint {endpoint} --since 1h --what all --no-follow --yes",
+    "replays cancel": "replays cancel {replay} --yes",
     "endpoints delete": "endpoints delete {endpoint} --yes",
     "hosts set": "hosts set https://example.com:443 --rate 10 --burst 20",
     "dead-events discard": "dead-events discard {dead_event} --yes",
@@ -168,7 +189,15 @@ def hold_against(said: Said, form: str, words: str) -> None:
         assert all(isinstance(one, dict) for one in said.lines)
 
 
-DESTRUCTIVE = ("keys revoke", "endpoints delete", "dead-events discard")
+DESTRUCTIVE = (
+    "keys revoke",
+    "endpoints delete",
+    "endpoints enable",
+    "deliveries cancel",
+    "deliveries replay",
+    "replays cancel",
+    "dead-events discard",
+)
 
 
 @pytest.mark.parametrize("name", DESTRUCTIVE)

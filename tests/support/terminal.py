@@ -45,7 +45,7 @@ def run(*words: str, environment: Mapping[str, str], typed: str = "") -> Said:
             main(words)
         except SystemExit as ending:
             code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-    texts = [stream.buffer.getvalue().decode() for stream in (out, err)]  # type: ignore[attr-defined]
+    texts = [stream.buffer.getvalue().decode() for stream in (out, err)]
     return Said(code, *texts)
 
 

@@ -1,0 +1,96 @@
+"""`dispatcher deliveries replay`: send an endpoint's events of a time again, or late, and watch it happen."""
+
+import datetime as dt
+import time
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+import typer
+
+from dispatcher.cli.asking import YesOption, demand
+from dispatcher.cli.client import Api
+from dispatcher.cli.completing import endpoint_ids, subscriptions
+from dispatcher.cli.output import Form, FormOption, say, show_one
+from dispatcher.cli.progress import Progress
+from dispatcher.cli.times import parse_duration
+from dispatcher.kit import clock
+
+_POLL_SECONDS: Final = 0.5
+_NOT_MET: Final = 3
+
+
+class Wanted(StrEnum):
+    """Which events of the time: those that failed, those never sent to it, or every one."""
+
+    FAILED = "failed"
+    MISSING = "missing"
+    ALL = "all"
+
+
+def replay(
+    api: Api,
+    endpoint: Annotated[str, typer.Option("--endpoint", help="Id of the endpoint, we_…", autocompletion=endpoint_ids)],
+    since: Annotated[str, typer.Option(help="Events that happened from then on: 1h ago, or 2026-11-03T09:00:00Z.")],
+    until: Annotated[str | None, typer.Option(help="And before then; now by itself.")] = None,
+    what: Annotated[Wanted, typer.Option(help="Those that failed, those never sent to it, or all.")] = Wanted.FAILED,
+    types: Annotated[
+        list[str] | None,
+        typer.Option("--type", help="Only these types or groups. Repeat it.", autocompletion=subscriptions),
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Deliveries per second; gentle by itself.")] = None,
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait until all are in the queue.")] = True,
+    yes: YesOption = False,
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Send events of a time again, or late. Counts first, shows the count and asks.
+
+    Ctrl-C stops the watching, not the replay: `dispatcher replays cancel` ends that.
+
+    Example: dispatcher deliveries replay --endpoint we_3JqPz7LmA0 --since 6h
+    Example: dispatcher deliveries replay --endpoint we_3JqPz7LmA0 --since 30d --what missing --yes
+    """
+    wish = {"what": what.value, "types": types, "rate": rate, "since": _instant(since, "--since")}
+    if until is not None:
+        wish["until"] = _instant(until, "--until")
+    body = {name: value for name, value in wish.items() if value is not None}
+    path = f"/v1/webhook_endpoints/{endpoint}/replay"
+    counted = api.call("POST", path, {**body, "dry_run": True})
+    amount = f"{'at least ' if counted['at_least'] else ''}{counted['expected']}"
+    if counted["expected"] == 0 and not counted["at_least"]:
+        say("no event fits: nothing to send")
+        if output is not Form.TABLE:
+            show_one(counted, output)
+        return
+    demand(f"Send {amount} events to {endpoint}?", yes=yes)
+    job = api.call("POST", path, body)
+    if follow:
+        job = watch(api, job)
+    show_one(job, output)
+    if follow and job["status"] != "done":
+        raise typer.Exit(_NOT_MET)
+
+
+def watch(api: Api, job: dict[str, Any]) -> dict[str, Any]:
+    """Return the job once it has ended, or as it is when the person stops watching."""
+    with Progress(max(1, job["expected"])) as progress:
+        try:
+            while job["status"] == "running":
+                progress.move(job["made"] + job["skipped"], f"{job['made']} in the queue, {job['skipped']} skipped")
+                time.sleep(_POLL_SECONDS)
+                job = api.get(f"/v1/replays/{job['id']}")
+        except KeyboardInterrupt:
+            say("it goes on; `dispatcher replays list` shows how far it is")
+    return job
+
+
+def _instant(text: str, option: str) -> str:
+    """Return a moment as the API wants it: `1h` is an hour ago, anything else an ISO time."""
+    seconds = parse_duration(text)
+    if seconds is not None:
+        return (clock.utcnow() - dt.timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError as fault:
+        message = "looks like 6h or 2026-11-03T09:00:00Z"
+        raise typer.BadParameter(message, param_hint=option) from fault
+    return (moment if moment.tzinfo else moment.astimezone()).isoformat()
