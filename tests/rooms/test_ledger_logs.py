@@ -346,6 +346,9 @@ async def test_every_other_log_is_served_by_an_index(crowded: Room) -> None:
         await _plan(crowded, "events_descending", *tenant, 2**63 - 1, 2**63 - 1, None, 26, 25),
         await _plan(crowded, "find_event", *tenant, event_id),
         await _plan(crowded, "list_endpoints", *tenant, None, 26),
+        await _plan(crowded, "feed_stretch", *tenant, 0, 0, ["verification.completed"], 100),
+        await _plan(crowded, "feed_tail", *tenant, None, 1, 1),
+        await _plan(crowded, "attempts_live", *tenant, now - dt.timedelta(minutes=1), None, None, 0, 0, 0, 26),
     ]
 
     assert [rows_looked_at(plan) for plan in plans if rows_looked_at(plan) >= FEW_ROWS] == []
