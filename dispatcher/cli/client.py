@@ -7,6 +7,7 @@ data directory, the profile in use. A key is never sent to an address that it wa
 
 import http.client
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -23,6 +24,9 @@ from dispatcher.cli.refusals import CallFailed, told
 
 _TIMEOUT_SECONDS: Final = 15
 _PAGE: Final = 100
+_PATIENCE: Final = 3
+_LONGEST_WAIT_SECONDS: Final = 10
+"""How often, and for how long at a time, a read waits where the API counts calls."""
 
 
 class Environment(StrEnum):
@@ -141,8 +145,18 @@ class Api:
         self._close()
 
     def get(self, path: str, **query: Any) -> Any:
-        """Read something. Query parameters that are None are left out; errors as `call`."""
+        """Read something; an API that says "slow down" is obeyed for some seconds.
+
+        Query parameters that are None are left out. Errors as `call`.
+        """
         asked = urlencode({name: value for name, value in query.items() if value is not None}, doseq=True)
+        for _ in range(_PATIENCE):
+            try:
+                return self.call("GET", f"{path}?{asked}" if asked else path)
+            except CallFailed as fault:
+                if fault.retry_after is None or fault.retry_after > _LONGEST_WAIT_SECONDS:
+                    raise
+                time.sleep(fault.retry_after)
         return self.call("GET", f"{path}?{asked}" if asked else path)
 
     def call(self, method: str, path: str, body: object = None) -> Any:

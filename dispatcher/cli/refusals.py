@@ -9,12 +9,18 @@ from dispatcher.model.errors import DispatcherError
 
 
 class CallFailed(DispatcherError):
-    """The API refused a call or cannot be reached. `status` is None when it did not answer."""
+    """The API refused a call or cannot be reached. `status` is None when it did not answer.
 
-    def __init__(self, message: str, status: int | None = None, code: str | None = None) -> None:
+    `retry_after` are the seconds that a 429 asks for, None for everything else.
+    """
+
+    def __init__(
+        self, message: str, status: int | None = None, code: str | None = None, *, retry_after: int | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.retry_after = retry_after
 
 
 _CURES: Final[Mapping[str, str]] = {
@@ -40,8 +46,11 @@ _CURES: Final[Mapping[str, str]] = {
 def told(status: int, headers: Mapping[str, str], text: bytes, source: str) -> CallFailed:
     """Return the failure that an answer from 400 on stands for. `headers` have lower-case names."""
     problem = _problem(text)
+    wait = headers.get("retry-after", "")
+    retry_after = int(wait) if status == 429 and wait.isdecimal() else None
     if problem is None:
-        return CallFailed("\n".join([f"the API answered {status}", *_cure(status, headers, None, source)]), status)
+        lines = [f"the API answered {status}", *_cure(status, headers, None, source)]
+        return CallFailed("\n".join(lines), status, retry_after=retry_after)
     code = str(problem["code"])
     lines = [f"{problem['title']} ({status}, {code})"]
     faults = [one for one in problem.get("errors") or [] if isinstance(one, dict)]
@@ -49,7 +58,7 @@ def told(status: int, headers: Mapping[str, str], text: bytes, source: str) -> C
         lines.append(f"  {problem['detail']}")
     lines += [_fault(one) for one in faults]
     lines += _cure(status, headers, problem, source)
-    return CallFailed("\n".join(lines), status, code)
+    return CallFailed("\n".join(lines), status, code, retry_after=retry_after)
 
 
 def _problem(text: bytes) -> dict[str, Any] | None:

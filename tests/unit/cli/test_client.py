@@ -111,6 +111,21 @@ async def test_too_many_calls_are_told_with_the_wait() -> None:
     assert "try again in 7 seconds" in told
 
 
+async def test_a_read_waits_where_the_api_counts_calls() -> None:
+    answers = [web.Response(status=429, headers={"Retry-After": "0"}) for _ in range(3)]
+    answers.append(web.json_response({"n": 1}))
+
+    async with an_api(lambda _: answers.pop(0)) as who:
+
+        def reading() -> Any:
+            with Api(who) as api:
+                return api.get("/v1/events")
+
+        assert await asyncio.to_thread(reading) == {"n": 1}
+
+    assert answers == []
+
+
 @pytest.mark.parametrize("body", [b"<html>", b"", b"[]", b"{}", b'"text"', b"\xff", b"null"])
 async def test_any_other_refusal_tells_its_status(body: bytes) -> None:
     told = await failure_of(lambda _: web.Response(status=502, body=body))
