@@ -46,6 +46,8 @@ TOO_SLOW: Final = 4429
 
 _HELLO_SECONDS: Final = 10.0
 _SEND_SECONDS: Final = 10.0
+_CLOSE_SECONDS: Final = 2.0
+"""How long a client may take to agree to an end: a process that ends waits for all of them."""
 _POLL_SECONDS: Final = 0.25
 _KEY_SECONDS: Final = 15.0
 _STRETCH: Final = 100
@@ -92,7 +94,11 @@ async def listen(call: Call) -> Takeover:
 
 async def _take(call: Call, request: web.BaseRequest) -> web.StreamResponse:
     socket = web.WebSocketResponse(
-        protocols=(PROTOCOL,), heartbeat=HEARTBEAT_SECONDS, max_msg_size=_LONGEST_FRAME, compress=False
+        protocols=(PROTOCOL,),
+        heartbeat=HEARTBEAT_SECONDS,
+        max_msg_size=_LONGEST_FRAME,
+        compress=False,
+        timeout=_CLOSE_SECONDS,
     )
     if not socket.can_prepare(request):
         raise Problem(ProblemCode.MALFORMED_REQUEST, f"this is a WebSocket of the protocol {PROTOCOL}")
@@ -127,15 +133,17 @@ class Session:
         try:
             await self._speak()
         except* _Ended as group:
-            first = group.exceptions[0]
-            while isinstance(first, BaseExceptionGroup):
-                first = first.exceptions[0]
-            assert isinstance(first, _Ended)
-            code, why = first.code, str(first)
+            ended = _first(group)
+            assert isinstance(ended, _Ended)
+            code, why = ended.code, str(ended)
         except* Unavailable:
             code, why = int(WSCloseCode.TRY_AGAIN_LATER), "come again shortly"
         except* (ConnectionError, TimeoutError):
             code, why = TOO_SLOW, "frames are not taken"
+        except* Exception as group:  # noqa: BLE001 - the boundary: a bug in one session ends that session only
+            fault = _first(group)
+            code, why = int(WSCloseCode.INTERNAL_ERROR), "a fault on our side"
+            _log.error("api_request_failed", request_id=None, fault=type(fault).__name__, place=__name__)
         finally:
             await self._socket.close(code=code, message=why.encode()[:120])
             bearer = self._call.bearer
@@ -269,6 +277,13 @@ class Session:
     async def _send(self, frame: dict[str, Any]) -> None:
         async with asyncio.timeout(_SEND_SECONDS):
             await self._socket.send_str(orjson.dumps(frame).decode())
+
+
+def _first(fault: BaseException) -> BaseException:
+    """Return the first exception of a group, however deep."""
+    while isinstance(fault, BaseExceptionGroup):
+        fault = fault.exceptions[0]
+    return fault
 
 
 def _parse(model: type[Frame], text: str) -> Frame:

@@ -141,6 +141,6 @@ def _show(ending: "Ending", event_type: str, seconds: float, output: Form) -> No
             "ingest run, and is the account right? `dispatcher doctor kafka` looks closer"
         )
     elif not rows:
-        say(f"no endpoint got {event_type}: none is subscribed to it")
+        say(f"no endpoint got {event_type}: none that is enabled is subscribed to it")
     if not ending.is_good:
         raise typer.Exit(_NOT_MET)

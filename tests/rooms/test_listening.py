@@ -27,7 +27,9 @@ from dispatcher.cli.forwarding import Answer, Forwarder, Known, Relay
 from dispatcher.cli.listening import Listener, Wish
 from dispatcher.cli.refusals import CallFailed
 from dispatcher.ledger.accounts import Tenant
+from dispatcher.ledger.feeds import FeedLedger
 from dispatcher.ledger.keys import KeyLedger, Scope
+from dispatcher.model.errors import Unavailable
 from dispatcher.model.ids import show_event_id
 from dispatcher.policy.signing import show_secret
 from tests.rooms.test_api_harness import Api, api, ledger_template, ledger_url, pool, shared_api, vault
@@ -347,6 +349,28 @@ async def test_a_process_that_ends_sends_its_listeners_elsewhere(api: Api, progr
     async with api.sql() as sql, listening_to(api, program.url) as running:
         await until_listening(running)
         await api.services.listeners.send_away()
+        while running.listener.n_sessions < 2:
+            await asyncio.sleep(0.01)
+        await publish(sql, api.tenant, 1)
+        await program.until(1)
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("a bug"), Unavailable("away")], ids=["a bug", "no database"])
+async def test_a_fault_of_ours_ends_that_session_only_and_the_client_goes_on(
+    api: Api, program: Program, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    after = FeedLedger.after
+    n_calls = 0
+
+    async def failing(self: FeedLedger, *words: Any, **options: Any) -> Any:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == 3:
+            raise fault
+        return await after(self, *words, **options)
+
+    monkeypatch.setattr(FeedLedger, "after", failing)
+    async with api.sql() as sql, listening_to(api, program.url) as running:
         while running.listener.n_sessions < 2:
             await asyncio.sleep(0.01)
         await publish(sql, api.tenant, 1)
