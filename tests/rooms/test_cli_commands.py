@@ -153,6 +153,7 @@ BELOW = {
     "listen": "test_listening",
     "run": "test_embedded",
     "receive": "test_trial_receiver",
+    "verify": "test_verify",
     "config table": "test_generated",
 }
 """Commands that have tests of their own, and where."""
