@@ -67,7 +67,8 @@ async def test_a_replay_makes_what_was_asked_for_and_nothing_else(
     assert len(claimed) == len(again) + n_new
     found = await stage.replays.find(stage.tenant, job.public_id)
     assert found is not None
-    assert (found.state, found.n_made, found.n_scanned) == (ReplayState.DONE, len(again) + n_new, 5)
+    # The sixth is the news of the delivery that was given up: not for the endpoint that it is about.
+    assert (found.state, found.n_made, found.n_scanned) == (ReplayState.DONE, len(again) + n_new, 6)
     assert found.n_skipped == 5 - len(again) - n_new
 
 
