@@ -119,6 +119,7 @@ class Intake:
         self._consumer: Consumer | None = None
         self._copying: asyncio.Task[None] | None = None
         self._next_copy = 0.0
+        self._was_out = False
         self.joined = asyncio.Event()
         """Set while the group has let this process in, its topics exist, and its partitions are placed."""
 
@@ -164,6 +165,7 @@ class Intake:
             await self._places.place(self._consumer, partitions)
 
     async def _read(self, consumer: Consumer) -> None:
+        self._watchdog.progressed(clock.mono())
         while not self._waiting.stopping.is_set():
             await self._await_room()
             if consumer.log_changed:
@@ -381,19 +383,27 @@ class Intake:
 
     async def _is_to_be_made_anew(self, consumer: Consumer) -> bool:
         """Look why nothing comes: nothing is there, Kafka is away, or the consumer is stuck."""
-        assigned = consumer.assignment()
-        if not assigned and consumer.is_member():
-            _log.warning("assignment_empty", hint="more replicas than partitions, or a topic that does not exist")
-            return False
+        if not consumer.assignment():
+            return self._is_left_out(consumer)
+        self._was_out = False
         try:
             behind = sorted(await self._behind(consumer))
         except (KafkaError, TimeoutError) as fault:
             self._waiting.tell(fault)
             return True
-        if assigned and not behind:
-            return False
-        self._tell_stuck([f"{topic}/{part}" for topic, part in behind])
-        return True
+        if behind:
+            self._tell_stuck([f"{topic}/{part}" for topic, part in behind])
+        return bool(behind)
+
+    def _is_left_out(self, consumer: Consumer) -> bool:
+        """Tell whether the group forgot us. A member without partitions may be one too many, and is left alone."""
+        was_out, self._was_out = self._was_out, not consumer.is_member()
+        if was_out and self._was_out:
+            # At one look it may just be joining again; at two it does not.
+            self._tell_stuck([])
+            return True
+        _log.warning("assignment_empty", hint="more replicas than partitions, or a topic that does not exist")
+        return False
 
     async def _behind(self, consumer: Consumer) -> list[Partition]:
         """Return the partitions that hold more than was read; markers of transactions at an end count as read."""

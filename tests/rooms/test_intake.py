@@ -108,6 +108,43 @@ async def test_a_quiet_topic_is_not_taken_for_a_stuck_consumer(
         assert intake.joined.is_set()
 
 
+async def test_a_replica_without_a_partition_stays_ready_and_in_its_group(
+    world: World, kafka_server: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Made anew, it would take the partitions of all the others away for a moment, every minute.
+    topic = await fresh_topic(kafka_server.bootstrap, partitions=1)
+    made: list[Consumer] = []
+    start = Consumer.start
+
+    async def start_of(consumer: Consumer) -> None:
+        made.append(consumer)
+        await start(consumer)
+
+    monkeypatch.setattr(Consumer, "start", start_of)
+    asked = asyncio.Event()
+    is_member = Consumer.is_member
+
+    def ask(consumer: Consumer) -> bool:
+        asked.set()
+        return is_member(consumer)
+
+    monkeypatch.setattr(Consumer, "is_member", ask)
+    async with (
+        reading(world, kafka_server.bootstrap, topic, patience=SOON) as (first, _),
+        reading(world, kafka_server.bootstrap, topic, patience=SOON) as (second, _),
+    ):
+        async with asyncio.timeout(40):
+            await first.joined.wait()
+            await second.joined.wait()
+            await asked.wait()
+        await publish(kafka_server.bootstrap, topic, good(1))
+        await until_events(world, 1)
+
+        assert first.joined.is_set()
+        assert second.joined.is_set()
+    assert len(made) == 2
+
+
 DEEP = b"[" * 10_000 + b"]" * 10_000
 POISON: dict[str, tuple[bytes | None, str]] = {
     "null value": (None, "null_value"),
