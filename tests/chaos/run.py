@@ -15,7 +15,14 @@ from tests.chaos.world import HOST_BURST, HOST_RATE, Size, chaos_world
 
 ACTIONS: tuple[Action, ...] = tuple(Action)
 HUNG: frozenset[Point] = frozenset(
-    {Point.ACCEPT_SENT, Point.ATTEMPT_WRITTEN, Point.SETTLE_SENT, Point.CLAIM_SENT, Point.TAKEOVER_LOCKED}
+    {
+        Point.ACCEPT_SENT,
+        Point.ATTEMPT_WRITTEN,
+        Point.SETTLE_SENT,
+        Point.CLAIM_SENT,
+        Point.REPLAY_STEPPED,
+        Point.TAKEOVER_LOCKED,
+    }
 )
 """Where a process hangs beyond its lease: wherever it may wake up and write, or has others wait for its locks."""
 
