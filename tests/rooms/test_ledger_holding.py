@@ -205,6 +205,21 @@ async def test_an_endpoint_that_is_disabled_by_410_during_its_drain_owes_the_res
     assert await stage.attempts() == dict.fromkeys(await stage.event_ids(), 1)
 
 
+async def test_after_410_an_endpoint_owes_what_came_since_and_nothing_older(stage: Stage) -> None:
+    await stage.world.sql.execute("UPDATE endpoint SET events = '{check.completed}'")
+    await stage.accept(1)
+    await stage.world.sql.execute("UPDATE endpoint SET events = '{*}'")
+    (delivery,) = await stage.accept(1)
+    await stage.settle([delivery], VerdictKind.GONE)
+    await stage.accept(1)
+
+    await enable(stage)
+    await stage.drained()
+
+    assert len(await stage.deliver_all()) == 2
+    assert len(await stage.event_ids()) == 3
+
+
 async def test_deleting_during_a_drain_ends_it(stage: Stage) -> None:
     await pause(stage)
     await stage.accept(3)
