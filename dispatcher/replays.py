@@ -14,19 +14,21 @@ import structlog
 
 from dispatcher.kit import clock
 from dispatcher.model.errors import PoisonBatch, Unavailable
-from dispatcher.model.replay import ReplayState, Step
+from dispatcher.model.replay import ReplayState, Step, Work
 
 _LOOK_SECONDS: Final = 0.25
 _AGAIN_SECONDS: Final = 1.0
 _STRAYS_SECONDS: Final = 30.0
-_STEPS_AT_ONCE: Final = 20
-"""Steps in a row before wishes are looked at again."""
 
 _log = structlog.get_logger("replays")
 
 
 class Jobs(Protocol):
     """What the runner needs of the ledger. Raises Unavailable."""
+
+    async def work(self) -> Work:
+        """Tell what there is to do."""
+        ...
 
     async def step(self) -> Step | None:
         """Take one step of any job that is ready; None when none is."""
@@ -68,21 +70,25 @@ class ReplayRunner:
             n_strays = await self._jobs.release_strays()
             if n_strays:
                 _log.warning("strays_released", n_deliveries=n_strays)
-        await self._jobs.fulfil_wishes()
-        for _ in range(_STEPS_AT_ONCE):
-            began = clock.mono()
-            step = await self._jobs.step()
-            if step is None:
-                await asyncio.sleep(_LOOK_SECONDS * self._jitter())
-                return
-            if step.state is not ReplayState.RUNNING:
-                _log.info(
-                    "replay_ended",
-                    replay_id=step.public_id,
-                    kind=step.kind,
-                    state=step.state,
-                    n_made=step.n_made,
-                    n_skipped=step.n_skipped,
-                )
-            # A long feed is not to cost the database more than half of one connection.
-            await asyncio.sleep(clock.mono() - began)
+        work = await self._jobs.work()
+        if work.has_wishes:
+            await self._jobs.fulfil_wishes()
+        if not (work.has_jobs and await self._step()):
+            await asyncio.sleep(_LOOK_SECONDS * self._jitter())
+
+    async def _step(self) -> bool:
+        """Take one step and rest for as long as it took; false when another process was faster."""
+        began = clock.mono()
+        step = await self._jobs.step()
+        if step is not None and step.state is not ReplayState.RUNNING:
+            _log.info(
+                "replay_ended",
+                replay_id=step.public_id,
+                kind=step.kind,
+                state=step.state,
+                n_made=step.n_made,
+                n_skipped=step.n_skipped,
+            )
+        # A long feed is not to cost the database more than half of one connection.
+        await asyncio.sleep(clock.mono() - began)
+        return step is not None

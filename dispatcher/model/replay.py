@@ -65,6 +65,13 @@ class Replay(NamedTuple):
     ended_at: dt.datetime | None
 
 
+class Work(NamedTuple):
+    """What waits for a runner: jobs that are ready, wishes to cancel."""
+
+    has_jobs: bool
+    has_wishes: bool
+
+
 class Step(NamedTuple):
     """What one step of a job did, with the job's totals after it. `state` is running when there is more to do."""
 

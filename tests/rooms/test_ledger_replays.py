@@ -138,9 +138,12 @@ async def test_a_range_is_about_when_events_happened_and_types_about_subscriptio
 async def test_events_that_come_in_after_it_was_made_are_not_replayed(stage: Stage) -> None:
     await stage.settle(await stage.accept(1))
     job = await stage.replay(Wanted.ALL)
+    before = await stage.steps().work()
     await stage.settle(await stage.accept(2))
 
     await stage.drained()
+
+    assert (before.has_jobs, (await stage.steps().work()).has_jobs) == (True, False)
 
     found = await stage.replays.find(stage.tenant, job.public_id)
     assert found is not None

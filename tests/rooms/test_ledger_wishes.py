@@ -8,7 +8,7 @@ import pytest
 from dispatcher.ledger.wishes import Wish
 from dispatcher.model.endpoint import EndpointStatus
 from dispatcher.model.outcome import VerdictKind
-from dispatcher.model.replay import Wanted
+from dispatcher.model.replay import Wanted, Work
 from tests.rooms.holding_world import Stage, open_stage
 from tests.rooms.test_api_harness import ledger_template, ledger_url
 
@@ -98,8 +98,10 @@ async def test_one_that_a_process_has_is_canceled_when_it_comes_back_unfinished(
     rows_after = await stage.world.rows("SELECT ctid::text, xmin::text FROM delivery")
     await stage.settle([failing], VerdictKind.RETRY)
     await stage.settle([succeeding])
+    before = await steps.work()
     n_canceled = await steps.fulfil_wishes()
 
+    assert (before, await steps.work()) == (Work(False, True), Work(False, False))
     assert rows_after == rows_before, "the owner finds its row by its place"
     assert n_canceled == 1
     assert await stage.world.value("SELECT count(*) FROM cancellation") == 0

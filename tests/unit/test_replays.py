@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from dispatcher.kit import clock
 from dispatcher.model.errors import PoisonBatch, Unavailable
-from dispatcher.model.replay import ReplayKind, ReplayState, Step
+from dispatcher.model.replay import ReplayKind, ReplayState, Step, Work
 from dispatcher.replays import ReplayRunner
 
 pytestmark = [pytest.mark.looptime, pytest.mark.asyncio(loop_scope="function")]
@@ -23,6 +23,7 @@ class Jobs:
     def __init__(self, *answers: Step | Exception | None, seconds: float = 0.0) -> None:
         self._answers = list(answers)
         self._seconds = seconds
+        self.looks: list[float] = []
         self.steps: list[float] = []
         self.n_wishes = 0
         self.strays: list[float] = []
@@ -34,6 +35,10 @@ class Jobs:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    async def work(self) -> Work:
+        self.looks.append(clock.mono())
+        return Work(bool(self._answers), has_wishes=len(self.looks) % 2 == 0)
 
     async def fulfil_wishes(self) -> int:
         self.n_wishes += 1
@@ -59,7 +64,7 @@ async def test_a_job_is_stepped_without_a_pause_while_it_is_ready() -> None:
 
     logged = await run(jobs, 0.2)
 
-    assert [at - began for at in jobs.steps] == pytest.approx([0.0] * 4)
+    assert [at - began for at in jobs.steps] == pytest.approx([0.0] * 3)
     assert logged == ["strays_released", "replay_ended"]
 
 
@@ -68,8 +73,8 @@ async def test_with_nothing_to_do_it_looks_four_times_a_second_and_for_strays_ev
 
     await run(jobs, 60.1)
 
-    assert len(jobs.steps) == pytest.approx(241, abs=1)
-    assert len(jobs.strays) == 3
+    assert len(jobs.looks) == pytest.approx(241, abs=1)
+    assert (jobs.steps, len(jobs.strays)) == ([], 3)
 
 
 async def test_after_a_step_it_rests_for_as_long_as_the_step_took() -> None:
@@ -94,8 +99,17 @@ async def test_a_fault_is_told_and_a_second_later_it_goes_on(fault: Exception, e
 
 
 async def test_wishes_are_fulfilled_between_the_steps_of_a_long_job() -> None:
-    jobs = Jobs(*[GOING_ON] * 100)
+    jobs = Jobs(*[GOING_ON] * 100, seconds=0.01)
 
-    await run(jobs, 0.1)
+    await run(jobs, 1.9)
 
-    assert jobs.n_wishes >= 5
+    assert jobs.n_wishes == pytest.approx(len(jobs.steps) / 2, abs=1)
+
+
+async def test_a_process_that_finds_every_job_taken_looks_again_later() -> None:
+    jobs = Jobs(None, None, None)
+    began = clock.mono()
+
+    await run(jobs, 0.6)
+
+    assert [at - began for at in jobs.looks] == pytest.approx([0.0, 0.25, 0.5])

@@ -48,6 +48,11 @@ UPDATE replay SET state = 'canceled', ended_at = now() WHERE replay_id = $1 AND 
 -- End an endpoint's drain, if it has one. Index: replay_running.
 UPDATE replay SET state = 'canceled', ended_at = now() WHERE endpoint_id = $1 AND kind = 'drain' AND state = 'running'
 
+-- name: work_waiting
+-- Tell whether a job is ready or a wish to cancel is unfulfilled: all that an idle runner asks. Index: replay_running.
+SELECT EXISTS (SELECT FROM replay WHERE state = 'running' AND ready_at <= now()) AS has_jobs,
+       EXISTS (SELECT FROM cancellation) AS has_wishes
+
 -- name: pick_replay
 -- Take any job that has something to do, with its endpoint, for this transaction. Locks: both rows, SKIP LOCKED: nobody
 -- waits, and a job whose endpoint is being changed is left for the next look. At random, so that none starves behind one
