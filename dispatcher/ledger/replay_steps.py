@@ -19,7 +19,7 @@ from dispatcher.model.endpoint import EndpointStatus
 from dispatcher.model.replay import ReplayKind, ReplayState, Step, Work
 
 EVENTS_PER_STEP: Final = 1_000
-"""Events looked at in one step: about 10 ms where nothing is wanted."""
+"""Events looked at in one step: 0.1 s on a busy machine, where each is looked up in thirty days of attempts."""
 
 _MOST_MADE: Final = 500
 _SLICE_SECONDS: Final = 0.5

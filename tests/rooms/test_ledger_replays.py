@@ -72,6 +72,19 @@ async def test_a_replay_makes_what_was_asked_for_and_nothing_else(
     assert found.n_skipped == 5 - len(again) - n_new
 
 
+@pytest.mark.parametrize("wanted", [Wanted.MISSING, Wanted.ALL])
+async def test_what_we_made_ourselves_is_missed_by_nobody_but_sent_again_to_whom_it_went(
+    stage: Stage, wanted: Wanted
+) -> None:
+    await stage.world.sql.execute("UPDATE endpoint SET events = '{check.completed}'")
+    for ours in ("webhook.ping", "endpoint.disabled", "delivery.exhausted"):
+        await stage.accept(1, type=ours)
+    await stage.world.sql.execute("UPDATE endpoint SET events = '{*,delivery.exhausted}'")
+    await stage.settle(await stage.accept(1, type="delivery.exhausted"))
+
+    assert (await stage.replays.count(stage.number, Selection(wanted))).n == (wanted is Wanted.ALL)
+
+
 async def test_a_replayed_delivery_goes_on_counting_and_keeps_its_place_in_the_log(stage: Stage) -> None:
     (delivery,) = await stage.accept(1)
     await stage.settle([delivery._replace(attempts=3)], VerdictKind.EXHAUSTED)
