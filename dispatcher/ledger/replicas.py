@@ -133,9 +133,10 @@ class Membership:
         return self._days
 
     async def forget(self) -> None:
-        """Delete what may not be kept longer: dead events after 14 days, idempotency keys after one."""
+        """Delete what was kept for long: dead events after 14 days, idempotency keys after 1, replays after 90."""
         await self._link.fetch("forget_idempotency_keys")
         await self._link.fetch("forget_dead_events")
+        await self._link.fetch("forget_replays")
 
     def days(self) -> tuple[dt.date, dt.date]:
         """Return the first and last UTC day that can hold events: what `make_days` saw, less what retention drops.

@@ -367,6 +367,18 @@ async def test_jobs_are_listed_newest_first_and_never_to_strangers(stage: Stage)
     assert await stage.world.value("SELECT count(*) FROM replay WHERE state = 'running'") == 2
 
 
+async def test_jobs_are_forgotten_ninety_days_after_they_ended(stage: Stage) -> None:
+    old, young = await stage.replay(Wanted.ALL), (await stage.endpoint())[1]
+    await stage.replays.cancel(stage.tenant, old.public_id)
+    await stage.world.sql.execute("UPDATE replay SET ended_at = now() - interval '91 days'")
+    await stage.holding.hold(stage.tenant, young, EndpointStatus.PAUSED)
+    await stage.holding.enable(stage.tenant, young)
+
+    await stage.process.members.forget()
+
+    assert [job.endpoint for job in await stage.replays.page(stage.tenant, limit=10)] == [young]
+
+
 async def test_deleting_an_endpoint_ends_its_replay(stage: Stage) -> None:
     await stage.settle(await stage.accept(1))
     job = await stage.replay(Wanted.ALL)
