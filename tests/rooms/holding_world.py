@@ -120,9 +120,9 @@ class Stage:
         return {row["event_id"]: row["n"] for row in rows}
 
     async def event_ids(self) -> set[bytes]:
-        """Return the id of every accepted event; news about the endpoint itself are none of its business."""
-        rows = await self.world.rows("SELECT event_id FROM event WHERE event_type !~ '^(endpoint|delivery)[.]'")
-        return {row["event_id"] for row in rows}
+        """Return the id of every stored event that came from a producer."""
+        query = "SELECT event_id FROM event WHERE event_type NOT LIKE ALL ('{endpoint.%,delivery.%}')"
+        return {row["event_id"] for row in await self.world.rows(query)}
 
 
 @asynccontextmanager

@@ -60,7 +60,7 @@ CREATE TABLE cancellation (                -- a delivery to be canceled as soon 
 -- is wanted ('failed', 'missing' or 'all'), and which ended delivery it continues, if any. News about endpoints match
 -- as where they are made: by name, and never the endpoint that they are about.
 -- Never at or above the oldest transaction under way: nothing can appear behind a place once passed.
--- Events of our own making (a test, an endpoint that fails) went to whom they were for: nobody misses them.
+-- A ping went to the one endpoint that it was for: no other misses it.
 -- An open delivery is found by the time of its creation, which is that of its event's, whoever made it.
 -- Ranges of time prune the tables of other days. An event that was older than every table when it came in lies in the
 -- table of the day it came in, and is found by ranges that reach that day.
@@ -81,7 +81,7 @@ hits AS MATERIALIZED (
                    AND (e.workflows IS NULL OR COALESCE(v.workflow_id = ANY(e.workflows), false)) END
          AND (only_types  IS NULL OR only_types && ARRAY[v.event_type, split_part(v.event_type, '.', 1) || '.*', '*'])
          AND (since IS NULL OR v.occurred_at >= since) AND (until IS NULL OR v.occurred_at < until) AS is_match,
-         split_part(v.event_type, '.', 1) IN ('webhook', 'endpoint', 'delivery') AS is_ours
+         v.event_type = 'webhook.ping' AS is_ping
   FROM e CROSS JOIN LATERAL (
     SELECT * FROM event n
     WHERE n.account_id = e.account_id AND n.environment = e.environment AND (n.xid, n.seq) > (after_xid, after_seq)
@@ -99,9 +99,9 @@ open AS MATERIALIZED (
       AND o.created_at BETWEEN b.first AND b.last) d)
 SELECT m.xid, m.seq, m.event_day, m.event_id, m.ingested_at, m.is_match,
        m.is_match AND NOT m.is_open AND CASE wanted
-         WHEN 'missing' THEN l.delivery_id IS NULL AND NOT m.is_ours
+         WHEN 'missing' THEN l.delivery_id IS NULL AND NOT m.is_ping
          WHEN 'failed' THEN COALESCE(l.verdict IN ('exhausted', 'canceled') AND l.attempts < 30000, false)
-         ELSE CASE WHEN l.delivery_id IS NULL THEN NOT m.is_ours
+         ELSE CASE WHEN l.delivery_id IS NULL THEN NOT m.is_ping
                    ELSE l.verdict IN ('delivered', 'exhausted', 'canceled') AND l.attempts < 30000 END END,
        l.delivery_id, COALESCE(l.attempts, 0), l.born_at
 FROM (SELECT h.*, h.event_id IN (SELECT o.event_id FROM open o) AS is_open FROM hits h) m
