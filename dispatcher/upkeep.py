@@ -97,6 +97,7 @@ class Upkeep:
                     await self._try("drop_old", partial(self._drop_old, daily, days))
             await self._try("judge_health", self._judge_health)
             await self._try("backlog", self._read_backlog)
+            await self._try("move_waiting", self._books.claims.move_waiting)
             rounds += 1
             await asyncio.sleep(_BACKLOG_SECONDS)
 

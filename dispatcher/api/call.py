@@ -14,6 +14,7 @@ from dispatcher.api.models import NoQuery
 from dispatcher.api.problems import NO_HEADERS, Problem, ProblemCode
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.deeds import Action, Ask, Deed
 from dispatcher.ledger.endpoints import EndpointLedger
 from dispatcher.ledger.keys import Bearer, Scope
 from dispatcher.ledger.logs import LogLedger
@@ -57,9 +58,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One authorized request. `query` and `body` are valid; `raw_body` is the body as parsed, before validation.
+    """One authorized request. `query` and `body` are valid; `path` holds the route's placeholders by name.
 
-    `path` holds the route's placeholders by name.
+    `tenant` is the caller's account and environment, or OPERATORS. `ask` is the idempotency key it came with, on
+    routes that keep answers.
     """
 
     services: ApiServices
@@ -70,8 +72,14 @@ class Call:
     path: Mapping[str, str]
     query: Any
     body: Any
-    raw_body: object
     headers: Mapping[str, str]
+    request_id: str
+    address: str | None
+    ask: Ask | None
+
+    def deed(self, action: Action) -> Deed:
+        """Return what is about to be done, for the ledger to write down and to do once."""
+        return Deed(self.tenant, self.bearer.key_id, self.address, self.request_id, action, self.ask)
 
     def cursors(self, name: str) -> Cursors:
         """Return the cursors of the caller's list of that name."""
@@ -99,7 +107,8 @@ class Route:
 
     `path` may hold placeholders, `{id}`. `answer` is the model of a success with `status`, None for no content;
     `other_answers` are those of successes with another status, by status. `problems` are the refusals of its own, on
-    top of those that every route has.
+    top of those that every route has. `scope` OPERATOR: for operators alone. `keeps_answers`: takes an idempotency
+    key; its handler keeps the answer through its deed. `has_versions`: takes If-Match.
     """
 
     method: str
@@ -114,6 +123,8 @@ class Route:
     body: type[BaseModel] | None = None
     problems: tuple[ProblemCode, ...] = ()
     other_answers: Mapping[int, type[BaseModel]] = field(default_factory=dict)
+    keeps_answers: bool = False
+    has_versions: bool = False
 
     @property
     def placeholders(self) -> tuple[str, ...]:
@@ -139,15 +150,22 @@ class RouteTable:
         Raises:
             Problem: 404, or 405 with the methods that are allowed.
         """
+        methods, values = self._at(path)
+        route = methods.get("GET" if method == "HEAD" else method)
+        if route is None:
+            raise Problem(ProblemCode.METHOD_NOT_ALLOWED, headers={"Allow": _listed(methods)})
+        return route, values
+
+    def allowed(self, path: str) -> str:
+        """Return the methods of a path as `Allow` lists them. Raises Problem 404 when there is no such path."""
+        return _listed(self._at(path)[0])
+
+    def _at(self, path: str) -> tuple[Mapping[str, Route], Mapping[str, str]]:
         for pattern, methods in self._by_pattern.items():
             if found := pattern.fullmatch(path):
-                route = methods.get("GET" if method == "HEAD" else method)
-                if route is None:
-                    raise _not_allowed(methods)
-                return route, found.groupdict()
+                return methods, found.groupdict()
         raise Problem(ProblemCode.NOT_FOUND, "there is no such path")
 
 
-def _not_allowed(methods: Mapping[str, Route]) -> Problem:
-    names = sorted({*methods, "HEAD"} if "GET" in methods else methods)
-    return Problem(ProblemCode.METHOD_NOT_ALLOWED, headers={"Allow": ", ".join(names)})
+def _listed(methods: Mapping[str, Route]) -> str:
+    return ", ".join(sorted({*methods, "OPTIONS"} | ({"HEAD"} if "GET" in methods else set())))

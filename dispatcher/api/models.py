@@ -25,6 +25,8 @@ Instant = Annotated[str, Field(description="RFC 3339, UTC, milliseconds", exampl
 MetadataName = Annotated[str, Field(min_length=1, max_length=LONGEST_METADATA_NAME)]
 MetadataValue = Annotated[str, Field(max_length=LONGEST_METADATA_VALUE)]
 Workflow = Annotated[str, Field(min_length=1, max_length=255)]
+Wait = Annotated[int, Field(ge=0, le=86_400, description="seconds")]
+RateLimit = Annotated[float, Field(ge=0.01, le=10_000, description="requests per second")]
 CaseOutcome = Literal["approved", "declined", "inconclusive"]
 
 
@@ -71,8 +73,11 @@ class FilterBody(Incoming):
     workflows: Annotated[list[Workflow], Field(min_length=1, max_length=50)] | None = None
 
 
-class NewEndpointBody(Incoming):
-    """An endpoint to be made. `schedule`: seconds before each attempt, the first usually 0."""
+class EndpointBody(Incoming):
+    """An endpoint to be made. `schedule`: seconds before each attempt, the first usually 0.
+
+    `rate_limit`: requests per second, below what the host gets anyway.
+    """
 
     url: str
     events: Annotated[list[str], Field(max_length=40)]
@@ -82,7 +87,29 @@ class NewEndpointBody(Incoming):
     headers: dict[str, str] | None = None
     filter: FilterBody | None = None
     metadata: Annotated[dict[MetadataName, MetadataValue], Field(max_length=MOST_METADATA)] | None = None
-    schedule: list[Annotated[int, Field(ge=0, le=86_400)]] | None = None
+    schedule: list[Wait] | None = None
+    rate_limit: RateLimit | None = None
+
+
+class EndpointChangeBody(Incoming):
+    """Members to change; what is left out stays, and null takes an optional one away.
+
+    `events`, `headers`, `filter`, `metadata` and `schedule` are replaced as a whole. A header whose value is given as
+    `********` keeps the one it has. At another host the endpoint has to answer with success again to be verified.
+    While it is paused or disabled, what it misses is kept; enabling sends it. The status changes last, by itself.
+    """
+
+    url: str = ""
+    events: Annotated[list[str], Field(max_length=40)] = []
+    description: Annotated[str, Field(max_length=255)] | None = None
+    api_version: str = ""
+    payload_mode: Literal["thin", "full"] = "thin"
+    headers: dict[str, str] | None = None
+    filter: FilterBody | None = None
+    metadata: Annotated[dict[MetadataName, MetadataValue], Field(max_length=MOST_METADATA)] | None = None
+    schedule: list[Wait] | None = None
+    rate_limit: RateLimit | None = None
+    status: Literal["enabled", "paused", "disabled"] = "enabled"
 
 
 class FilterShown(Outgoing):
@@ -111,6 +138,7 @@ class NewEndpointShown(Outgoing):
     filter: FilterShown | None = None
     metadata: dict[str, str] = {}
     schedule: list[int] | None = None
+    rate_limit: float | None = None
     schedule_preview: list[Instant] | None = Field(
         default=None, description="when each attempt would be made, had an event come in with `created_at`"
     )
@@ -154,6 +182,16 @@ class EndpointShown(Outgoing):
     filter: FilterShown | None = None
     metadata: dict[str, str] = {}
     schedule: list[int] | None = None
+    rate_limit: float | None = None
+
+
+class EndpointChangedShown(EndpointShown):
+    """An endpoint just changed, with what there is to say about the change."""
+
+    schedule_preview: list[Instant] | None = Field(
+        default=None, description="when each attempt would be made, had an event come in at the moment of the change"
+    )
+    warnings: list[Literal["url_unresolvable"]] = []
 
 
 class DeliveryShown(Outgoing):

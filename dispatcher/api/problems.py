@@ -33,9 +33,11 @@ class ProblemCode(StrEnum):
     INVALID_QUERY = "invalid_query"
     INVALID_CURSOR = "invalid_cursor"
     INVALID_IDEMPOTENCY_KEY = "invalid_idempotency_key"
+    INVALID_IF_MATCH = "invalid_if_match"
     UNAUTHORIZED = "unauthorized"
     MISSING_SCOPE = "missing_scope"
     NEEDS_ACCOUNT_KEY = "needs_account_key"
+    NEEDS_OPERATOR_KEY = "needs_operator_key"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_TIMEOUT = "request_timeout"
@@ -48,10 +50,12 @@ class ProblemCode(StrEnum):
     DELIVERY_ENDED = "delivery_ended"
     ATTEMPTS_USED_UP = "attempts_used_up"
     EVENT_GONE = "event_gone"
+    ETAG_MISMATCH = "etag_mismatch"
     BODY_TOO_LARGE = "body_too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     EXPECTATION_FAILED = "expectation_failed"
     VALIDATION_FAILED = "validation_failed"
+    RATE_LIMITED = "rate_limited"
     INTERNAL_ERROR = "internal_error"
     UNAVAILABLE = "unavailable"
     TIMED_OUT = "timed_out"
@@ -71,9 +75,11 @@ KINDS: Final[Mapping[ProblemCode, _Kind]] = {
     ProblemCode.INVALID_QUERY: _Kind(HTTPStatus.BAD_REQUEST, "The query has faults"),
     ProblemCode.INVALID_CURSOR: _Kind(HTTPStatus.BAD_REQUEST, "The cursor is not one of this list"),
     ProblemCode.INVALID_IDEMPOTENCY_KEY: _Kind(HTTPStatus.BAD_REQUEST, "The idempotency key has faults"),
+    ProblemCode.INVALID_IF_MATCH: _Kind(HTTPStatus.BAD_REQUEST, "The If-Match header has faults"),
     ProblemCode.UNAUTHORIZED: _Kind(HTTPStatus.UNAUTHORIZED, "A valid API key is needed"),
     ProblemCode.MISSING_SCOPE: _Kind(HTTPStatus.FORBIDDEN, "The API key may not do this"),
     ProblemCode.NEEDS_ACCOUNT_KEY: _Kind(HTTPStatus.FORBIDDEN, "This needs the key of an account"),
+    ProblemCode.NEEDS_OPERATOR_KEY: _Kind(HTTPStatus.FORBIDDEN, "This needs the key of an operator"),
     ProblemCode.NOT_FOUND: _Kind(HTTPStatus.NOT_FOUND, "There is no such thing here"),
     ProblemCode.METHOD_NOT_ALLOWED: _Kind(HTTPStatus.METHOD_NOT_ALLOWED, "The method is not allowed here"),
     ProblemCode.REQUEST_TIMEOUT: _Kind(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive in time"),
@@ -86,10 +92,12 @@ KINDS: Final[Mapping[ProblemCode, _Kind]] = {
     ProblemCode.DELIVERY_ENDED: _Kind(HTTPStatus.CONFLICT, "The delivery is finished"),
     ProblemCode.ATTEMPTS_USED_UP: _Kind(HTTPStatus.CONFLICT, "The delivery can be sent no more"),
     ProblemCode.EVENT_GONE: _Kind(HTTPStatus.GONE, "The event is past its retention"),
+    ProblemCode.ETAG_MISMATCH: _Kind(HTTPStatus.PRECONDITION_FAILED, "It was changed meanwhile"),
     ProblemCode.BODY_TOO_LARGE: _Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: _Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be plain JSON"),
     ProblemCode.EXPECTATION_FAILED: _Kind(HTTPStatus.EXPECTATION_FAILED, "The expectation cannot be met"),
     ProblemCode.VALIDATION_FAILED: _Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The request has faults"),
+    ProblemCode.RATE_LIMITED: _Kind(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests"),
     ProblemCode.INTERNAL_ERROR: _Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "Something failed on our side"),
     ProblemCode.UNAVAILABLE: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "We cannot serve this right now"),
     ProblemCode.TIMED_OUT: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "We could not finish this in time"),

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -12,13 +13,17 @@ import structlog
 from aiohttp import web
 
 from dispatcher.api.call import Answer, ApiServices, Call, Route, RouteTable, Takeover
+from dispatcher.api.idempotency import KEY_HEADER, read_ask, repeat
 from dispatcher.api.identity import KeyRing
 from dispatcher.api.json_body import read_json
 from dispatcher.api.problems import PROBLEM_TYPE, Problem, ProblemCode
 from dispatcher.api.routes import ROUTES
 from dispatcher.api.shapes import check_body, check_query
+from dispatcher.api.throttle import Allowance, Buckets, rate_headers
+from dispatcher.kit import clock
+from dispatcher.ledger.deeds import OPERATORS, DeedLedger
 from dispatcher.ledger.endpoints import EndpointLedger
-from dispatcher.ledger.keys import Bearer, KeyLedger
+from dispatcher.ledger.keys import Bearer, KeyLedger, Scope
 from dispatcher.ledger.logs import LogLedger
 from dispatcher.model.errors import Unavailable
 
@@ -37,10 +42,17 @@ _UNREAD_BODY: Final = frozenset({ProblemCode.REQUEST_TIMEOUT, ProblemCode.BODY_T
 _LINGER_SECONDS: Final = 1.0
 """How long the rest of a refused body is read away, so that the client sees the answer before the reset."""
 
+KEY_RATE: Final = Allowance(per_second=20.0, burst=40)
+STRANGER_RATE: Final = Allowance(per_second=10.0, burst=50)
+
 
 @dataclass(frozen=True, slots=True)
 class ApiOptions:
-    """Bounds of the server. `request_seconds` holds for a whole request, its body included."""
+    """Bounds of the server. `request_seconds` holds for a whole request, its body included.
+
+    `key_rate` is for the requests of one key, `stranger_rate` for the failed logins of one address; both hold in
+    this process.
+    """
 
     body_bytes: int = 256 * 1024
     json_depth: int = 32
@@ -49,6 +61,9 @@ class ApiOptions:
     keepalive_seconds: float = 20.0
     key_cache_seconds: float = 3.0
     stop_seconds: float = 5.0
+    most_connections: int = 1_000
+    key_rate: Allowance = KEY_RATE
+    stranger_rate: Allowance = STRANGER_RATE
 
 
 class ApiServer:
@@ -62,7 +77,13 @@ class ApiServer:
         self._services = services
         self._options = options or ApiOptions()
         self._table = RouteTable(ROUTES)
-        self._keys = KeyRing(KeyLedger(services.pool), keep_seconds=self._options.key_cache_seconds)
+        self._keys = KeyRing(
+            KeyLedger(services.pool),
+            keep_seconds=self._options.key_cache_seconds,
+            strangers=Buckets(self._options.stranger_rate),
+        )
+        self._rates = Buckets(self._options.key_rate)
+        self._deeds = DeedLedger(services.pool)
         self._endpoints = EndpointLedger(services.pool, default_limits=services.host_defaults)
         self._logs = LogLedger(services.pool)
         self._runner: web.ServerRunner | None = None
@@ -73,6 +94,7 @@ class ApiServer:
         """Bind and serve. Raises OSError when the address is taken."""
         server = _Server(
             self._serve,
+            most_connections=self._options.most_connections,
             keepalive_timeout=self._options.keepalive_seconds,
             lingering_time=_LINGER_SECONDS,
             auto_decompress=False,
@@ -100,13 +122,15 @@ class ApiServer:
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         request_id = f"req_{secrets.token_hex(8)}"
+        # What every answer carries; the way of the request adds to it.
+        headers = {**_SECURITY_HEADERS, "X-Request-Id": request_id}
         problem: Problem
         try:
             async with asyncio.timeout(self._options.request_seconds):
-                answer = await self._answer(request)
+                answer = await self._answer(request, headers)
             if isinstance(answer, Takeover):
                 return await answer.take(request)
-            return _respond(answer, request_id)
+            return _respond(answer, headers)
         except Problem as fault:
             problem = fault
         except Unavailable as fault:
@@ -117,33 +141,49 @@ class ApiServer:
         except Exception as fault:  # noqa: BLE001 - the boundary: a bug in one request ends that request only
             _report(request_id, fault)
             problem = Problem(ProblemCode.INTERNAL_ERROR, "tell us the request id")
-        return _refuse(problem, request_id)
+        return _refuse(problem, headers)
 
-    async def _answer(self, request: web.BaseRequest) -> Answer | Takeover:
-        route, path = self._table.find(request.method, request.rel_url.raw_path)
-        bearer = await self._keys.bearer(request.headers.get("Authorization"))
+    async def _answer(self, request: web.BaseRequest, headers: dict[str, str]) -> Answer | Takeover:
+        raw_path = request.rel_url.raw_path
+        if request.method == "OPTIONS":
+            return Answer(None, 204, {"Allow": self._table.allowed(raw_path)})
+        route, path = self._table.find(request.method, raw_path)
+        bearer = await self._keys.bearer(request.headers.get("Authorization"), request.remote or "")
+        self._admit(bearer, headers)
         _check_scope(bearer, route)
-        if bearer.tenant is None:
-            raise Problem(ProblemCode.NEEDS_ACCOUNT_KEY, "an operator's key sees no account")
+        tenant = bearer.tenant or OPERATORS
         query = check_query(route.query, list(request.query.items()))
-        body = raw_body = None
+        body = ask = None
         if route.body is not None:
-            raw_body = await self._body(request)
-            body = check_body(route.body, raw_body)
+            document = await self._body(request)
+            body = check_body(route.body, document)
+            ask = read_ask(route, raw_path, request.headers.get(KEY_HEADER), document)
+        if ask is not None and (kept := await self._deeds.kept_answer(tenant, ask.key)) is not None:
+            return repeat(kept, ask)
         return await route.handler(
             Call(
                 services=self._services,
                 endpoints=self._endpoints,
                 logs=self._logs,
                 bearer=bearer,
-                tenant=bearer.tenant,
+                tenant=tenant,
                 path=path,
                 query=query,
                 body=body,
-                raw_body=raw_body,
                 headers=request.headers,
+                request_id=headers["X-Request-Id"],
+                address=request.remote,
+                ask=ask,
             )
         )
+
+    def _admit(self, bearer: Bearer, headers: dict[str, str]) -> None:
+        """Count the request against its key's rate; refused before anything of its body is read."""
+        standing = self._rates.take(bearer.key_id, clock.mono())
+        told = rate_headers(standing, self._options.key_rate)
+        if not standing.is_allowed:
+            raise Problem(ProblemCode.RATE_LIMITED, "slow down; Retry-After says when to come again", headers=told)
+        headers.update(told)
 
     async def _body(self, request: web.BaseRequest) -> Any:
         await _meet_expectation(request)
@@ -167,28 +207,52 @@ class _Protocol(web.RequestHandler):  # type: ignore[misc, type-arg, unused-igno
     ) -> web.StreamResponse:
         """Answer what could not be parsed; the connection closes."""
         request_id = f"req_{secrets.token_hex(8)}"
+        headers = {**_SECURITY_HEADERS, "X-Request-Id": request_id}
         if request.writer.output_size > 0:
             closing = "the answer was already on its way"
             raise ConnectionError(closing)
         if status < 500:
-            response = _refuse(Problem(ProblemCode.MALFORMED_REQUEST), request_id)
+            response = _refuse(Problem(ProblemCode.MALFORMED_REQUEST), headers)
         else:
             _report(request_id, exc)
-            response = _refuse(Problem(ProblemCode.INTERNAL_ERROR, "tell us the request id"), request_id)
+            response = _refuse(Problem(ProblemCode.INTERNAL_ERROR, "tell us the request id"), headers)
         response.force_close()
         return response
 
 
-class _Server(web.Server):  # type: ignore[misc, type-arg, unused-ignore]
-    """Makes connections of our own kind."""
+class _Crowded(asyncio.Protocol):
+    """A connection above the cap: it gets its answer at once, whatever it was about to ask."""
 
-    def __call__(self) -> web.RequestHandler:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Answer and close."""
+        assert isinstance(transport, asyncio.WriteTransport)
+        headers = {**_SECURITY_HEADERS, "X-Request-Id": f"req_{secrets.token_hex(8)}"}
+        problem = Problem(ProblemCode.UNAVAILABLE, "too many connections", headers=_RETRY_AFTER)
+        transport.write(_written(problem, headers))
+        transport.close()
+
+
+class _Server(web.Server):  # type: ignore[misc, type-arg, unused-ignore]
+    """Makes connections of our own kind, `most_connections` of them at a time."""
+
+    def __init__(self, serve: Any, *, most_connections: int, **options: Any) -> None:
+        super().__init__(serve, **options)
+        self._most_connections = most_connections
+
+    def __call__(self) -> Any:
         """Return the protocol of a new connection."""
+        if len(self._connections) >= self._most_connections:
+            return _Crowded()
         return _Protocol(self, loop=self._loop, **self._kwargs)
 
 
 def _check_scope(bearer: Bearer, route: Route) -> None:
-    if bearer.tenant is not None and route.scope not in bearer.scopes:
+    if route.scope is Scope.OPERATOR:
+        if bearer.tenant is not None:
+            raise Problem(ProblemCode.NEEDS_OPERATOR_KEY, "an account's key does not open this")
+    elif bearer.tenant is None:
+        raise Problem(ProblemCode.NEEDS_ACCOUNT_KEY, "an operator's key sees no account")
+    elif route.scope not in bearer.scopes:
         raise Problem(ProblemCode.MISSING_SCOPE, f"the key lacks the scope {route.scope}")
 
 
@@ -203,8 +267,8 @@ async def _meet_expectation(request: web.BaseRequest) -> None:
     request.writer.output_size = 0
 
 
-def _respond(answer: Answer, request_id: str) -> web.Response:
-    headers = {**_SECURITY_HEADERS, **answer.headers, "X-Request-Id": request_id}
+def _respond(answer: Answer, headers: Mapping[str, str]) -> web.Response:
+    headers = {**headers, **answer.headers}
     if answer.body is None:
         return web.Response(status=answer.status, headers=headers)
     return web.Response(
@@ -215,16 +279,36 @@ def _respond(answer: Answer, request_id: str) -> web.Response:
     )
 
 
-def _refuse(problem: Problem, request_id: str) -> web.Response:
+def _refuse(problem: Problem, headers: Mapping[str, str]) -> web.Response:
     response = web.Response(
-        body=orjson.dumps(problem.show(request_id)),
+        body=orjson.dumps(problem.show(headers["X-Request-Id"])),
         status=problem.status,
-        headers={**_SECURITY_HEADERS, **problem.headers, "X-Request-Id": request_id},
+        headers={**headers, **problem.headers},
         content_type=PROBLEM_TYPE,
     )
     if problem.kind in _UNREAD_BODY:
         response.force_close()
     return response
+
+
+def _written(problem: Problem, headers: Mapping[str, str]) -> bytes:
+    """Return a refusal as it goes over the wire, for a connection that has no server behind it."""
+    body = orjson.dumps(problem.show(headers["X-Request-Id"]))
+    fields = {
+        **headers,
+        **problem.headers,
+        "Content-Type": PROBLEM_TYPE,
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+    }
+    status = HTTPStatus(problem.status)
+    lines = [
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        *(f"{name}: {value}" for name, value in fields.items()),
+        "",
+        "",
+    ]
+    return "\r\n".join(lines).encode("ascii") + body
 
 
 def _report(request_id: str, fault: BaseException | None) -> None:

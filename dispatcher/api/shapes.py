@@ -181,6 +181,7 @@ def _endpoint_options(endpoint: StoredEndpoint) -> dict[str, Any]:
         "filter": {name: values for name, values in filtered.items() if values is not None},
         "metadata": endpoint.metadata,
         "schedule": endpoint.schedule,
+        "rate_limit": endpoint.rate_limit,
     }
     return {name: value for name, value in options.items() if value}
 

@@ -11,6 +11,9 @@ from dispatcher.model.batch import ClaimWish
 from dispatcher.model.delivery import Delivery
 from dispatcher.model.errors import Fenced
 
+MOVE_ROWS: Final = 5_000
+"""Waiting rows put under another host per statement."""
+
 FLOOR_SECONDS: Final = 10.0
 """How far back an ordinary claim looks; older rows are found by `backlog`. More than three claim periods."""
 
@@ -93,6 +96,10 @@ class ClaimLedger:
     async def endpoints_by_status(self) -> dict[str, int]:
         """Count the endpoints in each status; a status without any is absent."""
         return {row["status"]: row["n"] for row in await self._link.fetch("endpoints_by_status")}
+
+    async def move_waiting(self) -> None:
+        """Put waiting deliveries of endpoints that moved lately under their new host, at most 5,000 at a time."""
+        await self._link.fetch("move_waiting", MOVE_ROWS)
 
 
 def _delivery(row: asyncpg.Record) -> Delivery:

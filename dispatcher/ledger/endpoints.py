@@ -1,36 +1,50 @@
-"""Endpoints of one account: made, read, deleted, and the answers kept for idempotency keys.
+"""Endpoints of one account: made, read, changed, deleted.
 
-An endpoint with its host, its sealed secret and its idempotency key appear in one transaction or not at all.
-Makers of one account are serialized by a lock on the account's row, so that neither the limit nor an idempotency
-key can be passed twice at the same moment. Deleting keeps the row for the history's sake, and destroys what is
-secret in it.
+An endpoint with its host, its sealed secret, its line in the audit log and its idempotency key appear in one
+transaction or not at all. Makers of one account are serialized by a lock on the account's row, so that neither the
+limit nor an idempotency key can be passed twice at the same moment. Two writers of one endpoint notice each other by
+its version, the moment of its last change. Deleting keeps the row for the history's sake, and destroys what is secret
+in it.
 """
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 import orjson
 
 from dispatcher.ledger.accounts import Tenant
+from dispatcher.ledger.claims import MOVE_ROWS
 from dispatcher.ledger.connections import Pool, Session
+from dispatcher.ledger.deeds import Deed, KeptAnswer, begin, keep, note
 from dispatcher.ledger.hosts import limits_row
 from dispatcher.ledger.wishes import cancel_some
 from dispatcher.model.endpoint import EndpointStatus, HealthState, HostLimits
 from dispatcher.model.outcome import OutcomeKind
 
+_HEALTH: Final = (
+    "endpoint_id",
+    "changed_at",
+    "last_attempt_at",
+    "last_status",
+    "last_outcome",
+    "failures",
+    "failing_since",
+    "last_success_at",
+)
+"""What a digest of an endpoint leaves out."""
+
 
 @dataclass(frozen=True, slots=True)
-class NewEndpoint:
-    """What a new endpoint is made of. `seal_key` gets the secret's number, which the seal must name.
+class EndpointSettings:
+    """What its owner says about an endpoint. `authority` is the host of `url`.
 
     `sealed_headers` is the sealed JSON object of the custom headers, `header_names` their names.
-    `outcomes`, `workflows` and `schedule` are None for all, all, and the environment's.
+    `outcomes`, `workflows`, `schedule` and `rate_limit` are None for all, all, the environment's, and the host's.
     """
 
-    public_id: str
     authority: str
     url: str
     description: str | None
@@ -42,7 +56,34 @@ class NewEndpoint:
     sealed_headers: bytes | None
     header_names: tuple[str, ...]
     schedule: tuple[int, ...] | None
+    rate_limit: float | None
     metadata: Mapping[str, str]
+
+    def columns(self, host_id: int) -> tuple[object, ...]:
+        """Return the columns in their order in the statements, `host_id` in the place of the authority."""
+        return (
+            host_id,
+            self.url,
+            self.description,
+            self.events,
+            self.outcomes,
+            self.workflows,
+            self.api_version,
+            self.payload_mode,
+            self.sealed_headers,
+            self.header_names,
+            self.schedule,
+            self.rate_limit,
+            orjson.dumps(self.metadata).decode(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NewEndpoint:
+    """What a new endpoint is made of. `seal_key` gets the secret's number, which the seal must name."""
+
+    public_id: str
+    settings: EndpointSettings
     seal_key: Callable[[int], bytes]
     last4: str
 
@@ -50,6 +91,7 @@ class NewEndpoint:
 class StoredEndpoint(NamedTuple):
     """An endpoint as it may be shown: nothing in it is secret. `schedule` None: the environment's.
 
+    `changed_at` is its version: it grows with every change of what is not health.
     `failures` are in a row; `failing_since` is None unless they make it failing. `last_success_at` is None when there
     was none, or none among the hundred attempts before the failures.
     """
@@ -66,6 +108,7 @@ class StoredEndpoint(NamedTuple):
     payload_mode: str
     header_names: tuple[str, ...]
     schedule: tuple[int, ...] | None
+    rate_limit: float | None
     metadata: Mapping[str, str]
     status: EndpointStatus
     disabled_reason: str | None
@@ -89,27 +132,14 @@ class StoredEndpoint(NamedTuple):
         return HealthState.UNVERIFIED if self.verified_at is None else HealthState.OK
 
 
-class KeptAnswer(NamedTuple):
-    """An answer given before under the same idempotency key; `request_sha256` says to which request."""
-
-    request_sha256: bytes
-    status: int
-    response: bytes
-
-
-class Idempotency(NamedTuple):
-    """Under which key an answer is kept for a day, and to which request. `show` makes the answer to keep."""
-
-    key: str
-    request_sha256: bytes
-    status: int
-    show: Callable[[StoredEndpoint], bytes]
-
-
 class TooMany(NamedTuple):
     """The account has as many endpoints in this environment as it may have."""
 
     limit: int
+
+
+class Changed(NamedTuple):
+    """The endpoint is not, or no longer, the version that the writer meant."""
 
 
 class EndpointLedger:
@@ -120,92 +150,107 @@ class EndpointLedger:
         self._default_limits = default_limits
 
     async def create(
-        self, tenant: Tenant, new: NewEndpoint, *, most: int, idempotency: Idempotency | None = None
+        self, deed: Deed, new: NewEndpoint, *, most: int, show: Callable[[StoredEndpoint], bytes]
     ) -> StoredEndpoint | KeptAnswer | TooMany:
         """Make an endpoint with its first secret, unless the account has `most` already.
 
-        Gives a KeptAnswer, and makes nothing, when another request with the same idempotency key was faster.
+        `show` gives the answer to keep under the idempotency key. Gives a KeptAnswer, and makes nothing, when
+        another request with the same key was faster.
 
         Raises:
             Unavailable: it may have been made; an idempotency key makes asking again safe.
         """
         async with self._pool.transaction() as session:
-            await session.fetchrow("lock_account", tenant.account_id)
-            if idempotency is not None:
-                kept = await session.fetchrow("find_answer", *tenant, idempotency.key)
-                if kept is not None:
-                    return KeptAnswer(*kept)
-            count = await session.fetchrow("count_endpoints", *tenant)
+            kept = await begin(session, deed)
+            if kept is not None:
+                return kept
+            count = await session.fetchrow("count_endpoints", *deed.owner)
             if count is not None and count["n"] >= most:
                 return TooMany(most)
-            made = await self._insert(session, tenant, new)
-            if idempotency is not None:
-                await session.execute("forget_answers", *tenant)
-                await session.execute(
-                    "keep_answer",
-                    *tenant,
-                    idempotency.key,
-                    idempotency.request_sha256,
-                    idempotency.status,
-                    idempotency.show(made),
-                )
+            made = await self._insert(session, deed.owner, new)
+            await note(session, deed, made.public_id, after=_document(made))
+            await keep(session, deed, 201, show(made))
             return made
-
-    async def kept_answer(self, tenant: Tenant, key: str) -> KeptAnswer | None:
-        """Return the answer kept under an idempotency key, None when there is none younger than a day."""
-        row = await self._pool.fetchrow("find_answer", *tenant, key)
-        return None if row is None else KeptAnswer(*row)
 
     async def find(self, tenant: Tenant, public_id: str) -> StoredEndpoint | None:
         """Return an endpoint of the tenant, None when it is not there, deleted, or somebody else's."""
         row = await self._pool.fetchrow("find_endpoint", *tenant, public_id)
         return None if row is None else _endpoint(row)
 
+    async def sealed_headers(self, tenant: Tenant, public_id: str) -> bytes | None:
+        """Return the sealed custom headers of an endpoint, None when it has none or is not there."""
+        row = await self._pool.fetchrow("find_headers", *tenant, public_id)
+        return None if row is None else row["sealed_headers"]
+
     async def page(self, tenant: Tenant, *, below: int | None = None, limit: int) -> list[StoredEndpoint]:
         """Return up to `limit` endpoints of the tenant, newest first, with numbers below `below`."""
         rows = await self._pool.fetch("list_endpoints", *tenant, below, limit)
         return [_endpoint(row) for row in rows]
 
-    async def delete(self, tenant: Tenant, public_id: str) -> int | None:
+    async def change(
+        self, deed: Deed, before: StoredEndpoint, settings: EndpointSettings, *, members: Sequence[str]
+    ) -> StoredEndpoint | Changed | None:
+        """Give an endpoint new settings, if it is still the version `before`; None when it is not there any more.
+
+        `members` names what is new, for the audit log. At another host the endpoint has to prove itself again and
+        its pauses are forgotten; what waits for it moves along, what processes hold just now follows later.
+
+        Raises:
+            Unavailable: it may have been changed.
+        """
+        async with self._pool.transaction() as session:
+            row = await session.fetchrow("lock_endpoint", *deed.owner, before.public_id)
+            if row is None:
+                return None
+            if row["changed_at"] != before.changed_at:
+                return Changed()
+            host_id = await self._host(session, settings.authority)
+            await session.execute("change_endpoint", before.endpoint_id, *settings.columns(host_id))
+            if host_id != row["host_id"]:
+                await session.execute("forget_pauses", before.endpoint_id)
+                await session.execute("move_waiting", MOVE_ROWS)
+            found = await session.fetchrow("find_endpoint", *deed.owner, before.public_id)
+            assert found is not None
+            after = _endpoint(found)
+            facts = {"members": list(members)}
+            await note(session, deed, after.public_id, before=_document(before), after=_document(after), facts=facts)
+            return after
+
+    async def delete(
+        self, deed: Deed, public_id: str, *, versions: Collection[dt.datetime] | None = None
+    ) -> int | Changed | None:
         """Delete an endpoint and cancel what waits for it; return its number, None when it is not there.
 
-        Its secrets, its header values and the first 5,000 waiting deliveries go in one transaction, the rest of
-        a longer queue in further ones, held deliveries first. Should those be cut short, what is left is
-        canceled when it falls due; what processes hold, they cancel themselves.
+        Does nothing when `versions` are given and it is none of them. Its secrets, its header values and the first
+        5,000 waiting deliveries go in one transaction, the rest of a longer queue in further ones, held deliveries
+        first. Should those be cut short, what is left is canceled when it falls due; what processes hold, they cancel
+        themselves.
 
         Raises:
             Unavailable: it may be deleted.
         """
         async with self._pool.transaction() as session:
-            row = await session.fetchrow("mark_deleted", *tenant, public_id)
+            row = await session.fetchrow("lock_endpoint", *deed.owner, public_id)
             if row is None:
                 return None
+            if versions is not None and row["changed_at"] not in versions:
+                return Changed()
             number: int = row["endpoint_id"]
+            found = await session.fetchrow("find_endpoint", *deed.owner, public_id)
+            assert found is not None
+            await session.execute("mark_deleted", number)
             await session.execute("delete_secrets", number)
             is_more = await cancel_some(session, number)
+            await note(session, deed, public_id, before=_document(_endpoint(found)))
         while is_more:
             async with self._pool.transaction() as session:
                 is_more = await cancel_some(session, number)
         return number
 
     async def _insert(self, session: Session, tenant: Tenant, new: NewEndpoint) -> StoredEndpoint:
-        row = await session.fetchrow(
-            "create_endpoint",
-            new.public_id,
-            *tenant,
-            await self._host(session, new.authority),
-            new.url,
-            new.description,
-            new.events,
-            new.outcomes,
-            new.workflows,
-            new.api_version,
-            new.payload_mode,
-            new.sealed_headers,
-            new.header_names,
-            new.schedule,
-            orjson.dumps(new.metadata).decode(),
-        )
+        settings = new.settings
+        host_id = await self._host(session, settings.authority)
+        row = await session.fetchrow("create_endpoint", new.public_id, *tenant, *settings.columns(host_id))
         secret = await session.fetchrow("next_secret_id")
         assert row is not None
         assert secret is not None
@@ -228,6 +273,14 @@ class EndpointLedger:
         return number
 
 
+def _document(endpoint: StoredEndpoint) -> Mapping[str, object]:
+    """Return what is digested of an endpoint for the audit log: all that its owner sees of it but its health."""
+    document = endpoint._asdict()
+    for name in _HEALTH:
+        del document[name]
+    return document
+
+
 def _endpoint(row: asyncpg.Record) -> StoredEndpoint:
     return StoredEndpoint(
         endpoint_id=row["endpoint_id"],
@@ -242,6 +295,7 @@ def _endpoint(row: asyncpg.Record) -> StoredEndpoint:
         payload_mode=row["payload_mode"],
         header_names=tuple(row["header_names"]),
         schedule=_optional(row["schedule"]),
+        rate_limit=row["rate_limit"],
         metadata=orjson.loads(row["metadata"]),
         status=EndpointStatus(row["status"]),
         disabled_reason=row["disabled_reason"],

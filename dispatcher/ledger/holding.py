@@ -13,7 +13,8 @@ must be over (`SETTLING_SECONDS`). One that still saw it enabled made rows of it
 from typing import Final
 
 from dispatcher.ledger.accounts import Tenant
-from dispatcher.ledger.connections import STATEMENT_SECONDS, Pool
+from dispatcher.ledger.connections import STATEMENT_SECONDS, Pool, Session
+from dispatcher.ledger.deeds import Deed, note
 from dispatcher.ledger.wishes import ROWS_AT_ONCE, cancel_some, count_of
 from dispatcher.model.endpoint import EndpointStatus
 from dispatcher.model.ids import new_replay_id
@@ -34,11 +35,14 @@ class HoldingLedger:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def hold(self, tenant: Tenant, public_id: str, status: EndpointStatus) -> int | None:
+    async def hold(
+        self, tenant: Tenant, public_id: str, status: EndpointStatus, *, deed: Deed | None = None
+    ) -> int | None:
         """Pause or disable an endpoint; return its number, None when the account has no such one.
 
         Status and what is owed change in one transaction, with the first 5,000 waiting rows. Should the rest be cut
-        short, those rows are held when they fall due, as are those that processes have.
+        short, those rows are held when they fall due, as are those that processes have. `deed` is written down with
+        the change.
         """
         async with self._pool.transaction() as session:
             row = await session.fetchrow("lock_endpoint", *tenant, public_id)
@@ -51,11 +55,14 @@ class HoldingLedger:
             await session.execute("hold_endpoint", number, status, reason)
             await session.execute("give_back_drain", number)
             tag = await session.execute("hold_some", number, ROWS_AT_ONCE)
+            await _note(session, deed, public_id, row["status"], status)
         while count_of(tag) == ROWS_AT_ONCE:
             tag = await self._pool.execute("hold_some", number, ROWS_AT_ONCE)
         return number
 
-    async def enable(self, tenant: Tenant, public_id: str, *, pays: bool = True) -> int | None:
+    async def enable(
+        self, tenant: Tenant, public_id: str, *, pays: bool = True, deed: Deed | None = None
+    ) -> int | None:
         """Put an endpoint into service; return its number, None when the account has no such one.
 
         What it owes becomes a drain, or (`pays` false) is forgotten: held rows are canceled then, before it is enabled
@@ -67,21 +74,22 @@ class HoldingLedger:
             return None if row is None else int(row["endpoint_id"])
         number: int = row["endpoint_id"]
         if pays:
-            await self._enable_and_drain(tenant, public_id, await self.count_held(number))
+            await self._enable_and_drain(tenant, public_id, await self.count_held(number), deed)
             return number
-        while not await self._enable_and_forget(tenant, public_id):
+        while not await self._enable_and_forget(tenant, public_id, deed):
             pass
         return number
 
-    async def _enable_and_drain(self, tenant: Tenant, public_id: str, expected: Tally) -> None:
+    async def _enable_and_drain(self, tenant: Tenant, public_id: str, expected: Tally, deed: Deed | None) -> None:
         async with self._pool.transaction() as session:
             row = await session.fetchrow("lock_endpoint", *tenant, public_id)
             # Somebody may have been faster, or deleted it.
             if row is not None and row["status"] != EndpointStatus.ENABLED:
                 await session.execute("start_drain", row["endpoint_id"], new_replay_id(), *expected)
                 await session.execute("enable_endpoint", row["endpoint_id"])
+                await _note(session, deed, public_id, row["status"], EndpointStatus.ENABLED)
 
-    async def _enable_and_forget(self, tenant: Tenant, public_id: str) -> bool:
+    async def _enable_and_forget(self, tenant: Tenant, public_id: str, deed: Deed | None) -> bool:
         async with self._pool.transaction() as session:
             row = await session.fetchrow("lock_endpoint", *tenant, public_id)
             if row is None or row["status"] == EndpointStatus.ENABLED:
@@ -91,6 +99,7 @@ class HoldingLedger:
                 return False
             await session.execute("end_drain", number)
             await session.execute("enable_endpoint", number)
+            await _note(session, deed, public_id, row["status"], EndpointStatus.ENABLED)
             return True
 
     async def count_held(self, endpoint_id: int) -> Tally:
@@ -98,3 +107,10 @@ class HoldingLedger:
         row = await self._pool.fetchrow("count_held", endpoint_id, MOST_COUNTED)
         assert row is not None
         return Tally(row["n"], row["is_minimum"])
+
+
+async def _note(session: Session, deed: Deed | None, public_id: str, before: str, after: EndpointStatus) -> None:
+    if deed is not None:
+        await note(
+            session, deed, public_id, before={"status": before}, after={"status": after}, facts={"status": after}
+        )

@@ -133,8 +133,9 @@ class Membership:
         return self._days
 
     async def forget(self) -> None:
-        """Delete what was kept for long: dead events after 14 days, idempotency keys after 1, replays after 90."""
+        """Delete what was kept for long: the audit log after a year, replays 90 days, dead events 14, answers one."""
         await self._link.fetch("forget_idempotency_keys")
+        await self._link.fetch("forget_deeds")
         await self._link.fetch("forget_dead_events")
         await self._link.fetch("forget_replays")
 

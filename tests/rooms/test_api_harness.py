@@ -17,6 +17,7 @@ from dispatcher.api.routes import ROUTES
 from dispatcher.api.server import ApiOptions, ApiServer
 from dispatcher.ledger.accounts import AccountLedger, Tenant
 from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.deeds import Action, Ask, Deed
 from dispatcher.ledger.keys import KeyLedger, Scope
 from dispatcher.ledger.migrate import migrate
 from dispatcher.model.endpoint import HostLimits
@@ -141,6 +142,11 @@ def _hold_against_table(method: str, path: str, reply: Reply) -> None:
         assert reply.raw == b""
     elif reply.raw:
         answer.model_validate_json(reply.raw)
+
+
+def a_deed(tenant: Tenant, action: Action = Action.ENDPOINT_CREATED, ask: Ask | None = None) -> Deed:
+    """Return what a key of the tenant asks for."""
+    return Deed(tenant, "key0", "192.0.2.1", "req_1", action, ask)
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,11 @@ from tests.rooms.test_api_harness import Api, Seeds, api, ledger_template, ledge
 
 BODIES: dict[str, dict[str, object]] = {
     "createWebhookEndpoint": {"url": "https://example.com/", "events": ["*"]},
-    "changeWebhookEndpoint": {"status": "paused"},
+    "changeWebhookEndpoint": {"description": "another", "status": "paused"},
     "createReplay": {"since": "2026-11-03T09:00:00Z", "what": "all"},
 }
+"""A body that is good enough for each operation that takes one."""
+
 UNKNOWN = {
     "webhook_endpoints": "we_0000000000000000",
     "deliveries": "dlv_aaaaaaaaaaaaa",

@@ -256,3 +256,23 @@ async def test_a_backlog_of_one_endpoint_does_not_hide_its_neighbours(world: Wor
     claimed = await process.claim(backlog=[(host, old)])
 
     assert Counter(d.endpoint_id for d in claimed) == {first: 1, old: 2, last: 1}
+
+
+async def test_what_comes_back_after_its_endpoint_moved_is_put_under_the_new_host(world: World) -> None:
+    account, old, new = await world.account(), await world.host(), await world.host()
+    moved, long_ago = [await world.endpoint(account, host=old) for _ in range(2)]
+    await world.waiting(account, moved, 2)
+    await world.waiting(account, long_ago, 1)
+    await world.sql.execute("UPDATE endpoint SET host_id = $1, moved_at = now()", new)
+    await world.sql.execute(
+        "UPDATE endpoint SET moved_at = now() - interval '2 hours' WHERE endpoint_id = $1", long_ago
+    )
+    process = await world.process()
+    claimed = await process.claim()
+    await world.sql.execute("UPDATE delivery SET owner = NULL WHERE endpoint_id = $1", moved)
+
+    await process.claims.move_waiting()
+
+    hosts = await world.rows("SELECT DISTINCT endpoint_id, host_id FROM delivery ORDER BY endpoint_id")
+    assert {d.host_id for d in claimed} == {old}
+    assert [tuple(row) for row in hosts] == [(moved, new), (long_ago, old)]

@@ -11,14 +11,14 @@ import pytest
 from dispatcher.ledger import wishes
 from dispatcher.ledger.accounts import AccountLedger, Tenant
 from dispatcher.ledger.connections import Pool
-from dispatcher.ledger.endpoints import EndpointLedger, Idempotency, KeptAnswer, NewEndpoint, StoredEndpoint, TooMany
+from dispatcher.ledger.deeds import Ask, DeedLedger, KeptAnswer
+from dispatcher.ledger.endpoints import EndpointLedger, EndpointSettings, NewEndpoint, StoredEndpoint, TooMany
 from dispatcher.ledger.logs import LogLedger
 from dispatcher.model.delivery import DeliveryState
 from dispatcher.model.endpoint import HealthState, HostLimits
-from tests.rooms.test_api_harness import DEFAULT_LIMITS, Seeds, ledger_template, ledger_url, pool
+from tests.rooms.test_api_harness import DEFAULT_LIMITS, Seeds, a_deed, ledger_template, ledger_url, pool
 
-SIMPLE = NewEndpoint(
-    public_id="we_0000000000000001",
+SETTINGS = EndpointSettings(
     authority="https://example.com:443",
     url="https://example.com/",
     description=None,
@@ -30,10 +30,21 @@ SIMPLE = NewEndpoint(
     sealed_headers=b"sealed",
     header_names=("X-Token",),
     schedule=None,
+    rate_limit=None,
     metadata={},
+)
+SIMPLE = NewEndpoint(
+    public_id="we_0000000000000001",
+    settings=SETTINGS,
     seal_key=lambda number: b"sealed:%d" % number,
     last4="abcd",
 )
+
+
+async def make(
+    ledger: EndpointLedger, tenant: Tenant, new: NewEndpoint = SIMPLE, ask: Ask | None = None
+) -> StoredEndpoint | KeptAnswer | TooMany:
+    return await ledger.create(a_deed(tenant, ask=ask), new, most=50, show=lambda made: made.public_id.encode())
 
 
 @dataclass
@@ -59,7 +70,7 @@ async def room(ledger_url: str, pool: Pool) -> AsyncIterator[Room]:
 
 
 async def test_a_secret_is_sealed_for_the_number_it_is_stored_under(room: Room) -> None:
-    made = await room.ledger.create(room.tenant, SIMPLE, most=50)
+    made = await make(room.ledger, room.tenant)
 
     (row,) = await room.sql.fetch("SELECT secret_id, sealed_key, last4 FROM endpoint_secret")
     assert isinstance(made, StoredEndpoint)
@@ -68,23 +79,23 @@ async def test_a_secret_is_sealed_for_the_number_it_is_stored_under(room: Room) 
 
 
 async def test_endpoints_of_one_authority_share_a_host_and_leave_its_limits_alone(room: Room, pool: Pool) -> None:
-    await room.ledger.create(room.tenant, SIMPLE, most=50)
+    await make(room.ledger, room.tenant)
     others = EndpointLedger(pool, default_limits=HostLimits(1.0, 1, 1))
 
-    await others.create(room.tenant, replace(SIMPLE, public_id="we_2"), most=50)
+    await make(others, room.tenant, replace(SIMPLE, public_id="we_2"))
 
     hosts = await room.sql.fetch("SELECT interval_us, grant_burst, rate, burst, in_flight FROM host")
     assert [tuple(host) for host in hosts] == [(10_000, 50, 100.0, 100, 64)]
 
 
 async def test_two_makers_of_one_new_host_both_succeed(room: Room) -> None:
-    async def make(number: int) -> StoredEndpoint | KeptAnswer | TooMany:
+    async def make_one(number: int) -> StoredEndpoint | KeptAnswer | TooMany:
         account = await AccountLedger(room.ledger._pool).create()
         tenant = Tenant(account.account_id, "live")
-        return await room.ledger.create(tenant, replace(SIMPLE, public_id=f"we_{number}"), most=50)
+        return await make(room.ledger, tenant, replace(SIMPLE, public_id=f"we_{number}"))
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(make(number)) for number in range(5)]
+        tasks = [group.create_task(make_one(number)) for number in range(5)]
 
     assert all(isinstance(task.result(), StoredEndpoint) for task in tasks)
     assert await room.sql.fetchval("SELECT count(*) FROM host") == 1
@@ -95,7 +106,7 @@ async def test_a_failed_seal_leaves_nothing_behind(room: Room) -> None:
         raise RuntimeError("no key")
 
     with pytest.raises(RuntimeError):
-        await room.ledger.create(room.tenant, replace(SIMPLE, seal_key=fail), most=50)
+        await make(room.ledger, room.tenant, replace(SIMPLE, seal_key=fail))
 
     counts = [
         await room.sql.fetchval(f"SELECT count(*) FROM {table}") for table in ("endpoint", "host", "endpoint_secret")
@@ -104,16 +115,15 @@ async def test_a_failed_seal_leaves_nothing_behind(room: Room) -> None:
 
 
 async def test_an_answer_older_than_a_day_is_forgotten(room: Room) -> None:
-    idempotency = Idempotency("k", b"d" * 32, 201, lambda made: made.public_id.encode())
-    await room.ledger.create(room.tenant, SIMPLE, most=50, idempotency=idempotency)
-    await room.ledger.create(
-        room.tenant, replace(SIMPLE, public_id="we_2"), most=50, idempotency=idempotency._replace(key="other")
-    )
-    young = await room.ledger.kept_answer(room.tenant, "k")
+    ask = Ask("k", b"d" * 32)
+    answers = DeedLedger(room.ledger._pool)
+    await make(room.ledger, room.tenant, ask=ask)
+    await make(room.ledger, room.tenant, replace(SIMPLE, public_id="we_2"), ask._replace(key="other"))
+    young = await answers.kept_answer(room.tenant, "k")
     await room.sql.execute("UPDATE idempotency_key SET created_at = now() - interval '25 hours'")
 
-    old = await room.ledger.kept_answer(room.tenant, "k")
-    made = await room.ledger.create(room.tenant, replace(SIMPLE, public_id="we_3"), most=50, idempotency=idempotency)
+    old = await answers.kept_answer(room.tenant, "k")
+    made = await make(room.ledger, room.tenant, replace(SIMPLE, public_id="we_3"), ask)
 
     assert young == KeptAnswer(b"d" * 32, 201, b"we_0000000000000001")
     assert old is None
@@ -123,7 +133,7 @@ async def test_an_answer_older_than_a_day_is_forgotten(room: Room) -> None:
 
 
 async def test_deleting_destroys_secrets_and_cancels_what_waits(room: Room) -> None:
-    made = await room.ledger.create(room.tenant, SIMPLE, most=50)
+    made = await make(room.ledger, room.tenant)
     assert isinstance(made, StoredEndpoint)
     pending = await room.seeds.delivery(made.endpoint_id)
     retrying = await room.seeds.delivery(made.endpoint_id, attempts=2)
@@ -131,7 +141,7 @@ async def test_deleting_destroys_secrets_and_cancels_what_waits(room: Room) -> N
     in_flight = await room.seeds.delivery(made.endpoint_id, owner=7)
     neighbour = await room.seeds.delivery(await room.seeds.endpoint())
 
-    number = await room.ledger.delete(room.tenant, SIMPLE.public_id)
+    number = await room.ledger.delete(a_deed(room.tenant), SIMPLE.public_id)
 
     assert number == made.endpoint_id
     listed = await room.logs.deliveries(made.endpoint_id, limit=10)
@@ -158,33 +168,33 @@ async def test_a_queue_longer_than_one_statement_takes_is_canceled_whole(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wishes, "ROWS_AT_ONCE", 2)
-    await room.ledger.create(room.tenant, SIMPLE, most=50)
+    await make(room.ledger, room.tenant)
     number = await room.sql.fetchval("SELECT endpoint_id FROM endpoint")
     for held in (True, False, True, False, True):
         await room.seeds.delivery(number, held=held)
 
-    await room.ledger.delete(room.tenant, SIMPLE.public_id)
+    await room.ledger.delete(a_deed(room.tenant), SIMPLE.public_id)
 
     assert await room.sql.fetchval("SELECT count(*) FROM delivery") == 0
     assert await room.sql.fetchval("SELECT count(*) FROM attempt") == 5
 
 
 async def test_a_delivery_whose_event_is_past_its_retention_can_still_be_canceled(room: Room) -> None:
-    await room.ledger.create(room.tenant, SIMPLE, most=50)
+    await make(room.ledger, room.tenant)
     number = await room.sql.fetchval("SELECT endpoint_id FROM endpoint")
     tried = await room.seeds.delivery(number, attempts=1)
     await room.seeds.attempt(number, tried, "retry")
     await room.seeds.delivery(number)
     await room.sql.execute("DELETE FROM event")
 
-    await room.ledger.delete(room.tenant, SIMPLE.public_id)
+    await room.ledger.delete(a_deed(room.tenant), SIMPLE.public_id)
 
     types = await room.sql.fetch("SELECT event_type FROM attempt WHERE verdict = 'canceled' ORDER BY event_type")
     assert [row["event_type"] for row in types] == ["unknown", "verification.completed"]
 
 
 async def test_a_row_that_a_claim_holds_is_left_to_the_claimer(room: Room) -> None:
-    await room.ledger.create(room.tenant, SIMPLE, most=50)
+    await make(room.ledger, room.tenant)
     number = await room.sql.fetchval("SELECT endpoint_id FROM endpoint")
     claimed = await room.seeds.delivery(number)
     await room.seeds.delivery(number)
@@ -192,7 +202,7 @@ async def test_a_row_that_a_claim_holds_is_left_to_the_claimer(room: Room) -> No
     claimer = await asyncpg.connect(room.url)
     async with claimer.transaction():
         await claimer.execute("UPDATE delivery SET owner = 9 WHERE delivery_id = $1", claimed)
-        await room.ledger.delete(room.tenant, SIMPLE.public_id)
+        await room.ledger.delete(a_deed(room.tenant), SIMPLE.public_id)
     await claimer.close()
 
     left = await room.sql.fetch("SELECT delivery_id, owner FROM delivery")
@@ -200,20 +210,20 @@ async def test_a_row_that_a_claim_holds_is_left_to_the_claimer(room: Room) -> No
 
 
 async def test_deleting_twice_or_by_another_tenant_changes_nothing(room: Room) -> None:
-    await room.ledger.create(room.tenant, SIMPLE, most=50)
+    await make(room.ledger, room.tenant)
     stranger = await AccountLedger(room.ledger._pool).create()
 
-    foreign = await room.ledger.delete(Tenant(stranger.account_id, "test"), SIMPLE.public_id)
-    wrong_environment = await room.ledger.delete(room.tenant._replace(environment="live"), SIMPLE.public_id)
-    first = await room.ledger.delete(room.tenant, SIMPLE.public_id)
-    second = await room.ledger.delete(room.tenant, SIMPLE.public_id)
+    foreign = await room.ledger.delete(a_deed(Tenant(stranger.account_id, "test")), SIMPLE.public_id)
+    wrong_environment = await room.ledger.delete(a_deed(room.tenant._replace(environment="live")), SIMPLE.public_id)
+    first = await room.ledger.delete(a_deed(room.tenant), SIMPLE.public_id)
+    second = await room.ledger.delete(a_deed(room.tenant), SIMPLE.public_id)
 
     assert [foreign, wrong_environment, second] == [None, None, None]
     assert first is not None
 
 
 async def test_a_read_endpoint_tells_of_its_last_request_and_of_a_rotation(room: Room) -> None:
-    await room.ledger.create(room.tenant, SIMPLE, most=50)
+    await make(room.ledger, room.tenant)
     number = await room.sql.fetchval("SELECT endpoint_id FROM endpoint")
     before = await room.ledger.find(room.tenant, SIMPLE.public_id)
     delivery = await room.seeds.delivery(number, attempts=1)
@@ -246,7 +256,7 @@ async def test_a_read_endpoint_tells_of_its_last_request_and_of_a_rotation(room:
 async def test_health_is_what_the_attempts_say(
     room: Room, is_verified: bool, failures: int, minutes: int | None, state: HealthState, is_since_known: bool
 ) -> None:
-    await room.ledger.create(room.tenant, SIMPLE, most=50)
+    await make(room.ledger, room.tenant)
     if is_verified:
         await room.sql.execute("UPDATE endpoint SET verified_at = now()")
     if failures:
@@ -261,7 +271,7 @@ async def test_health_is_what_the_attempts_say(
 
 
 async def test_the_last_success_is_the_one_before_the_failures(room: Room) -> None:
-    await room.ledger.create(room.tenant, SIMPLE, most=50)
+    await make(room.ledger, room.tenant)
     number = await room.sql.fetchval("UPDATE endpoint SET verified_at = now() RETURNING endpoint_id")
     for ago, outcome in ((900, "delivered"), (800, "delivered"), (700, "http_5xx"), (10, "http_5xx")):
         await room.seeds.ended(number, ago=float(ago), outcome=outcome)
@@ -276,7 +286,7 @@ async def test_the_last_success_is_the_one_before_the_failures(room: Room) -> No
 
 
 async def test_a_success_behind_a_hundred_failures_is_not_searched_for(room: Room) -> None:
-    await room.ledger.create(room.tenant, SIMPLE, most=50)
+    await make(room.ledger, room.tenant)
     number = await room.sql.fetchval("UPDATE endpoint SET verified_at = now() RETURNING endpoint_id")
     await room.seeds.ended(number, ago=900.0, outcome="delivered")
     for ago in range(100):

@@ -17,7 +17,7 @@ from dispatcher.model.outcome import VerdictKind
 from dispatcher.model.replay import ReplayState, Tally
 from tests.rooms.holding_world import Stage, open_stage
 from tests.rooms.ledger_world import a_batch, an_event
-from tests.rooms.test_api_harness import DEFAULT_LIMITS, ledger_template, ledger_url
+from tests.rooms.test_api_harness import DEFAULT_LIMITS, a_deed, ledger_template, ledger_url
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ async def test_deleting_during_a_drain_ends_it(stage: Stage) -> None:
     await stage.accept(3)
     await enable(stage)
 
-    await EndpointLedger(stage.pool, default_limits=DEFAULT_LIMITS).delete(stage.tenant, stage.public_id)
+    await EndpointLedger(stage.pool, default_limits=DEFAULT_LIMITS).delete(a_deed(stage.tenant), stage.public_id)
     await stage.run()
 
     assert await stage.world.value("SELECT state FROM replay") == "canceled"

@@ -21,7 +21,7 @@ from dispatcher.model.endpoint import EndpointStatus
 from dispatcher.model.outcome import VerdictKind
 from dispatcher.model.replay import Replay, ReplayState, Selection, Tally, Wanted
 from tests.rooms.holding_world import NOTHING, Stage, open_stage
-from tests.rooms.test_api_harness import DEFAULT_LIMITS, ledger_template, ledger_url
+from tests.rooms.test_api_harness import DEFAULT_LIMITS, a_deed, ledger_template, ledger_url
 
 
 @pytest.fixture
@@ -380,7 +380,7 @@ async def test_deleting_an_endpoint_ends_its_replay(stage: Stage) -> None:
     await stage.settle(await stage.accept(1))
     job = await stage.replay(Wanted.ALL)
 
-    await EndpointLedger(stage.pool, default_limits=DEFAULT_LIMITS).delete(stage.tenant, stage.public_id)
+    await EndpointLedger(stage.pool, default_limits=DEFAULT_LIMITS).delete(a_deed(stage.tenant), stage.public_id)
     await stage.run()
 
     found = await stage.replays.find(stage.tenant, job.public_id)

@@ -151,8 +151,14 @@ async def test_what_may_not_be_kept_longer_is_forgotten(world: World) -> None:
         " (account_id, environment, idempotency_key, request_sha256, status, response, created_at)"
         " SELECT 1, 'live', n::text, '', 201, '', now() - n * interval '1 hour' FROM generate_series(22, 26) n"
     )
+    await world.sql.execute(
+        "INSERT INTO audit_log (at, actor, request_id, action, thing, facts)"
+        " SELECT now() - n * interval '1 day', 'key', 'req', 'endpoint.created', n::text, '{}'"
+        " FROM unnest('{364, 366}'::int[]) n"
+    )
 
     await process.members.forget()
 
+    assert await world.value("SELECT array_agg(thing) FROM audit_log") == ["364"]
     assert await world.value("SELECT array_agg(off ORDER BY off) FROM dead_event") == [12, 13]
     assert await world.value("SELECT count(*) FROM idempotency_key") == 2

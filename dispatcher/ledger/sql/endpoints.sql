@@ -1,7 +1,3 @@
--- name: lock_account
--- Serialize the makers of endpoints of one account; nothing else waits for this lock. First in the transaction.
-SELECT account_id FROM account WHERE account_id = $1 FOR NO KEY UPDATE
-
 -- name: count_endpoints
 -- Count what the account has in one environment. Index: endpoint_list.
 SELECT count(*) AS n FROM endpoint WHERE account_id = $1 AND environment = $2 AND status <> 'deleted'
@@ -22,9 +18,34 @@ SELECT nextval(pg_get_serial_sequence('endpoint_secret', 'secret_id')) AS secret
 -- name: create_endpoint
 -- Insert an endpoint, enabled.
 INSERT INTO endpoint (public_id, account_id, environment, host_id, url, description, events, outcomes, workflows,
-                      api_version, payload_mode, sealed_headers, header_names, schedule, metadata)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+                      api_version, payload_mode, sealed_headers, header_names, schedule, rate_limit, metadata)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 RETURNING endpoint_id, created_at
+
+-- name: change_endpoint
+-- Give an endpoint new settings; at another host it has to prove itself again. `changed_at` only grows: it is the
+-- version by which two writers notice each other. The row is locked by `lock_endpoint`.
+UPDATE endpoint SET host_id = $2, url = $3, description = $4, events = $5, outcomes = $6, workflows = $7, api_version = $8,
+  payload_mode = $9, sealed_headers = $10, header_names = $11, schedule = $12, rate_limit = $13, metadata = $14,
+  verified_at = CASE WHEN host_id = $2 THEN verified_at END, moved_at = CASE WHEN host_id = $2 THEN moved_at ELSE now() END,
+  changed_at = GREATEST(now(), changed_at + interval '1 microsecond')
+WHERE endpoint_id = $1
+
+-- name: forget_pauses
+-- Forget the pauses of an endpoint that moved to another host. Index: primary key.
+UPDATE endpoint_pace SET paused_until = 'epoch', opens = 0 WHERE endpoint_id = $1
+
+-- name: move_waiting
+-- Put up to $1 waiting deliveries of endpoints that moved within the hour under the host that they have now. What a
+-- process holds comes back under the old host and is moved then. Locks the rows, SKIP LOCKED.
+-- Indexes: endpoint_moved, delivery_endpoint.
+WITH moved AS (
+  SELECT endpoint_id, host_id FROM endpoint WHERE moved_at > now() - interval '1 hour'),
+picked AS (
+  SELECT d.delivery_id, m.host_id FROM moved m JOIN delivery d USING (endpoint_id)
+  WHERE d.owner IS NULL AND d.host_id <> m.host_id
+  LIMIT $1 FOR UPDATE OF d SKIP LOCKED)
+UPDATE delivery d SET host_id = picked.host_id FROM picked WHERE d.delivery_id = picked.delivery_id
 
 -- name: create_secret
 -- Insert a sealed signing secret under the number it was sealed for.
@@ -39,8 +60,9 @@ WITH page AS (
   WHERE account_id = $1 AND environment = $2 AND status <> 'deleted' AND ($3::int IS NULL OR endpoint_id < $3)
   ORDER BY endpoint_id DESC LIMIT $4)
 SELECT e.endpoint_id, e.public_id, e.environment, e.url, e.description, e.events, e.outcomes, e.workflows, e.api_version,
-       e.payload_mode, e.header_names, e.schedule, e.metadata, e.status, e.disabled_reason, e.held_since, e.verified_at,
-       e.created_at, e.changed_at, s.last4, p.expires_at AS previous_expires_at,
+       e.payload_mode, e.header_names, e.schedule, e.rate_limit::numeric::float8 AS rate_limit,
+       e.metadata, e.status, e.disabled_reason, e.held_since, e.verified_at, e.created_at, e.changed_at,
+       s.last4, p.expires_at AS previous_expires_at,
        l.started_at AS last_attempt_at, l.status AS last_status, l.outcome AS last_outcome,
        COALESCE(h.failures, 0) AS failures, f.failing_since, w.started_at AS last_success_at
 FROM page e
@@ -65,8 +87,9 @@ ORDER BY e.endpoint_id DESC
 -- Read one endpoint of one account; a deleted one is not there. Indexes: the unique key, attempt_endpoint.
 -- The latest success as in `list_endpoints`.
 SELECT e.endpoint_id, e.public_id, e.environment, e.url, e.description, e.events, e.outcomes, e.workflows, e.api_version,
-       e.payload_mode, e.header_names, e.schedule, e.metadata, e.status, e.disabled_reason, e.held_since, e.verified_at,
-       e.created_at, e.changed_at, s.last4, p.expires_at AS previous_expires_at,
+       e.payload_mode, e.header_names, e.schedule, e.rate_limit::numeric::float8 AS rate_limit,
+       e.metadata, e.status, e.disabled_reason, e.held_since, e.verified_at, e.created_at, e.changed_at,
+       s.last4, p.expires_at AS previous_expires_at,
        l.started_at AS last_attempt_at, l.status AS last_status, l.outcome AS last_outcome,
        COALESCE(h.failures, 0) AS failures, f.failing_since, w.started_at AS last_success_at
 FROM endpoint e
@@ -87,30 +110,17 @@ LEFT JOIN LATERAL (SELECT x.started_at FROM (
                    WHERE x.outcome = 'delivered' ORDER BY x.started_at DESC LIMIT 1) w ON true
 WHERE e.public_id = $3 AND e.account_id = $1 AND e.environment = $2 AND e.status <> 'deleted'
 
--- name: mark_deleted
--- End an endpoint; its row stays for its history. No row when it is not there or not this account's.
-UPDATE endpoint SET status = 'deleted', sealed_headers = NULL, changed_at = now()
+-- name: find_headers
+-- Read the sealed custom headers of one endpoint of one account. Index: the unique key.
+SELECT sealed_headers FROM endpoint
 WHERE public_id = $3 AND account_id = $1 AND environment = $2 AND status <> 'deleted'
-RETURNING endpoint_id
+
+-- name: mark_deleted
+-- End an endpoint; its row stays for its history. The row is locked by `lock_endpoint`.
+UPDATE endpoint SET status = 'deleted', sealed_headers = NULL,
+  changed_at = GREATEST(now(), changed_at + interval '1 microsecond')
+WHERE endpoint_id = $1
 
 -- name: delete_secrets
 -- Destroy the secrets of an endpoint. Index: endpoint_secret_endpoint.
 DELETE FROM endpoint_secret WHERE endpoint_id = $1
-
--- name: find_answer
--- Read the kept answer to an idempotency key not older than a day. Index: primary key.
-SELECT request_sha256, status, response FROM idempotency_key
-WHERE account_id = $1 AND environment = $2 AND idempotency_key = $3 AND created_at > now() - interval '24 hours'
-
--- name: keep_answer
--- Keep an answer under its idempotency key for a day; replaces one that is older.
-INSERT INTO idempotency_key AS k (account_id, environment, idempotency_key, request_sha256, status, response)
-VALUES ($1, $2, $3, $4, $5, $6)
-ON CONFLICT (account_id, environment, idempotency_key) DO UPDATE
-SET request_sha256 = EXCLUDED.request_sha256, status = EXCLUDED.status, response = EXCLUDED.response, created_at = now()
-WHERE k.created_at <= now() - interval '24 hours'
-
--- name: forget_answers
--- Drop the account's answers that are older than a day. Index: primary key, by its first two columns.
-DELETE FROM idempotency_key
-WHERE account_id = $1 AND environment = $2 AND created_at <= now() - interval '24 hours'

@@ -1,7 +1,7 @@
 -- name: lock_endpoint
 -- Lock one endpoint of one account for this transaction: whoever changes its status, makes deliveries from stored events
 -- or sends one again does so one after the other. A statement of its own, so that what follows sees what came before.
-SELECT endpoint_id, status FROM endpoint
+SELECT endpoint_id, status, host_id, changed_at FROM endpoint
 WHERE public_id = $3 AND account_id = $1 AND environment = $2 AND status <> 'deleted' FOR NO KEY UPDATE
 
 -- name: hold_endpoint

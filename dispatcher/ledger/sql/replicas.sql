@@ -37,3 +37,7 @@ DELETE FROM idempotency_key WHERE created_at < now() - interval '24 hours'
 -- name: forget_dead_events
 -- Delete dead events after fourteen days: their sealed values may hold personal data. Index: dead_event_seen.
 DELETE FROM dead_event WHERE seen_at < now() - interval '14 days'
+
+-- name: forget_deeds
+-- Delete lines of the audit log after a year; its trigger lets no younger one go. Index: audit_log_at.
+DELETE FROM audit_log WHERE at < now() - interval '365 days'

@@ -1,0 +1,31 @@
+-- name: lock_account
+-- Serialize the deeds of one account; nothing else waits for this lock. First in the transaction.
+SELECT account_id FROM account WHERE account_id = $1 FOR NO KEY UPDATE
+
+-- name: lock_operators
+-- Serialize the deeds of operators, who have no account's row to lock.
+SELECT pg_advisory_xact_lock(728113002)
+
+-- name: note_deed
+-- Append a line to the audit log. $1 account and $2 environment, NULL for an operator's deed.
+INSERT INTO audit_log (account_id, environment, actor, address, request_id, action, thing, before_sha256, after_sha256,
+                       facts)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+
+-- name: find_answer
+-- Read the kept answer to an idempotency key not older than a day. Index: primary key.
+SELECT request_sha256, status, response FROM idempotency_key
+WHERE account_id = $1 AND environment = $2 AND idempotency_key = $3 AND created_at > now() - interval '24 hours'
+
+-- name: keep_answer
+-- Keep an answer under its idempotency key for a day; replaces one that is older.
+INSERT INTO idempotency_key AS k (account_id, environment, idempotency_key, request_sha256, status, response)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (account_id, environment, idempotency_key) DO UPDATE
+SET request_sha256 = EXCLUDED.request_sha256, status = EXCLUDED.status, response = EXCLUDED.response, created_at = now()
+WHERE k.created_at <= now() - interval '24 hours'
+
+-- name: forget_answers
+-- Drop the account's answers that are older than a day. Index: primary key, by its first two columns.
+DELETE FROM idempotency_key
+WHERE account_id = $1 AND environment = $2 AND created_at <= now() - interval '24 hours'

@@ -1,0 +1,131 @@
+"""How much one caller may ask, and what is refused before anything of it is read."""
+# ruff: noqa: F401, F811 - fixtures are taken in by name
+
+import asyncio
+import json
+import re
+from urllib.parse import urlsplit
+
+import pytest
+
+from dispatcher.api.server import ApiOptions
+from dispatcher.api.throttle import Allowance
+from dispatcher.ledger import keys
+from dispatcher.ledger.connections import Pool
+from dispatcher.vault import Vault
+from tests.rooms.test_api_harness import Api, api, ledger_template, ledger_url, pool, serving, shared_api, vault
+
+ENDPOINTS = "/v1/webhook_endpoints"
+SLOW = Allowance(per_second=0.001, burst=3)
+
+
+async def test_a_key_is_told_how_it_stands_and_refused_when_it_asks_too_often(
+    ledger_url: str, pool: Pool, vault: Vault
+) -> None:
+    async with serving(ledger_url, pool, vault, options=ApiOptions(key_rate=SLOW)) as api:
+        replies = [await api.get(ENDPOINTS) for _ in range(4)]
+        other = await api.get(ENDPOINTS, key=await api.new_key(api.tenant))
+
+    assert [reply.status for reply in replies] == [200, 200, 200, 429]
+    assert [reply.headers["RateLimit"].partition(";t=")[0] for reply in replies] == [
+        f'"key";r={left}' for left in (2, 1, 0, 0)
+    ]
+    assert replies[3].code == "rate_limited"
+    assert int(replies[3].headers["Retry-After"]) > 900
+    assert other.status == 200
+
+
+async def test_a_problem_tells_how_the_key_stands_too(api: Api) -> None:
+    reply = await api.get(f"{ENDPOINTS}/we_0000000000000000")
+
+    assert reply.status == 404
+    assert reply.headers["RateLimit"].startswith('"key";r=39')
+
+
+async def test_too_many_requests_are_refused_before_their_bodies_are_read(
+    ledger_url: str, pool: Pool, vault: Vault
+) -> None:
+    async with serving(ledger_url, pool, vault, options=ApiOptions(key_rate=Allowance(0.001, 1))) as api:
+        assert (await api.get(ENDPOINTS)).status == 200
+        where = urlsplit(api.url)
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        head = f"POST {ENDPOINTS} HTTP/1.1\r\nHost: {where.netloc}\r\nAuthorization: Bearer {api.key}\r\n"
+        writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n".encode())
+        async with asyncio.timeout(4):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 429 ")
+        writer.close()
+
+
+async def test_keys_cannot_be_tried_out_at_the_databases_cost(
+    ledger_url: str, pool: Pool, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def a_guess() -> str:
+        body = f"whd_test_{keys._random(12)}_{keys._base62(b'1' * 32)}"
+        return body + keys._check(body)
+
+    async with serving(ledger_url, pool, vault, options=ApiOptions(stranger_rate=SLOW)) as api:
+        assert (await api.get(ENDPOINTS)).status == 200
+        guesses = [await api.get(ENDPOINTS, key=a_guess()) for _ in range(5)]
+        known = await api.get(ENDPOINTS)
+
+    assert [reply.status for reply in guesses] == [401, 401, 401, 429, 429]
+    assert guesses[4].headers["Retry-After"] == "1"
+    assert known.status == 200
+
+
+async def test_a_connection_too_many_is_told_so_and_closed(ledger_url: str, pool: Pool, vault: Vault) -> None:
+    async with serving(ledger_url, pool, vault, options=ApiOptions(most_connections=3)) as api:
+        where = urlsplit(api.url)
+        held = [await asyncio.open_connection(where.hostname, where.port) for _ in range(3)]
+        # Answered once, so that the server surely counts them.
+        for reader, writer in held:
+            writer.write(b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        async with asyncio.timeout(4):
+            answer = await reader.read()
+        for _, open_writer in held:
+            open_writer.close()
+            await open_writer.wait_closed()
+        async with asyncio.timeout(10):
+            while (after := await api.get(ENDPOINTS)).status == 503:
+                pass
+        writer.close()
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"Retry-After: 1" in head
+    assert json.loads(body)["code"] == "unavailable"
+    assert after.status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [(ENDPOINTS, "GET, HEAD, OPTIONS, POST"), (f"{ENDPOINTS}/we_1", "DELETE, GET, HEAD, OPTIONS, PATCH")],
+)
+async def test_options_tells_the_methods_and_opens_nothing_to_other_origins(api: Api, path: str, allow: str) -> None:
+    headers = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
+
+    async with api.client.options(api.url + path, headers=headers) as reply:
+        body = await reply.read()
+
+    assert (reply.status, reply.headers["Allow"], body) == (204, allow, b"")
+    assert not [name for name in reply.headers if re.match("access-control", name, re.IGNORECASE)]
+
+
+async def test_options_of_an_unknown_path_is_a_problem(api: Api) -> None:
+    reply = await api.call("OPTIONS", "/v1/nowhere", key=None)
+
+    assert (reply.status, reply.code) == (404, "not_found")
+
+
+async def test_head_says_what_get_would_say(api: Api) -> None:
+    made = await api.create()
+    path = f"{ENDPOINTS}/{made.body['id']}"
+
+    got, head = await api.get(path), await api.call("HEAD", path)
+
+    assert (head.status, head.raw) == (200, b"")
+    assert head.headers["Content-Length"] == str(len(got.raw))
+    assert head.headers["ETag"] == got.headers["ETag"]

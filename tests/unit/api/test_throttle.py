@@ -1,0 +1,71 @@
+"""Buckets of tokens."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.api import throttle
+from dispatcher.api.throttle import Allowance, Buckets, rate_headers
+
+ALLOWANCE = Allowance(per_second=20.0, burst=40)
+
+
+def test_a_burst_passes_and_then_one_every_twentieth_of_a_second() -> None:
+    buckets = Buckets(ALLOWANCE)
+
+    first = [buckets.take("key", 100.0).is_allowed for _ in range(41)]
+    soon = [buckets.take("key", 100.0 + n * 0.05).is_allowed for n in (0.5, 1.1, 1.5, 2.2)]
+
+    assert first == [True] * 40 + [False]
+    assert soon == [False, True, False, True]
+
+
+@given(st.lists(st.floats(0, 0.2), max_size=200))
+def test_no_window_ever_passes_more_than_burst_and_rate(gaps: list[float]) -> None:
+    buckets = Buckets(ALLOWANCE)
+    now, passed = 0.0, []
+    for gap in gaps:
+        now += gap
+        if buckets.take("key", now).is_allowed:
+            passed.append(now)
+
+    for n, begin in enumerate(passed):
+        for count, end in enumerate(passed[n:], start=1):
+            assert count <= ALLOWANCE.burst + (end - begin) * ALLOWANCE.per_second + 1e-6
+
+
+def test_one_callers_flood_leaves_the_others_alone() -> None:
+    buckets = Buckets(ALLOWANCE)
+    for _ in range(100):
+        buckets.take("loud", 0.0)
+
+    assert buckets.take("quiet", 0.0).is_allowed
+
+
+def test_a_token_given_back_can_be_taken_again_but_never_more_than_the_burst() -> None:
+    buckets = Buckets(Allowance(1.0, 1))
+    buckets.give_back("key", 0.0)
+
+    assert buckets.take("key", 0.0).is_allowed
+    buckets.give_back("key", 0.0)
+    assert [buckets.take("key", 0.0).is_allowed for _ in range(2)] == [True, False]
+
+
+def test_the_number_of_callers_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throttle, "_MOST_BUCKETS", 3)
+    buckets = Buckets(Allowance(1.0, 1))
+
+    for name in "abcd":
+        buckets.take(name, 0.0)
+
+    assert len(buckets._levels) == 3
+    assert not buckets.take("d", 0.0).is_allowed
+    assert buckets.take("a", 0.0).is_allowed
+
+
+def test_a_client_reads_how_it_stands() -> None:
+    buckets = Buckets(Allowance(2.0, 4))
+    told = [rate_headers(buckets.take("key", 0.0), Allowance(2.0, 4)) for _ in range(5)]
+
+    assert told[0] == {"RateLimit-Policy": '"key";q=4;w=2', "RateLimit": '"key";r=3;t=1'}
+    assert told[4] == {"RateLimit-Policy": '"key";q=4;w=2', "RateLimit": '"key";r=0;t=2', "Retry-After": "1"}
