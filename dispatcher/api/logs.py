@@ -8,7 +8,7 @@ from dispatcher.api.call import Answer, Call
 from dispatcher.api.cursors import Cursors, from_micros, to_micros
 from dispatcher.api.models import DeliveriesQuery, EventsQuery, PageQuery
 from dispatcher.api.problems import not_found
-from dispatcher.api.shapes import show_attempt, show_delivery, show_event_type
+from dispatcher.api.shapes import show_attempt, show_delivery, show_event_type, show_stats
 from dispatcher.ledger.logs import AttemptPlace, DeliveryPlace, EventPlace, LoggedAttempt
 from dispatcher.model.delivery import DeliveryState
 from dispatcher.model.ids import parse_event_id
@@ -96,6 +96,12 @@ async def read_event(call: Call) -> Answer:
 async def list_event_types(call: Call) -> Answer:
     """List the event types that exist, in published order."""
     return Answer({"data": [show_event_type(one) for one in call.services.catalogue.types], "next": None})
+
+
+async def read_stats(call: Call) -> Answer:
+    """Sum up what an endpoint met within a day, and what waits for it."""
+    number = await _endpoint(call)
+    return Answer(show_stats(call.path["id"], await call.ledgers.logs.stats(number)))
 
 
 async def _endpoint(call: Call) -> int:

@@ -194,6 +194,29 @@ class EndpointChangedShown(EndpointShown):
     warnings: list[Literal["url_unresolvable"]] = []
 
 
+class StatsShown(Outgoing):
+    """What an endpoint met within 24 hours, and what waits for it now.
+
+    `success_rate` and the durations (milliseconds, of the whole request) are over `attempts` requests since `since`,
+    the newest 2,000 at most; all null without any. What waits is counted up to 10,000 in each state.
+    """
+
+    object: Literal["endpoint_stats"]
+    endpoint_id: str
+    attempts: int
+    success_rate: float | None
+    p50_ms: int | None
+    p95_ms: int | None
+    since: Instant | None
+    last_attempt_at: Instant | None
+    last_delivered_at: Instant | None
+    pending: int
+    retrying: int
+    held: int
+    oldest_waiting_at: Instant | None
+    next_attempt_at: Instant | None
+
+
 class DeliveryShown(Outgoing):
     """One event for one endpoint. Status code, outcome and duration are the last attempt's."""
 

@@ -21,6 +21,7 @@ from dispatcher.api.models import (
     EventTypeList,
     NewEndpointShown,
     PageQuery,
+    StatsShown,
 )
 from dispatcher.api.problems import ProblemCode
 from dispatcher.api.replay_models import ReplayBody, ReplayCountShown, ReplayList, ReplayShown, ReplaysQuery
@@ -106,6 +107,15 @@ ROUTES: Final = (
         answer=None,
         status=204,
         has_versions=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/webhook_endpoints/{id}/stats",
+        operation_id="getEndpointStats",
+        handler=logs.read_stats,
+        scope=Scope.DELIVERIES_READ,
+        summary="Sum up what an endpoint met within 24 hours, and what waits for it",
+        answer=StatsShown,
     ),
     Route(
         method="GET",

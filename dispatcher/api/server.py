@@ -45,6 +45,9 @@ _LINGER_SECONDS: Final = 1.0
 KEY_RATE: Final = Allowance(per_second=20.0, burst=40)
 STRANGER_RATE: Final = Allowance(per_second=10.0, burst=50)
 
+KEY_RATE: Final = Allowance(per_second=20.0, burst=40)
+STRANGER_RATE: Final = Allowance(per_second=10.0, burst=50)
+
 
 @dataclass(frozen=True, slots=True)
 class ApiOptions:
@@ -302,12 +305,7 @@ def _written(problem: Problem, headers: Mapping[str, str]) -> bytes:
         "Connection": "close",
     }
     status = HTTPStatus(problem.status)
-    lines = [
-        f"HTTP/1.1 {status.value} {status.phrase}",
-        *(f"{name}: {value}" for name, value in fields.items()),
-        "",
-        "",
-    ]
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
     return "\r\n".join(lines).encode("ascii") + body
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 
 from dispatcher.api.problems import Fault, Problem, ProblemCode, pointer
 from dispatcher.ledger.endpoints import StoredEndpoint
-from dispatcher.ledger.logs import LoggedAttempt, LoggedDelivery
+from dispatcher.ledger.logs import EndpointStats, LoggedAttempt, LoggedDelivery
 from dispatcher.model.ids import DeliveryIds, show_event_id
 from dispatcher.model.outcome import OutcomeKind
 from dispatcher.policy.catalogue import EventType
@@ -139,6 +139,26 @@ def show_attempt(attempt: LoggedAttempt, ids: DeliveryIds) -> dict[str, Any]:
         "reused_connection": bool(detail.get("reused")),
         "address": None if is_refused else detail.get("peer"),
         "reason": detail.get("reason"),
+    }
+
+
+def show_stats(endpoint: str, stats: EndpointStats) -> dict[str, Any]:
+    """Return the statistics of an endpoint."""
+    return {
+        "object": "endpoint_stats",
+        "endpoint_id": endpoint,
+        "attempts": stats.n_attempts,
+        "success_rate": round(stats.n_delivered / stats.n_attempts, 4) if stats.n_attempts else None,
+        "p50_ms": stats.p50_ms,
+        "p95_ms": stats.p95_ms,
+        "since": show_instant(stats.since),
+        "last_attempt_at": show_instant(stats.last_attempt_at),
+        "last_delivered_at": show_instant(stats.last_delivered_at),
+        "pending": stats.n_pending,
+        "retrying": stats.n_retrying,
+        "held": stats.n_held,
+        "oldest_waiting_at": show_instant(stats.oldest_waiting_at),
+        "next_attempt_at": show_instant(stats.next_attempt_at),
     }
 
 

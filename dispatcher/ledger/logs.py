@@ -22,6 +22,12 @@ from dispatcher.model.outcome import OutcomeKind, VerdictKind
 SCAN_ROWS: Final = 1_000
 """Events looked at per page when a type is wanted: about 5 ms. A rare type then comes on short pages."""
 
+STATS_ROWS: Final = 2_000
+"""Requests looked at for an endpoint's statistics."""
+
+COUNT_ROWS: Final = 10_000
+"""Waiting deliveries counted in each state. With both full, statistics take about 50 ms."""
+
 _OPEN: Final = frozenset({DeliveryState.PENDING, DeliveryState.RETRYING, DeliveryState.HELD})
 _LAST_NUMBER: Final = (1 << 63) - 1
 
@@ -108,6 +114,27 @@ class LoggedResponse(NamedTuple):
     is_cut: bool
 
 
+class EndpointStats(NamedTuple):
+    """What an endpoint met within 24 hours and what waits for it. Counts end at STATS_ROWS and COUNT_ROWS.
+
+    `since` is the oldest request counted: younger than a day ago when there were more. Durations are
+    those of all requests, None without any. `next_attempt_at` is of what waits in Postgres.
+    """
+
+    n_attempts: int
+    n_delivered: int
+    p50_ms: int | None
+    p95_ms: int | None
+    since: dt.datetime | None
+    last_attempt_at: dt.datetime | None
+    last_delivered_at: dt.datetime | None
+    n_pending: int
+    n_retrying: int
+    n_held: int
+    oldest_waiting_at: dt.datetime | None
+    next_attempt_at: dt.datetime | None
+
+
 class EventPage(NamedTuple):
     """Bodies as they are sent. `last` is the last place looked at, None when none was; `is_end`: nothing follows."""
 
@@ -147,6 +174,12 @@ class LogLedger:
             limit,
         )
         return [_delivery(row) for row in rows]
+
+    async def stats(self, endpoint_id: int) -> EndpointStats:
+        """Return what an endpoint met within 24 hours and what waits for it."""
+        row = await self._pool.fetchrow("endpoint_stats", endpoint_id, STATS_ROWS, COUNT_ROWS)
+        assert row is not None
+        return EndpointStats(*row)
 
     async def delivery(self, tenant: Tenant, delivery_id: int) -> LoggedDelivery | None:
         """Return one delivery of the tenant, None when it is not there or past its retention."""

@@ -234,3 +234,53 @@ async def test_the_catalogue_is_listed_in_published_order(api: Api) -> None:
     assert names[0] == "verification.created"
     assert "verification.completed" in names
     assert reply.body["next"] is None
+
+
+async def test_the_statistics_of_an_endpoint_tell_its_day_and_its_queue(logged: Logged) -> None:
+    seeds = logged.seeds
+    for milliseconds in range(1, 11):
+        await seeds.ended(logged.number, "delivered", outcome="delivered", status=200, ago=milliseconds)
+    await seeds.sql.execute(
+        "UPDATE attempt SET duration_ms = round(extract(epoch FROM now() - started_at)) WHERE endpoint_id = $1",
+        logged.number,
+    )
+    await seeds.ended(logged.number, "exhausted", ago=86_500)
+    retrying = await seeds.delivery(logged.number, attempts=1, age=500)
+    await seeds.attempt(logged.number, retrying, "retry", ago=12)
+    await seeds.attempt(logged.number, retrying, "interrupted", ago=13, outcome="interrupted")
+    for age in (100, 200):
+        await seeds.delivery(logged.number, age=age)
+    await seeds.delivery(logged.number, held=True, age=900)
+    await seeds.sql.execute(
+        "UPDATE delivery SET due_at = '2026-11-03T09:00:00Z' WHERE endpoint_id = $1 AND NOT held", logged.number
+    )
+
+    stats = (await logged.api.get(f"{logged.path}/stats")).body
+
+    assert (stats["attempts"], stats["success_rate"]) == (11, 0.9091)
+    assert (stats["p50_ms"], stats["p95_ms"]) == (6, 20)
+    assert (stats["pending"], stats["retrying"], stats["held"]) == (2, 1, 1)
+    assert stats["next_attempt_at"] == "2026-11-03T09:00:00.000Z"
+    assert stats["oldest_waiting_at"] is not None
+    assert stats["since"] <= stats["last_attempt_at"] == stats["last_delivered_at"]
+
+
+async def test_the_statistics_of_a_new_endpoint_are_nothing(logged: Logged) -> None:
+    stats = (await logged.api.get(f"{logged.path}/stats")).body
+
+    assert {name: value for name, value in stats.items() if value} == {
+        "object": "endpoint_stats",
+        "endpoint_id": logged.public_id,
+    }
+
+
+async def test_statistics_look_at_so_many_rows_and_no_more(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.ledger.logs.STATS_ROWS", 3)
+    monkeypatch.setattr("dispatcher.ledger.logs.COUNT_ROWS", 2)
+    for ago in (1, 2, 3, 4):
+        await logged.seeds.ended(logged.number, "delivered", outcome="delivered", status=200, ago=ago)
+        await logged.seeds.delivery(logged.number)
+
+    stats = (await logged.api.get(f"{logged.path}/stats")).body
+
+    assert (stats["attempts"], stats["pending"]) == (3, 2)

@@ -134,3 +134,34 @@ FROM stretch ORDER BY xid DESC, seq DESC
 -- name: find_event
 -- Read one event's body, of one account. Index: primary key.
 SELECT body FROM event WHERE event_id = $3 AND account_id = $1 AND environment = $2 LIMIT 1
+
+-- name: endpoint_stats
+-- Sum up what an endpoint ($1) met within 24 hours, by its newest $2 requests at most, and what waits for it, counted up
+-- to $3 in each state. Indexes: attempt_endpoint, delivery_endpoint, delivery_due.
+WITH recent AS MATERIALIZED (
+  SELECT started_at, verdict, duration_ms FROM attempt
+  WHERE endpoint_id = $1 AND outcome IS NOT NULL AND verdict <> 'interrupted' AND started_at > now() - interval '24 hours'
+  ORDER BY started_at DESC LIMIT $2),
+summed AS (
+  SELECT count(*) AS n_attempts, count(*) FILTER (WHERE verdict = 'delivered') AS n_delivered,
+         percentile_disc(0.5) WITHIN GROUP (ORDER BY duration_ms) AS p50_ms,
+         percentile_disc(0.95) WITHIN GROUP (ORDER BY duration_ms) AS p95_ms,
+         min(started_at) AS since, max(started_at) AS last_attempt_at,
+         max(started_at) FILTER (WHERE verdict = 'delivered') AS last_delivered_at
+  FROM recent),
+waiting AS (
+  SELECT w.state, n.n, n.oldest FROM (VALUES ('pending', false, false), ('retrying', false, true),
+                                             ('held', true, false), ('held', true, true)) AS w(state, held, tried)
+  CROSS JOIN LATERAL (
+    SELECT count(*) AS n, min(created_at) AS oldest FROM (
+      SELECT created_at FROM delivery d
+      WHERE d.endpoint_id = $1 AND d.held = w.held AND (d.attempts > 0) = w.tried
+      ORDER BY d.created_at LIMIT $3) found) n)
+SELECT summed.*,
+       LEAST($3::bigint, (SELECT sum(n) FROM waiting WHERE state = 'pending'))::bigint AS n_pending,
+       LEAST($3::bigint, (SELECT sum(n) FROM waiting WHERE state = 'retrying'))::bigint AS n_retrying,
+       LEAST($3::bigint, (SELECT sum(n) FROM waiting WHERE state = 'held'))::bigint AS n_held,
+       (SELECT min(oldest) FROM waiting WHERE state <> 'held') AS oldest_waiting_at,
+       (SELECT min(d.due_at) FROM endpoint e JOIN delivery d ON d.host_id = e.host_id AND d.endpoint_id = e.endpoint_id
+         WHERE e.endpoint_id = $1 AND d.owner IS NULL AND NOT d.held) AS next_attempt_at
+FROM summed
