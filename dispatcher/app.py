@@ -57,7 +57,7 @@ from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.endpoint import HostLimits
 from dispatcher.model.errors import DispatcherError, Unavailable
 from dispatcher.model.outcome import VerdictKind
-from dispatcher.policy.schema_files import load_event_schemas, schema_folder
+from dispatcher.policy.schema_files import load_event_schemas, load_publications, schema_folder
 from dispatcher.recording import Recorder
 from dispatcher.replays import ReplayRunner
 from dispatcher.settings import EVERY_ROLE, Bind, Role, Settings
@@ -345,6 +345,7 @@ class Daemon:
         return ApiServices(
             pool=pool,
             vault=services.vault,
+            publications=load_publications(schema_folder()),
             delivery_ids=services.delivery_ids,
             catalogue=services.catalogue,
             url_rules=url_rules(settings),

@@ -21,6 +21,7 @@ from dispatcher.ledger.logs import LogLedger
 from dispatcher.model.endpoint import HostLimits
 from dispatcher.model.ids import DeliveryIds
 from dispatcher.policy.catalogue import Catalogue
+from dispatcher.policy.schema_files import Publications
 from dispatcher.policy.urls import UrlRules
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -38,6 +39,7 @@ class ApiServices:
 
     pool: Pool
     vault: Seals
+    publications: Publications
     delivery_ids: DeliveryIds
     catalogue: Catalogue
     url_rules: UrlRules
@@ -107,15 +109,16 @@ class Route:
 
     `path` may hold placeholders, `{id}`. `answer` is the model of a success with `status`, None for no content;
     `other_answers` are those of successes with another status, by status. `problems` are the refusals of its own, on
-    top of those that every route has. `scope` OPERATOR: for operators alone. `keeps_answers`: takes an idempotency
-    key; its handler keeps the answer through its deed. `has_versions`: takes If-Match.
+    top of those that every route has. `scope` OPERATOR: for operators alone; None: for everybody, without a key.
+    `keeps_answers`: takes an idempotency key; its handler keeps the answer through its deed. `has_versions`: takes
+    If-Match.
     """
 
     method: str
     path: str
     operation_id: str
     handler: Handler
-    scope: Scope
+    scope: Scope | None
     summary: str
     answer: type[BaseModel] | None
     status: int = 200

@@ -101,7 +101,20 @@ async def list_event_types(call: Call) -> Answer:
 async def read_stats(call: Call) -> Answer:
     """Sum up what an endpoint met within a day, and what waits for it."""
     number = await _endpoint(call)
-    return Answer(show_stats(call.path["id"], await call.ledgers.logs.stats(number)))
+    return Answer(show_stats(call.path["id"], await call.logs.stats(number)))
+
+
+async def read_schema(call: Call) -> Answer:
+    """Show the JSON schema of an event type's bodies, whole in itself."""
+    schema = call.services.publications.schemas.get(call.path["type"])
+    if schema is None:
+        raise not_found()
+    return Answer(orjson.Fragment(schema))
+
+
+async def read_openapi(call: Call) -> Answer:
+    """Show the API's document."""
+    return Answer(orjson.Fragment(call.services.publications.openapi))
 
 
 async def _endpoint(call: Call) -> int:

@@ -79,8 +79,8 @@ class EndpointBody(Incoming):
     `rate_limit`: requests per second, below what the host gets anyway.
     """
 
-    url: str
-    events: Annotated[list[str], Field(max_length=40)]
+    url: Annotated[str, Field(examples=["https://example.com/webhooks"])]
+    events: Annotated[list[str], Field(max_length=40, examples=[["verification.*"]])]
     description: Annotated[str, Field(max_length=255)] | None = None
     api_version: str | None = None
     payload_mode: Literal["thin", "full"] = "thin"
@@ -99,8 +99,8 @@ class EndpointChangeBody(Incoming):
     While it is paused or disabled, what it misses is kept; enabling sends it. The status changes last, by itself.
     """
 
-    url: str = ""
-    events: Annotated[list[str], Field(max_length=40)] = []
+    url: Annotated[str, Field(examples=["https://example.com/webhooks"])] = ""
+    events: Annotated[list[str], Field(max_length=40, examples=[["verification.*"]])] = []
     description: Annotated[str, Field(max_length=255)] | None = None
     api_version: str = ""
     payload_mode: Literal["thin", "full"] = "thin"
@@ -143,6 +143,28 @@ class NewEndpointShown(Outgoing):
         default=None, description="when each attempt would be made, had an event come in with `created_at`"
     )
     warnings: list[Literal["url_unresolvable"]] = []
+
+
+class FaultShown(Outgoing):
+    """One faulty member. `pointer` (RFC 6901) for one of the body, `parameter` for one of the query."""
+
+    pointer: str | None = None
+    parameter: str | None = None
+    code: str
+    message: str
+    nearest: list[str] = Field(default=[], description="known values that look like the one sent")
+
+
+class ProblemShown(Outgoing):
+    """A refusal (RFC 9457). `code` is stable; `request_id` finds the request in our logs."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str = ""
+    request_id: str
+    errors: list[FaultShown] = []
 
 
 class HealthShown(Outgoing):
@@ -236,6 +258,12 @@ class DeliveryShown(Outgoing):
     last_duration_ms: int | None
     created_at: Instant
     ended_at: Instant | None
+
+
+class FreeObject(BaseModel):
+    """A JSON object whose shape is described elsewhere."""
+
+    model_config = ConfigDict(extra="allow")
 
 
 class PhasesShown(Outgoing):

@@ -21,6 +21,7 @@ from dispatcher.api.routes import ROUTES
 from dispatcher.api.shapes import check_body, check_query
 from dispatcher.api.throttle import Allowance, Buckets, rate_headers
 from dispatcher.kit import clock
+from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.deeds import OPERATORS, DeedLedger
 from dispatcher.ledger.endpoints import EndpointLedger
 from dispatcher.ledger.keys import Bearer, KeyLedger, Scope
@@ -42,8 +43,9 @@ _UNREAD_BODY: Final = frozenset({ProblemCode.REQUEST_TIMEOUT, ProblemCode.BODY_T
 _LINGER_SECONDS: Final = 1.0
 """How long the rest of a refused body is read away, so that the client sees the answer before the reset."""
 
-KEY_RATE: Final = Allowance(per_second=20.0, burst=40)
-STRANGER_RATE: Final = Allowance(per_second=10.0, burst=50)
+NOBODY: Final = Bearer("", None, None, frozenset())
+NOBODYS: Final = Tenant(-1, "nobody")
+"""For whom a call without a key is made: nothing in the database is theirs."""
 
 KEY_RATE: Final = Allowance(per_second=20.0, burst=40)
 STRANGER_RATE: Final = Allowance(per_second=10.0, burst=50)
@@ -151,10 +153,7 @@ class ApiServer:
         if request.method == "OPTIONS":
             return Answer(None, 204, {"Allow": self._table.allowed(raw_path)})
         route, path = self._table.find(request.method, raw_path)
-        bearer = await self._keys.bearer(request.headers.get("Authorization"), request.remote or "")
-        self._admit(bearer, headers)
-        _check_scope(bearer, route)
-        tenant = bearer.tenant or OPERATORS
+        bearer, tenant = await self._enter(route, request, headers)
         query = check_query(route.query, list(request.query.items()))
         body = ask = None
         if route.body is not None:
@@ -180,9 +179,20 @@ class ApiServer:
             )
         )
 
-    def _admit(self, bearer: Bearer, headers: dict[str, str]) -> None:
+    async def _enter(self, route: Route, request: web.BaseRequest, headers: dict[str, str]) -> tuple[Bearer, Tenant]:
+        """Return who calls, and for whom, when the caller may come in."""
+        address = request.remote or ""
+        if route.scope is None:
+            self._admit(address, headers)
+            return NOBODY, NOBODYS
+        bearer = await self._keys.bearer(request.headers.get("Authorization"), address)
+        self._admit(bearer.key_id, headers)
+        _check_scope(bearer, route.scope)
+        return bearer, bearer.tenant or OPERATORS
+
+    def _admit(self, name: str, headers: dict[str, str]) -> None:
         """Count the request against its key's rate; refused before anything of its body is read."""
-        standing = self._rates.take(bearer.key_id, clock.mono())
+        standing = self._rates.take(name, clock.mono())
         told = rate_headers(standing, self._options.key_rate)
         if not standing.is_allowed:
             raise Problem(ProblemCode.RATE_LIMITED, "slow down; Retry-After says when to come again", headers=told)
@@ -249,14 +259,14 @@ class _Server(web.Server):  # type: ignore[misc, type-arg, unused-ignore]
         return _Protocol(self, loop=self._loop, **self._kwargs)
 
 
-def _check_scope(bearer: Bearer, route: Route) -> None:
-    if route.scope is Scope.OPERATOR:
+def _check_scope(bearer: Bearer, scope: Scope) -> None:
+    if scope is Scope.OPERATOR:
         if bearer.tenant is not None:
             raise Problem(ProblemCode.NEEDS_OPERATOR_KEY, "an account's key does not open this")
     elif bearer.tenant is None:
         raise Problem(ProblemCode.NEEDS_ACCOUNT_KEY, "an operator's key sees no account")
-    elif route.scope not in bearer.scopes:
-        raise Problem(ProblemCode.MISSING_SCOPE, f"the key lacks the scope {route.scope}")
+    elif scope not in bearer.scopes:
+        raise Problem(ProblemCode.MISSING_SCOPE, f"the key lacks the scope {scope}")
 
 
 async def _meet_expectation(request: web.BaseRequest) -> None:
@@ -305,7 +315,12 @@ def _written(problem: Problem, headers: Mapping[str, str]) -> bytes:
         "Connection": "close",
     }
     status = HTTPStatus(problem.status)
-    lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+    lines = [
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        *(f"{name}: {value}" for name, value in fields.items()),
+        "",
+        "",
+    ]
     return "\r\n".join(lines).encode("ascii") + body
 
 

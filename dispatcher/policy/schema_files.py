@@ -43,6 +43,18 @@ class EventSchemas:
         return self.documents.get(f"{EVENT_URN}:{name}")
 
 
+@dataclass(frozen=True, slots=True)
+class Publications:
+    """What is published about the API and the bodies of webhooks, in the bytes in which it is served.
+
+    `schemas` and `examples` are by event type; each schema is whole in itself, with the envelope in its `$defs`.
+    """
+
+    openapi: bytes
+    schemas: Mapping[str, bytes]
+    examples: Mapping[str, bytes]
+
+
 def schema_folder() -> Traversable:
     """Return the folder of the schemas: inside an installed package, or beside it in a checkout."""
     packed = resources.files("dispatcher") / "_schemas"
@@ -64,9 +76,25 @@ def load_event_schemas(folder: Traversable) -> EventSchemas:
     return EventSchemas({str(document["$id"]): document for document in documents})
 
 
+def load_publications(folder: Traversable) -> Publications:
+    """Read the API's document, and the schema and the example of every event type. Reads some forty small files."""
+    schemas = load_event_schemas(folder)
+    names = [str(entry["name"]) for entry in cast("list[JsonObject]", load_catalogue(folder)["types"])]
+    return Publications(
+        openapi=load_openapi(folder),
+        schemas={name: orjson.dumps(_bundled(schemas, name)) for name in names},
+        examples={name: load_example(folder, name) for name in names},
+    )
+
+
 def load_catalogue(folder: Traversable) -> JsonObject:
     """Read the catalogue of event types as it is published."""
     return _read_object(folder / "catalogue.json")
+
+
+def load_openapi(folder: Traversable) -> bytes:
+    """Read the API's document as it is published."""
+    return (folder / "openapi.json").read_bytes()
 
 
 def load_example(folder: Traversable, name: str) -> bytes:
@@ -75,6 +103,12 @@ def load_example(folder: Traversable, name: str) -> bytes:
     `name` must be a known event type. Raises FileNotFoundError for any other.
     """
     return (folder / "examples" / "good" / f"{name}.json").read_bytes()
+
+
+def _bundled(schemas: EventSchemas, name: str) -> JsonObject:
+    own = schemas.documents[f"{EVENT_URN}:{name}"]
+    defined = cast("JsonObject", own.get("$defs", {}))
+    return {**own, "$defs": {**defined, "envelope": schemas.envelope}}
 
 
 def _read_object(file: Traversable) -> JsonObject:

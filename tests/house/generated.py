@@ -1,6 +1,6 @@
 """Writes the generated files, or says which of them are not what their source says.
 
-`python -m tests.house.generated write` after a change of the metric catalogue, of a setting or of a signature vector;
+`python -m tests.house.generated write` after a change of a metric, a setting, a route, a model or a signature vector;
 `... verify` is what `make test` runs.
 """
 
@@ -13,10 +13,12 @@ from typing import Any
 
 import yaml
 
+from dispatcher.api.routes import ROUTES
 from dispatcher.policy.catalogue import Catalogue
-from dispatcher.policy.schema_files import load_catalogue, schema_folder
+from dispatcher.policy.schema_files import load_catalogue, load_event_schemas, schema_folder
 from dispatcher.settings import settings_table
 from dispatcher.telemetry.metrics import Description, catalogue
+from tests.house import openapi
 
 ROOT = Path(__file__).parents[2]
 SETTINGS_BEGIN = "<!-- settings: generated, see `make schema` -->"
@@ -85,6 +87,14 @@ def _line(verdict: str, name: str, case: Mapping[str, Any], secrets: str | None 
     return "|".join(fields) + "\n"
 
 
+def openapi_json() -> str:
+    """Return schemas/openapi.json: every operation of the API, and every webhook."""
+    folder = schema_folder()
+    types = Catalogue.from_document(load_catalogue(folder)).types
+    written = openapi.document(ROUTES, types, load_event_schemas(folder))
+    return json.dumps(written, indent=2, ensure_ascii=False) + "\n"
+
+
 def readme(text: str) -> str:
     """Return the README with its table of settings as the fields say it; unchanged without the two marks."""
     before, begin, rest = text.partition(SETTINGS_BEGIN)
@@ -99,6 +109,7 @@ def generated_files() -> dict[Path, str]:
     files = {
         ROOT / "schemas" / "metrics.yaml": metrics_yaml(),
         ROOT / "schemas" / "vectors" / "cases.psv": signature_cases(),
+        ROOT / "schemas" / "openapi.json": openapi_json(),
     }
     page = ROOT / "README.md"
     if page.exists():

@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from dispatcher.api.call import ApiServices, Resolve, RouteTable
+from dispatcher.api.models import ProblemShown
 from dispatcher.api.problems import Problem
 from dispatcher.api.routes import ROUTES
 from dispatcher.api.server import ApiOptions, ApiServer
@@ -23,7 +24,7 @@ from dispatcher.ledger.migrate import migrate
 from dispatcher.model.endpoint import HostLimits
 from dispatcher.model.ids import DeliveryIds, show_event_id
 from dispatcher.policy.catalogue import Catalogue
-from dispatcher.policy.schema_files import load_catalogue, schema_folder
+from dispatcher.policy.schema_files import load_catalogue, load_publications, schema_folder
 from dispatcher.policy.urls import UrlRules
 from dispatcher.vault import Vault
 from tests.support.servers import DatabaseServer, database_url, fresh_database
@@ -127,7 +128,7 @@ def _hold_against_table(method: str, path: str, reply: Reply) -> None:
     if reply.status >= 400:
         assert reply.headers["Content-Type"] == "application/problem+json"
         if reply.body is not None:
-            assert {"type", "title", "status", "code", "request_id"} <= set(reply.body)
+            ProblemShown.model_validate(reply.body)
             assert reply.body["status"] == reply.status
             assert reply.body["type"].endswith(":" + reply.body["code"])
         return
@@ -200,6 +201,7 @@ async def serving(
     services = ApiServices(
         pool=pool,
         vault=vault,
+        publications=load_publications(schema_folder()),
         delivery_ids=DeliveryIds(b"k" * 32),
         catalogue=Catalogue.from_document(load_catalogue(schema_folder())),
         url_rules=rules or UrlRules(),

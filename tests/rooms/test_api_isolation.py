@@ -1,6 +1,7 @@
 """No tenant sees another: every route of the table, with every kind of wrong key."""
 # ruff: noqa: F401, F811 - fixtures are taken in by name
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from dispatcher.api.call import Route
 from dispatcher.api.routes import ROUTES
 from dispatcher.ledger.accounts import Tenant
-from dispatcher.ledger.keys import TENANT_SCOPES
+from dispatcher.ledger.keys import TENANT_SCOPES, Scope
 from dispatcher.model.ids import show_event_id
 from tests.rooms.test_api_harness import Api, Seeds, api, ledger_template, ledger_url, pool, shared_api, vault
 
@@ -56,16 +57,22 @@ async def make_things(api: Api, tenant: Tenant) -> Things:
 
 def path_of(route: Route, ids: dict[str, str]) -> str:
     chosen = {"resendDelivery": "finished"}.get(route.operation_id, route.path.split("/")[2])
-    return route.path.replace("{id}", ids[chosen]) if route.placeholders else route.path
+    return route.path.format_map({"id": ids.get(chosen, ""), "type": "verification.completed"})
 
 
 def body_of(route: Route) -> dict[str, object] | None:
     return None if route.body is None else BODIES[route.operation_id]
 
 
-each_route = pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.operation_id)
-each_route_with_id = pytest.mark.parametrize(
-    "route", [route for route in ROUTES if route.placeholders], ids=lambda route: route.operation_id
+def each(routes: Iterable[Route]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("route", list(routes), ids=lambda route: route.operation_id)
+
+
+each_guarded_route = each(route for route in ROUTES if route.scope is not None)
+each_open_route = each(route for route in ROUTES if route.scope is None)
+each_account_route = each(route for route in ROUTES if route.scope not in {None, Scope.OPERATOR})
+each_account_route_with_id = each(
+    route for route in ROUTES if route.scope is not Scope.OPERATOR and "{id}" in route.path
 )
 each_list = pytest.mark.parametrize(
     "route",
@@ -74,7 +81,17 @@ each_list = pytest.mark.parametrize(
 )
 
 
-@each_route
+@each_open_route
+async def test_what_needs_no_key_needs_none_and_says_nothing_of_anybody(api: Api, route: Route) -> None:
+    things = await make_things(api, api.tenant)
+
+    reply = await api.call(route.method, path_of(route, things._asdict()), body_of(route), key=None)
+
+    assert reply.status == route.status
+    assert [thing for thing in things if thing.encode() in reply.raw] == []
+
+
+@each_guarded_route
 async def test_without_a_key_the_answer_is_401(api: Api, route: Route) -> None:
     things = await make_things(api, api.tenant)
 
@@ -83,9 +100,10 @@ async def test_without_a_key_the_answer_is_401(api: Api, route: Route) -> None:
     assert (reply.status, reply.code) == (401, "unauthorized")
 
 
-@each_route
+@each_account_route
 async def test_without_the_scope_the_answer_is_403(api: Api, route: Route) -> None:
     things = await make_things(api, api.tenant)
+    assert route.scope is not None
     key = await api.new_key(api.tenant, sorted(TENANT_SCOPES - {route.scope}))
 
     reply = await api.call(route.method, path_of(route, things._asdict()), body_of(route), key=key)
@@ -93,9 +111,10 @@ async def test_without_the_scope_the_answer_is_403(api: Api, route: Route) -> No
     assert (reply.status, reply.code) == (403, "missing_scope")
 
 
-@each_route
+@each_account_route
 async def test_the_scope_alone_is_enough(api: Api, route: Route) -> None:
     things = await make_things(api, api.tenant)
+    assert route.scope is not None
     key = await api.new_key(api.tenant, [route.scope])
 
     reply = await api.call(route.method, path_of(route, things._asdict()), body_of(route), key=key)
@@ -104,7 +123,7 @@ async def test_the_scope_alone_is_enough(api: Api, route: Route) -> None:
     assert reply.status == (400 if route.status == 101 else route.status)
 
 
-@each_route_with_id
+@each_account_route_with_id
 async def test_somebody_elses_thing_looks_like_none_at_all(api: Api, route: Route) -> None:
     others = [await api.other_tenant(), Tenant(api.tenant.account_id, "live")]
     unknown = await api.call(
