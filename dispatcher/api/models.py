@@ -232,9 +232,9 @@ class StatsShown(Outgoing):
     since: Instant | None
     last_attempt_at: Instant | None
     last_delivered_at: Instant | None
-    pending: int
-    retrying: int
-    held: int
+    pending_deliveries: int
+    retrying_deliveries: int
+    held_deliveries: int
     oldest_waiting_at: Instant | None
     next_attempt_at: Instant | None
 

@@ -154,9 +154,9 @@ def show_stats(endpoint: str, stats: EndpointStats) -> dict[str, Any]:
         "since": show_instant(stats.since),
         "last_attempt_at": show_instant(stats.last_attempt_at),
         "last_delivered_at": show_instant(stats.last_delivered_at),
-        "pending": stats.n_pending,
-        "retrying": stats.n_retrying,
-        "held": stats.n_held,
+        "pending_deliveries": stats.n_pending,
+        "retrying_deliveries": stats.n_retrying,
+        "held_deliveries": stats.n_held,
         "oldest_waiting_at": show_instant(stats.oldest_waiting_at),
         "next_attempt_at": show_instant(stats.next_attempt_at),
     }

@@ -259,7 +259,7 @@ async def test_the_statistics_of_an_endpoint_tell_its_day_and_its_queue(logged: 
 
     assert (stats["attempts"], stats["success_rate"]) == (11, 0.9091)
     assert (stats["p50_ms"], stats["p95_ms"]) == (6, 20)
-    assert (stats["pending"], stats["retrying"], stats["held"]) == (2, 1, 1)
+    assert (stats["pending_deliveries"], stats["retrying_deliveries"], stats["held_deliveries"]) == (2, 1, 1)
     assert stats["next_attempt_at"] == "2026-11-03T09:00:00.000Z"
     assert stats["oldest_waiting_at"] is not None
     assert stats["since"] <= stats["last_attempt_at"] == stats["last_delivered_at"]
@@ -283,4 +283,4 @@ async def test_statistics_look_at_so_many_rows_and_no_more(logged: Logged, monke
 
     stats = (await logged.api.get(f"{logged.path}/stats")).body
 
-    assert (stats["attempts"], stats["pending"]) == (3, 2)
+    assert (stats["attempts"], stats["pending_deliveries"]) == (3, 2)
