@@ -52,6 +52,7 @@ from dispatcher.ledger.intake import IntakeLedger
 from dispatcher.ledger.replay_steps import StepLedger
 from dispatcher.ledger.replicas import Membership, Replica, register
 from dispatcher.ledger.retention import Daily, Retention
+from dispatcher.ledger.seals import SealLedger
 from dispatcher.ledger.settlement import SettlementLedger
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.endpoint import HostLimits
@@ -60,6 +61,7 @@ from dispatcher.model.outcome import VerdictKind
 from dispatcher.policy.schema_files import load_event_schemas, load_publications, schema_folder
 from dispatcher.recording import Recorder
 from dispatcher.replays import ReplayRunner
+from dispatcher.resealing import Resealer
 from dispatcher.settings import EVERY_ROLE, Bind, Role, Settings
 from dispatcher.shared import Services, make_services, url_rules
 from dispatcher.telemetry.probes import Probes, ProbeServer
@@ -232,7 +234,8 @@ class Daemon:
                 },
                 on_announced=self.journal.announced,
             )
-            await self._live(deliverer, intake, upkeep, probes)
+            resealer = Resealer(SealLedger(links.control), services.vault, services.metrics)
+            await self._live(deliverer, intake, upkeep, resealer, probes)
             await _patiently(members.leave, seconds=_LEAVE_SECONDS)
             _log.info("replica_left", replica=replica.replica_id)
 
@@ -361,12 +364,20 @@ class Daemon:
         for wait in waits:
             wait.cancel()
 
-    async def _live(self, deliverer: Deliverer | None, intake: Intake | None, upkeep: Upkeep, probes: Probes) -> None:
+    async def _live(
+        self,
+        deliverer: Deliverer | None,
+        intake: Intake | None,
+        upkeep: Upkeep,
+        resealer: Resealer,
+        probes: Probes,
+    ) -> None:
         """Run every root task until asked to stop; then take the rooms down in the order of the journey."""
         eternal = [
             ("heartbeat", upkeep.keep_lease()),
             ("takeover", upkeep.take_over()),
             ("upkeep", upkeep.keep_up()),
+            ("key-ring", resealer.run()),
             ("probes", probes.run()),
         ]
         if deliverer is not None:

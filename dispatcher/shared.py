@@ -8,11 +8,13 @@ from prometheus_client import CollectorRegistry
 from dispatcher.journal import Journal
 from dispatcher.ledger.connections import Link
 from dispatcher.ledger.directory import DirectoryLedger
+from dispatcher.ledger.seals import SealLedger
 from dispatcher.model.ids import DeliveryIds
 from dispatcher.policy.addresses import EgressPolicy, refusal_of
 from dispatcher.policy.catalogue import Catalogue
 from dispatcher.policy.schema_files import load_catalogue, schema_folder
 from dispatcher.policy.urls import PortRules, UrlRules
+from dispatcher.resealing import check_ring
 from dispatcher.sending.attempt import Sender, SendingOptions
 from dispatcher.settings import Settings
 from dispatcher.telemetry.metrics import Metrics
@@ -51,8 +53,10 @@ async def make_services(stack: AsyncExitStack, settings: Settings, control: Link
     )
     sender = Sender(options, delivery_ids)
     stack.push_async_callback(sender.aclose)
+    vault = Vault.load(settings.secrets.key_file)
+    await check_ring(SealLedger(control), vault)
     return Services(
-        Vault.load(settings.secrets.key_file),
+        vault,
         catalogue,
         metrics,
         registry,

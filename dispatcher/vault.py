@@ -8,11 +8,12 @@ place (table, column, row) is authenticated with it: a ciphertext moved to anoth
 
 import base64
 import binascii
+import contextlib
 import os
 import re
 import secrets
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 from cryptography.exceptions import InvalidTag
@@ -26,6 +27,14 @@ _KEY_BYTES: Final = 32
 _KEY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
+class _Stamp(NamedTuple):
+    """By which two versions of a file are told apart."""
+
+    inode: int
+    changed_ns: int
+    size: int
+
+
 class Vault:
     """A key ring in use. Made by `load`; values never appear in a repr."""
 
@@ -33,6 +42,7 @@ class Vault:
         self._path = path
         self._primary = primary
         self._keys = keys
+        self._stamp: _Stamp | None = None
 
     @classmethod
     def load(cls, path: Path) -> "Vault":
@@ -41,7 +51,11 @@ class Vault:
         Raises:
             ConfigurationError: unreadable, readable by everybody, malformed, or without its primary key.
         """
-        return cls(path, *_read(path))
+        # Before the file is read: a change in between is noticed by the next refresh.
+        stamp = _stamp_of(path)
+        made = cls(path, *_read(path))
+        made._stamp = stamp
+        return made
 
     @classmethod
     def create_file(cls, path: Path) -> None:
@@ -64,9 +78,32 @@ class Vault:
         finally:
             partial.unlink(missing_ok=True)
 
+    @property
+    def primary(self) -> str:
+        """Return the id of the key that seals."""
+        return self._primary
+
+    @property
+    def key_ids(self) -> tuple[str, ...]:
+        """Return the ids of all keys that open, in the file's order."""
+        return tuple(self._keys)
+
     def reload(self) -> None:
         """Read the file again; on any fault the ring in use stays and ConfigurationError is raised."""
+        stamp = _stamp_of(self._path)
         self._primary, self._keys = _read(self._path)
+        self._stamp = stamp
+
+    def refresh(self) -> bool:
+        """Read the file again when it is another one, or another version of it, than was read; tell whether it was.
+
+        A mounted secret changes by a link to another file, hence the look at its inode. Faults are as of `reload`,
+        again at every call until the file is mended.
+        """
+        if _stamp_of(self._path) == self._stamp:
+            return False
+        self.reload()
+        return True
 
     def seal(self, plain: bytes, place: str) -> bytes:
         """Return `plain` sealed for `place` under the primary key."""
@@ -84,7 +121,7 @@ class Vault:
         key_id = key_id_of(sealed)
         start = 2 + len(key_id.encode())
         nonce, ciphertext = sealed[start : start + _NONCE_BYTES], sealed[start + _NONCE_BYTES :]
-        key = self._keys.get(key_id)
+        key = self._keys.get(key_id) or self._latest(key_id)
         if key is None:
             message = f"{place}: sealed with the key {key_id}, which is not in the key ring"
             raise SealBroken(message)
@@ -94,6 +131,12 @@ class Vault:
             message = f"{place}: the sealed value does not open with the key {key_id}"
             raise SealBroken(message) from fault
 
+    def _latest(self, key_id: str) -> AESGCM | None:
+        """Look for a key in the file as it is now: another process may have read it, and sealed with it, sooner."""
+        with contextlib.suppress(ConfigurationError):
+            self.refresh()
+        return self._keys.get(key_id)
+
 
 def key_id_of(sealed: bytes) -> str:
     """Return the id of the key that sealed a value. Raises SealBroken when it is no sealed value."""
@@ -101,6 +144,14 @@ def key_id_of(sealed: bytes) -> str:
         message = "this is no sealed value"
         raise SealBroken(message)
     return sealed[2 : 2 + sealed[1]].decode("ascii", "replace")
+
+
+def _stamp_of(path: Path) -> _Stamp | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return _Stamp(found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def _read(path: Path) -> tuple[str, dict[str, AESGCM]]:

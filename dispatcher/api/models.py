@@ -112,6 +112,27 @@ class EndpointChangeBody(Incoming):
     status: Literal["enabled", "paused", "disabled"] = "enabled"
 
 
+class RotationBody(Incoming):
+    """`expires_in`: seconds for which the present secret signs on beside the new one; 0 when it leaked.
+
+    `force`: rotate although two secrets are in force; the older of them is destroyed.
+    """
+
+    expires_in: Annotated[int, Field(ge=0, le=604_800)] = 86_400
+    force: bool = False
+
+
+class RotationShown(Outgoing):
+    """A new signing secret. `secret` is shown here and never again; null in a repeated answer."""
+
+    object: Literal["secret_rotation"]
+    endpoint_id: str
+    secret: str | None
+    secret_last4: str
+    previous_secret_last4: str | None
+    previous_secret_expires_at: Instant | None = Field(description="null: it signs no more")
+
+
 class FilterShown(Outgoing):
     """The filter of an endpoint; a member left out lets everything pass."""
 

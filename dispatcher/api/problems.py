@@ -51,6 +51,7 @@ class ProblemCode(StrEnum):
     ATTEMPTS_USED_UP = "attempts_used_up"
     EVENT_GONE = "event_gone"
     ETAG_MISMATCH = "etag_mismatch"
+    ROTATION_UNDER_WAY = "rotation_under_way"
     BODY_TOO_LARGE = "body_too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     EXPECTATION_FAILED = "expectation_failed"
@@ -92,6 +93,7 @@ KINDS: Final[Mapping[ProblemCode, _Kind]] = {
     ProblemCode.DELIVERY_ENDED: _Kind(HTTPStatus.CONFLICT, "The delivery is finished"),
     ProblemCode.ATTEMPTS_USED_UP: _Kind(HTTPStatus.CONFLICT, "The delivery can be sent no more"),
     ProblemCode.EVENT_GONE: _Kind(HTTPStatus.GONE, "The event is past its retention"),
+    ProblemCode.ROTATION_UNDER_WAY: _Kind(HTTPStatus.CONFLICT, "Two secrets of the endpoint are in force"),
     ProblemCode.ETAG_MISMATCH: _Kind(HTTPStatus.PRECONDITION_FAILED, "It was changed meanwhile"),
     ProblemCode.BODY_TOO_LARGE: _Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: _Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be plain JSON"),

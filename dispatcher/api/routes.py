@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from dispatcher.api import actions, changes, endpoints, listening, live, logs, replays
+from dispatcher.api import actions, changes, endpoints, listening, live, logs, replays, rotation
 from dispatcher.api.call import Route
 from dispatcher.api.live import LiveAttemptList, LiveQuery
 from dispatcher.api.models import (
@@ -22,6 +22,8 @@ from dispatcher.api.models import (
     FreeObject,
     NewEndpointShown,
     PageQuery,
+    RotationBody,
+    RotationShown,
     StatsShown,
 )
 from dispatcher.api.problems import ProblemCode
@@ -108,6 +110,18 @@ ROUTES: Final = (
         answer=None,
         status=204,
         has_versions=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/webhook_endpoints/{id}/rotate_secret",
+        operation_id="rotateSecret",
+        handler=rotation.rotate_secret,
+        scope=Scope.ENDPOINTS_WRITE,
+        summary="Give an endpoint a new signing secret and show it, this once; the present one signs on for a while",
+        answer=RotationShown,
+        body=RotationBody,
+        problems=(ProblemCode.ROTATION_UNDER_WAY,),
+        keeps_answers=True,
     ),
     Route(
         method="GET",

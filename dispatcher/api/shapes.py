@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from dispatcher.api.problems import Fault, Problem, ProblemCode, pointer
 from dispatcher.ledger.endpoints import StoredEndpoint
 from dispatcher.ledger.logs import EndpointStats, LoggedAttempt, LoggedDelivery
+from dispatcher.ledger.secrets import Rotated
 from dispatcher.model.ids import DeliveryIds, show_event_id
 from dispatcher.model.outcome import OutcomeKind
 from dispatcher.policy.catalogue import EventType
@@ -93,6 +94,18 @@ def show_endpoint(endpoint: StoredEndpoint) -> dict[str, Any]:
         },
         "created_at": show_instant(endpoint.created_at),
         **_endpoint_options(endpoint),
+    }
+
+
+def show_rotation(done: Rotated, secret: str | None) -> dict[str, Any]:
+    """Return what rotating did, this once with the secret."""
+    return {
+        "object": "secret_rotation",
+        "endpoint_id": done.public_id,
+        "secret": secret,
+        "secret_last4": done.last4,
+        "previous_secret_last4": done.previous_last4,
+        "previous_secret_expires_at": show_instant(done.previous_expires_at),
     }
 
 

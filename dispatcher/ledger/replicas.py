@@ -133,9 +133,10 @@ class Membership:
         return self._days
 
     async def forget(self) -> None:
-        """Delete what was kept for long: the audit log after a year, replays 90 days, dead events 14, answers one."""
+        """Delete what may not be kept longer: deeds, replays, dead events, kept answers, and secrets that are over."""
         await self._link.fetch("forget_idempotency_keys")
         await self._link.fetch("forget_deeds")
+        await self._link.fetch("forget_secrets")
         await self._link.fetch("forget_dead_events")
         await self._link.fetch("forget_replays")
 

@@ -146,6 +146,10 @@ def catalogue(event_types: Sequence[str]) -> list[Description]:
             "Dead events, by reason",
             {"reason": [reason.value for reason in DeadReason]},
         ),
+        Description(
+            "dispatcher_seals_under_old_keys", gauge, "Stored values sealed with a key that is not primary", {}
+        ),
+        Description("dispatcher_seals_renewed", counter, "Stored values sealed again with the primary key", {}),
         Description("dispatcher_loop_lag_seconds", gauge, "How late the event loop runs", {}),
         Description("dispatcher_log_lines_dropped", counter, "Log lines dropped because nobody read them", {}),
         Description("dispatcher_replica_lease_seconds", gauge, "Seconds left of the own lease", {}),

@@ -17,6 +17,7 @@ BODIES: dict[str, dict[str, object]] = {
     "createWebhookEndpoint": {"url": "https://example.com/", "events": ["*"]},
     "changeWebhookEndpoint": {"description": "another", "status": "paused"},
     "createReplay": {"since": "2026-11-03T09:00:00Z", "what": "all"},
+    "rotateSecret": {},
 }
 """A body that is good enough for each operation that takes one."""
 

@@ -142,3 +142,43 @@ def test_a_new_ring_is_ours_alone_and_never_replaces_one(tmp_path: Path) -> None
     assert path.read_bytes() == before
     assert [one.name for one in path.parent.iterdir()] == ["ring.json"]
     assert Vault.load(path).open(Vault.load(path).seal(b"x", PLACE), PLACE) == b"x"
+
+
+def test_a_file_that_changed_or_was_swapped_is_read_again_and_only_then(tmp_path: Path) -> None:
+    file = ring(tmp_path / "ring.json")
+    vault = Vault.load(file)
+    assert not vault.refresh()
+
+    ring(file, "k2", k1=b"1" * 32, k2=b"2" * 32)
+    assert vault.refresh()
+    assert (vault.primary, vault.key_ids) == ("k2", ("k1", "k2"))
+    assert not vault.refresh()
+
+    ring(tmp_path / "next.json", "k3", k2=b"2" * 32, k3=b"3" * 32).replace(file)
+    assert vault.refresh()
+    assert vault.primary == "k3"
+
+
+def test_a_file_that_went_away_or_broke_leaves_the_ring_in_use_until_it_is_mended(tmp_path: Path) -> None:
+    file = ring(tmp_path / "ring.json")
+    vault = Vault.load(file)
+    sealed = vault.seal(b"secret", PLACE)
+
+    for spoil in (file.unlink, lambda: file.write_text("{")):
+        spoil()
+        for _ in range(2):
+            with pytest.raises(ConfigurationError):
+                vault.refresh()
+        assert vault.open(sealed, PLACE) == b"secret"
+    ring(file, "k2", k1=b"1" * 32, k2=b"2" * 32)
+
+    assert vault.refresh()
+
+
+def test_a_value_that_a_faster_process_sealed_with_the_next_key_opens_at_once(tmp_path: Path) -> None:
+    file = ring(tmp_path / "ring.json")
+    slow = Vault.load(file)
+    ring(file, "k2", k1=b"1" * 32, k2=b"2" * 32)
+    sealed = Vault.load(file).seal(b"secret", PLACE)
+
+    assert slow.open(sealed, PLACE) == b"secret"

@@ -34,3 +34,9 @@ ALTER TABLE api_key ADD COLUMN expires_at timestamptz;               -- NULL: ne
 
 ALTER TABLE endpoint ADD COLUMN moved_at timestamptz;                -- to another host; what waited moves after it
 CREATE INDEX endpoint_moved ON endpoint (moved_at) WHERE moved_at IS NOT NULL;
+
+-- The id of the key that sealed a value: 1 byte format, 1 byte length of the id, the id, the rest. Else the empty text.
+CREATE FUNCTION seal_key_id(sealed bytea) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+  SELECT CASE WHEN octet_length(sealed) > 14 AND get_byte(sealed, 0) = 1
+              THEN encode(substr(sealed, 3, get_byte(sealed, 1)), 'escape') ELSE '' END
+$$;
