@@ -59,10 +59,12 @@ async def real_ids(api: Api) -> dict[str, str]:
         event_id = await seeds.event()
         delivery = await seeds.delivery(numbers[0], event_id=event_id, attempts=1)
         await seeds.attempt(numbers[0], delivery, "retry")
+        replay = await seeds.replay(numbers[0])
     ids = {
         "webhook_endpoints": "we_0000000000000000",
         "deliveries": api.services.delivery_ids.show(delivery),
         "events": show_event_id(event_id),
+        "replays": replay,
     }
     found = {route.operation_id: ids[route.path.split("/")[2]] for route in ROUTES if "{id}" in route.path}
     return {**found, "deleteWebhookEndpoint": "we_0000000000000001"}
