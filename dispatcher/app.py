@@ -65,6 +65,7 @@ from dispatcher.resealing import Resealer
 from dispatcher.settings import EVERY_ROLE, Bind, Role, Settings
 from dispatcher.shared import Services, make_services, url_rules
 from dispatcher.telemetry.probes import Probes, ProbeServer
+from dispatcher.trials import Trials
 from dispatcher.upkeep import Books, Upkeep
 from dispatcher.vault import Vault
 
@@ -355,6 +356,7 @@ class Daemon:
             host_defaults=settings.limits.host_limits(),
             resolve=services.sender.look_up,
             on_endpoint_changed=deliverer.directory.forget if deliverer is not None else lambda _: None,
+            trials=None if deliverer is None else Trials(deliverer.directory, services.sender),
         )
 
     async def _until_joined(self, intake: Intake) -> None:

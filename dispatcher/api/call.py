@@ -3,7 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -12,14 +12,17 @@ from dispatcher.api.cursors import Cursors, Seals
 from dispatcher.api.listeners import Listeners
 from dispatcher.api.models import NoQuery
 from dispatcher.api.problems import NO_HEADERS, Problem, ProblemCode
+from dispatcher.api.throttle import Buckets
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
 from dispatcher.ledger.deeds import Action, Ask, Deed
 from dispatcher.ledger.endpoints import EndpointLedger
 from dispatcher.ledger.keys import Bearer, Scope
 from dispatcher.ledger.logs import LogLedger
+from dispatcher.model.delivery import Delivery
 from dispatcher.model.endpoint import HostLimits
 from dispatcher.model.ids import DeliveryIds
+from dispatcher.model.trial import Trial
 from dispatcher.policy.catalogue import Catalogue
 from dispatcher.policy.schema_files import Publications
 from dispatcher.policy.urls import UrlRules
@@ -29,9 +32,23 @@ Resolve: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 PermissionError: egress policy refuses it."""
 
 
+class Trials(Protocol):
+    """Makes test requests: the door to sending, which this room does not know."""
+
+    async def write(self, delivery: Delivery) -> Trial | None:
+        """Return the request that a test would be; None when the endpoint does not exist."""
+        ...
+
+    async def send(self, delivery: Delivery) -> Trial | None:
+        """Send a test and return what it met, within eight seconds; None as `write`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ApiServices:
     """What the API works with; the caller owns all of it. `pool` outlives the server.
+
+    `trials` is None in a process that does not deliver.
 
     `url_rules` are the test environment's; in live http is refused whatever they say. `host_defaults` are given
     to a host seen for the first time. `on_endpoint_changed` is told an endpoint's number after each commit.
@@ -46,6 +63,7 @@ class ApiServices:
     host_defaults: HostLimits
     resolve: Resolve
     on_endpoint_changed: Callable[[int], None]
+    trials: Trials | None
     listeners: Listeners = field(default_factory=Listeners)
 
 
@@ -77,6 +95,7 @@ class Call:
     headers: Mapping[str, str]
     request_id: str
     address: str | None
+    trial_rates: Buckets
     ask: Ask | None
 
     def deed(self, action: Action) -> Deed:

@@ -59,6 +59,7 @@ class ProblemCode(StrEnum):
     RATE_LIMITED = "rate_limited"
     INTERNAL_ERROR = "internal_error"
     UNAVAILABLE = "unavailable"
+    NOT_DELIVERING = "not_delivering"
     TIMED_OUT = "timed_out"
 
 
@@ -101,6 +102,7 @@ KINDS: Final[Mapping[ProblemCode, _Kind]] = {
     ProblemCode.VALIDATION_FAILED: _Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The request has faults"),
     ProblemCode.RATE_LIMITED: _Kind(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests"),
     ProblemCode.INTERNAL_ERROR: _Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "Something failed on our side"),
+    ProblemCode.NOT_DELIVERING: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "This process sends no requests"),
     ProblemCode.UNAVAILABLE: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "We cannot serve this right now"),
     ProblemCode.TIMED_OUT: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "We could not finish this in time"),
 }

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from dispatcher.api import actions, changes, endpoints, listening, live, logs, replays, rotation
+from dispatcher.api import actions, changes, endpoints, listening, live, logs, replays, rotation, trials
 from dispatcher.api.call import Route
 from dispatcher.api.live import LiveAttemptList, LiveQuery
 from dispatcher.api.models import (
@@ -24,7 +24,10 @@ from dispatcher.api.models import (
     PageQuery,
     RotationBody,
     RotationShown,
+    SampleQuery,
     StatsShown,
+    TrialBody,
+    TrialShown,
 )
 from dispatcher.api.problems import ProblemCode
 from dispatcher.api.replay_models import ReplayBody, ReplayCountShown, ReplayList, ReplayShown, ReplaysQuery
@@ -122,6 +125,17 @@ ROUTES: Final = (
         body=RotationBody,
         problems=(ProblemCode.ROTATION_UNDER_WAY,),
         keeps_answers=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/webhook_endpoints/{id}/test",
+        operation_id="sendTest",
+        handler=trials.send_test,
+        scope=Scope.ENDPOINTS_WRITE,
+        summary="Send one signed test event and tell what came of it; with `dry_run` only show it. At most 10 a minute",
+        answer=TrialShown,
+        body=TrialBody,
+        problems=(ProblemCode.NOT_DELIVERING,),
     ),
     Route(
         method="GET",
@@ -300,6 +314,16 @@ ROUTES: Final = (
         scope=Scope.EVENTS_READ,
         summary="Show the JSON schema (2020-12) of an event type's bodies",
         answer=FreeObject,
+    ),
+    Route(
+        method="GET",
+        path="/v1/event_types/{type}/sample",
+        operation_id="getEventTypeSample",
+        handler=trials.read_sample,
+        scope=Scope.EVENTS_READ,
+        summary="Show a body as a test event of this type has it",
+        answer=EventShown,
+        query=SampleQuery,
     ),
     Route(
         method="GET",

@@ -49,14 +49,15 @@ NOBODYS: Final = Tenant(-1, "nobody")
 
 KEY_RATE: Final = Allowance(per_second=20.0, burst=40)
 STRANGER_RATE: Final = Allowance(per_second=10.0, burst=50)
+TRIAL_RATE: Final = Allowance(per_second=10 / 60, burst=10)
 
 
 @dataclass(frozen=True, slots=True)
 class ApiOptions:
     """Bounds of the server. `request_seconds` holds for a whole request, its body included.
 
-    `key_rate` is for the requests of one key, `stranger_rate` for the failed logins of one address; both hold in
-    this process.
+    `key_rate` is for the requests of one key, `stranger_rate` for the failed logins of one address, `trial_rate` for
+    the tests of one endpoint; all hold in this process.
     """
 
     body_bytes: int = 256 * 1024
@@ -69,6 +70,7 @@ class ApiOptions:
     most_connections: int = 1_000
     key_rate: Allowance = KEY_RATE
     stranger_rate: Allowance = STRANGER_RATE
+    trial_rate: Allowance = TRIAL_RATE
 
 
 class ApiServer:
@@ -88,6 +90,7 @@ class ApiServer:
             strangers=Buckets(self._options.stranger_rate),
         )
         self._rates = Buckets(self._options.key_rate)
+        self._trial_rates = Buckets(self._options.trial_rate)
         self._deeds = DeedLedger(services.pool)
         self._endpoints = EndpointLedger(services.pool, default_limits=services.host_defaults)
         self._logs = LogLedger(services.pool)
@@ -175,6 +178,7 @@ class ApiServer:
                 headers=request.headers,
                 request_id=headers["X-Request-Id"],
                 address=request.remote,
+                trial_rates=self._trial_rates,
                 ask=ask,
             )
         )

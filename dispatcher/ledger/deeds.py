@@ -34,6 +34,7 @@ class Action(StrEnum):
     ENDPOINT_CHANGED = "endpoint.changed"
     STATUS_CHANGED = "endpoint.status_changed"
     ENDPOINT_DELETED = "endpoint.deleted"
+    ENDPOINT_TESTED = "endpoint.tested"
     SECRET_ROTATED = "endpoint.secret_rotated"  # noqa: S105 - what was done, no secret
 
 

@@ -1,4 +1,4 @@
-"""Turns a published example into a record as a producer would send it, for trials and the demo."""
+"""Turns a published example into a record as a producer would send it, or into the body of a test event."""
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,8 @@ SOURCE: Final = "/dispatcher/trigger"
 
 _TIME_FIELDS: Final = ("created_at", "started_at", "completed_at", "expires_at", "redacted_at")
 _OUTCOMES: Final = ("approved", "declined", "inconclusive")
+_EDGES: Final = ("non_ascii", "empty_optional", "largest")
+_OPTIONAL: Final = ("checks", "metadata")
 
 
 class SampleRecord(NamedTuple):
@@ -21,6 +23,15 @@ class SampleRecord(NamedTuple):
     key: bytes
     value: bytes
     headers: tuple[tuple[str, bytes], ...]
+
+
+class SampleFrame(NamedTuple):
+    """What stands around a test event: whose it is, where, its id, and the endpoint that it is for."""
+
+    account: str
+    environment: str
+    event_id: str
+    endpoint_id: str
 
 
 def sample_record(
@@ -63,6 +74,62 @@ def sample_record(
     }
     encoded = tuple((name, value.encode()) for name, value in headers.items())
     return SampleRecord(subject.encode(), orjson.dumps(data), encoded)
+
+
+def sample_body(
+    example: bytes, frame: SampleFrame, *, token: str, now: dt.datetime, variant: str | None = None
+) -> bytes:
+    """Return the body of a test event made from the `example` of its type; it fulfils the type's schema.
+
+    `token` (letters and digits, at least 10) makes its verification unique. Raises ValueError for a variant that
+    this type has not; `variants_of` lists those that it has.
+    """
+    if variant is not None and variant not in variants_of(example):
+        message = "this event type has no such variant"
+        raise ValueError(message)
+    body = cast("JsonObject", orjson.loads(example))
+    data = cast("JsonObject", body["data"])
+    verification = data.get("verification")
+    if isinstance(verification, dict):
+        verification["id"] = f"ver_{token}"
+        data["links"] = {"self": f"https://api.example.com/v1/verifications/ver_{token}"}
+        _move_times(verification, now - _moment(cast("str", body["timestamp"])))
+        if variant is not None:
+            _vary(data, verification, variant)
+    elif "endpoint_id" in data:
+        data["endpoint_id"] = frame.endpoint_id
+    body |= {"id": frame.event_id, "timestamp": _stamp(now), "test": True}
+    body |= {"environment": frame.environment, "account_id": frame.account}
+    return orjson.dumps(body)
+
+
+def variants_of(example: bytes) -> tuple[str, ...]:
+    """Return the variants that test events of a type have, edge cases last; none for those without a verification."""
+    verification = cast("JsonObject", cast("JsonObject", orjson.loads(example))["data"]).get("verification")
+    if not isinstance(verification, dict):
+        return ()
+    is_decision = verification["status"] == "completed" and verification["outcome"] is not None
+    return (*(_OUTCOMES if is_decision else ()), *_EDGES)
+
+
+def _vary(data: JsonObject, verification: JsonObject, variant: str) -> None:
+    match variant:
+        case "non_ascii":
+            verification["client_reference"] = "Zoë Nuñez-Đặng 東京 🙂"
+            verification["metadata"] = {"straße": "Ærøskøbing, Łódź"}
+        case "empty_optional":
+            for name in (*_OPTIONAL, *_TIME_FIELDS[1:]):
+                verification.pop(name, None)
+            verification |= {"client_reference": None, "workflow_id": None, "reason_codes": []}
+            data.pop("previous", None)
+            data.pop("links", None)
+        case "largest":
+            # As much as the schema allows of the customer's own.
+            verification["client_reference"] = "r" * 255
+            verification["metadata"] = {f"name_{n:02}": "x" * 500 for n in range(50)}
+        case outcome:
+            verification["outcome"] = outcome
+            verification["reason_codes"] = [] if outcome == "approved" else ["document_expired"]
 
 
 def parse_changes(texts: Sequence[str], outcome: str | None) -> dict[str, Json]:

@@ -8,6 +8,7 @@ one: the peer closed it while we wrote, which is nobody's fault.
 """
 
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -65,6 +66,7 @@ class _Work(NamedTuple):
     attempt_no: int
     started: float
     pool: Pool
+    on_written: Callable[[bytes], None] | None
 
 
 class Sender:
@@ -86,9 +88,18 @@ class Sender:
         self._pool = Pool(options.most_idle)
         self._dialer = self._make_dialer(options.egress)
 
-    async def send(self, target: Target, delivery: Delivery, attempt_no: int) -> Outcome:
+    async def send(
+        self,
+        target: Target,
+        delivery: Delivery,
+        attempt_no: int,
+        *,
+        on_written: Callable[[bytes], None] | None = None,
+    ) -> Outcome:
         """Make one request and return what it met; every fault of the customer's side is an outcome.
 
+        `on_written` is given the request's bytes, head and body, before they are sent; twice when an idle connection
+        turned out dead.
         `attempt_no` is 1-based. Takes at most about 15 s with the usual budgets: 3 to connect, 5 for the
         peer to read, 5 for the head, 2 for the body. On cancel the connection is closed; the request
         may have been read by then.
@@ -99,7 +110,7 @@ class Sender:
                 reason = "plain http is not allowed here"
                 return Outcome(OutcomeKind.ADDRESS_FORBIDDEN, 0.0, reason=reason)
             pool = self._pool
-            work = _Work(self._template_of(target), delivery, attempt_no, started, pool)
+            work = _Work(self._template_of(target), delivery, attempt_no, started, pool, on_written)
             connection = pool.take(work.template.place.key)
             if connection is not None:
                 outcome = await self._exchange(connection, work, NO_PHASES, reused=True)
@@ -110,6 +121,10 @@ class Sender:
             _log.exception("attempt_broken", endpoint_id=target.public_id)
             reason = type(fault).__name__
             return Outcome(OutcomeKind.INTERNAL_ERROR, clock.mono() - started, reason=reason)
+
+    def write(self, target: Target, delivery: Delivery, attempt_no: int) -> bytes:
+        """Return the request that `send` would send now, head and body, and send nothing."""
+        return self._fill(self._template_of(target), delivery, attempt_no)
 
     @staticmethod
     def key_ids(target: Target) -> tuple[int, ...]:
@@ -166,15 +181,9 @@ class Sender:
         """Return the outcome on this connection, None when a reused one was already dead."""
         delivery = work.delivery
         try:
-            request = work.template.fill(
-                event_id=show_event_id(delivery.event_id),
-                delivery_id=self._ids.show(delivery.delivery_id),
-                event_type=delivery.event_type,
-                attempt_no=work.attempt_no,
-                now=int(clock.now()),
-                body=delivery.body,
-                attempts_before=delivery.attempts_before,
-            )
+            request = self._fill(work.template, delivery, work.attempt_no)
+            if work.on_written is not None:
+                work.on_written(request)
             answer = await connection.exchange(request)
         except AttemptFailed as failure:
             if reused and failure.is_silent:
@@ -199,6 +208,17 @@ class Sender:
             answer.body,
             answer.body_cut,
             answer.headers,
+        )
+
+    def _fill(self, template: Template, delivery: Delivery, attempt_no: int) -> bytes:
+        return template.fill(
+            event_id=show_event_id(delivery.event_id),
+            delivery_id=self._ids.show(delivery.delivery_id),
+            event_type=delivery.event_type,
+            attempt_no=attempt_no,
+            now=int(clock.now()),
+            body=delivery.body,
+            attempts_before=delivery.attempts_before,
         )
 
     def _template_of(self, target: Target) -> Template:

@@ -18,6 +18,7 @@ BODIES: dict[str, dict[str, object]] = {
     "changeWebhookEndpoint": {"description": "another", "status": "paused"},
     "createReplay": {"since": "2026-11-03T09:00:00Z", "what": "all"},
     "rotateSecret": {},
+    "sendTest": {"dry_run": True},
 }
 """A body that is good enough for each operation that takes one."""
 

@@ -1,11 +1,12 @@
 """Public ids: permutations without a pattern, the same in every process, one spelling each."""
 
 import base64
+import re
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.model.ids import DeliveryIds, event_id_of, parse_event_id, show_event_id
+from dispatcher.model.ids import DeliveryIds, event_id_of, new_test_event_id, parse_event_id, show_event_id
 
 NUMBERS = st.integers(0, 2**63 - 1)
 IDS = DeliveryIds(b"k" * 32)
@@ -65,3 +66,10 @@ def test_event_ids_are_the_published_ones() -> None:
     assert show_event_id(event_id_of("/verification-core/eu", "A234-1234-1234")) == (
         "evt_zgevy4z4ayrryq4ge23p326biaf4v7w2"
     )
+
+
+def test_a_test_events_id_is_told_apart_and_is_no_event_that_is_stored() -> None:
+    shown = show_event_id(new_test_event_id())
+
+    assert re.fullmatch(r"evt_test_[a-z2-7]{26}", shown)
+    assert parse_event_id(shown) is None

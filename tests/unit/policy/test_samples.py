@@ -4,13 +4,22 @@ import datetime as dt
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema_rs
 import orjson
 import pytest
 
 from dispatcher.intake.decoding import Decoder
 from dispatcher.model.event import Event, Record
 from dispatcher.policy.catalogue import Catalogue
-from dispatcher.policy.samples import SOURCE, SampleRecord, parse_changes, sample_record
+from dispatcher.policy.samples import (
+    SOURCE,
+    SampleFrame,
+    SampleRecord,
+    parse_changes,
+    sample_body,
+    sample_record,
+    variants_of,
+)
 from dispatcher.policy.schema_files import Json, load_catalogue, load_event_schemas, load_example, schema_folder
 
 NOW = dt.datetime(2027, 2, 3, 4, 5, 6, 789_000, dt.timezone(dt.timedelta(hours=2)))
@@ -120,3 +129,42 @@ def test_every_sample_of_a_producers_type_becomes_an_event_of_that_type(name: st
 
     assert isinstance(event, Event), event
     assert (event.type, event.dropped_fields, event.subject) == (name, 0, "ver_t123456789")
+
+
+FRAME = SampleFrame("acct_5hQ2vN8rTb", "live", "evt_test_" + "a" * 26, "we_3JqPz7LmA0")
+REGISTRY = jsonschema_rs.Registry(list(load_event_schemas(schema_folder()).documents.items()))
+
+
+def each_variant() -> Iterator[tuple[str, str | None]]:
+    for name in NAMES:
+        yield from ((name, variant) for variant in (None, *variants_of(load_example(schema_folder(), name))))
+
+
+@pytest.mark.parametrize(("name", "variant"), list(each_variant()))
+def test_every_variant_of_every_type_fulfils_the_published_schema(name: str, variant: str | None) -> None:
+    example = load_example(schema_folder(), name)
+
+    body = orjson.loads(sample_body(example, FRAME, token="t123456789", now=NOW, variant=variant))
+
+    schema = {"$ref": f"urn:webhooks:event:2026-11-01:{name}"}
+    jsonschema_rs.Draft202012Validator(schema, validate_formats=True, registry=REGISTRY, offline=True).validate(body)
+    assert (body["id"], body["test"], body["environment"]) == (FRAME.event_id, True, "live")
+    assert body["type"] == name
+    assert body["timestamp"] == "2027-02-03T02:05:06.789Z"
+
+
+def test_a_decision_comes_in_every_outcome_and_others_in_none() -> None:
+    outcomes = {
+        variant: orjson.loads(sample_body(EXAMPLE, FRAME, token="t123456789", now=NOW, variant=variant))["data"][
+            "verification"
+        ]["outcome"]
+        for variant in ("approved", "declined", "inconclusive")
+    }
+
+    assert outcomes == {name: name for name in outcomes}
+    assert "declined" not in variants_of(load_example(schema_folder(), "verification.created"))
+    assert variants_of(load_example(schema_folder(), "webhook.ping")) == ()
+    with pytest.raises(ValueError, match="no such variant"):
+        sample_body(
+            load_example(schema_folder(), "webhook.ping"), FRAME, token="t123456789", now=NOW, variant="largest"
+        )

@@ -1,0 +1,63 @@
+"""Tests of endpoints: an attempt each, of a delivery that was never in the queue."""
+
+import datetime as dt
+from typing import Final
+
+import orjson
+
+from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.deeds import Deed, note
+from dispatcher.model.delivery import Delivery
+from dispatcher.model.outcome import Outcome, OutcomeKind
+
+_MOST_MS: Final = 1_000
+
+
+class TrialLedger:
+    """Tests in Postgres. Every call raises Unavailable when Postgres is away."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def new_number(self) -> int:
+        """Return the number of a new delivery."""
+        row = await self._pool.fetchrow("next_delivery_id")
+        assert row is not None
+        number: int = row["delivery_id"]
+        return number
+
+    async def record(
+        self, deed: Deed, public_id: str, delivery: Delivery, outcome: Outcome, key_ids: tuple[int, ...]
+    ) -> None:
+        """Write a test's attempt and its line in the audit log; a first success verifies the endpoint."""
+        is_delivered = outcome.kind is OutcomeKind.DELIVERED
+        started_at: dt.datetime = delivery.created_at
+        async with self._pool.transaction() as session:
+            await session.execute(
+                "record_trial",
+                started_at,
+                delivery.delivery_id,
+                delivery.endpoint_id,
+                *deed.owner,
+                delivery.event_id,
+                delivery.event_type,
+                delivery.subject,
+                round(outcome.duration_seconds * _MOST_MS),
+                outcome.status,
+                outcome.kind,
+                "delivered" if is_delivered else "exhausted",
+                orjson.dumps(_detail(outcome, key_ids)),
+            )
+            if is_delivered:
+                await session.execute("verify_endpoint", delivery.endpoint_id)
+            await note(session, deed, public_id, facts={"event_type": delivery.event_type, "outcome": outcome.kind})
+
+
+def _detail(outcome: Outcome, key_ids: tuple[int, ...]) -> dict[str, object]:
+    phases = {
+        f"{name}_ms": round(seconds * 1_000, 1)
+        for name, seconds in outcome.phases._asdict().items()
+        if seconds is not None
+    }
+    rest = {"reason": outcome.reason or None, "peer": outcome.peer, "reused": outcome.reused, "keys": key_ids}
+    return {**phases, **{name: value for name, value in rest.items() if value}}
