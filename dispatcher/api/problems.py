@@ -50,6 +50,8 @@ class ProblemCode(StrEnum):
     DELIVERY_ENDED = "delivery_ended"
     ATTEMPTS_USED_UP = "attempts_used_up"
     EVENT_GONE = "event_gone"
+    ACCOUNT_EXISTS = "account_exists"
+    KEY_LIMIT = "key_limit"
     ETAG_MISMATCH = "etag_mismatch"
     ROTATION_UNDER_WAY = "rotation_under_way"
     BODY_TOO_LARGE = "body_too_large"
@@ -95,6 +97,8 @@ KINDS: Final[Mapping[ProblemCode, _Kind]] = {
     ProblemCode.ATTEMPTS_USED_UP: _Kind(HTTPStatus.CONFLICT, "The delivery can be sent no more"),
     ProblemCode.EVENT_GONE: _Kind(HTTPStatus.GONE, "The event is past its retention"),
     ProblemCode.ROTATION_UNDER_WAY: _Kind(HTTPStatus.CONFLICT, "Two secrets of the endpoint are in force"),
+    ProblemCode.ACCOUNT_EXISTS: _Kind(HTTPStatus.CONFLICT, "There is an account with this id"),
+    ProblemCode.KEY_LIMIT: _Kind(HTTPStatus.CONFLICT, "There are as many live keys as there may be"),
     ProblemCode.ETAG_MISMATCH: _Kind(HTTPStatus.PRECONDITION_FAILED, "It was changed meanwhile"),
     ProblemCode.BODY_TOO_LARGE: _Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: _Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be plain JSON"),

@@ -2,7 +2,13 @@
 
 from typing import Final
 
-from dispatcher.api import actions, changes, endpoints, listening, live, logs, replays, rotation, trials
+from dispatcher.api import actions, administration, changes, endpoints, listening, live, logs, replays, rotation, trials
+from dispatcher.api.administration_models import (
+    DeedList,
+    KeyBody,
+    KeyList,
+    NewKeyShown,
+)
 from dispatcher.api.call import Route
 from dispatcher.api.live import LiveAttemptList, LiveQuery
 from dispatcher.api.models import (
@@ -29,6 +35,7 @@ from dispatcher.api.models import (
     TrialBody,
     TrialShown,
 )
+from dispatcher.api.operator_routes import OPERATOR_ROUTES
 from dispatcher.api.problems import ProblemCode
 from dispatcher.api.replay_models import ReplayBody, ReplayCountShown, ReplayList, ReplayShown, ReplaysQuery
 from dispatcher.ledger.keys import Scope
@@ -334,4 +341,48 @@ ROUTES: Final = (
         summary="Show this document",
         answer=FreeObject,
     ),
+    Route(
+        method="POST",
+        path="/v1/api_keys",
+        operation_id="createApiKey",
+        handler=administration.create_key,
+        scope=Scope.KEYS_WRITE,
+        summary="Make a key for the same account and environment and show it, this once",
+        answer=NewKeyShown,
+        status=201,
+        body=KeyBody,
+        problems=(ProblemCode.KEY_LIMIT,),
+        keeps_answers=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/api_keys",
+        operation_id="listApiKeys",
+        handler=administration.list_keys,
+        scope=Scope.KEYS_WRITE,
+        summary="List the keys of the same account and environment, live ones first",
+        answer=KeyList,
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/api_keys/{id}",
+        operation_id="revokeApiKey",
+        handler=administration.revoke_key,
+        scope=Scope.KEYS_WRITE,
+        summary="End a key for good",
+        answer=None,
+        status=204,
+    ),
+    Route(
+        method="GET",
+        path="/v1/audit_log",
+        operation_id="listDeeds",
+        handler=administration.list_deeds,
+        scope=Scope.KEYS_WRITE,
+        summary="List who changed what through the API, latest first; kept for a year",
+        answer=DeedList,
+        query=PageQuery,
+        problems=_PAGED,
+    ),
+    *OPERATOR_ROUTES,
 )

@@ -36,6 +36,10 @@ class Action(StrEnum):
     ENDPOINT_DELETED = "endpoint.deleted"
     ENDPOINT_TESTED = "endpoint.tested"
     SECRET_ROTATED = "endpoint.secret_rotated"  # noqa: S105 - what was done, no secret
+    KEY_CREATED = "api_key.created"
+    KEY_REVOKED = "api_key.revoked"
+    ACCOUNT_CREATED = "account.created"
+    HOST_CHANGED = "host.changed"
 
 
 class Ask(NamedTuple):
@@ -132,6 +136,12 @@ class DeedLedger:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+
+    async def page(self, owner: Tenant, *, below: int | None = None, limit: int) -> list[Line]:
+        """Return up to `limit` lines of an owner's audit log, latest first, with numbers below `below`."""
+        tenant = (None, None) if owner == OPERATORS else owner
+        rows = await self._pool.fetch("list_deeds", *tenant, below, limit)
+        return [Line(**{**row, "facts": orjson.loads(row["facts"])}) for row in rows]
 
     async def kept_answer(self, owner: Tenant, key: str) -> KeptAnswer | None:
         """Return the answer kept under an idempotency key, None when there is none younger than a day."""

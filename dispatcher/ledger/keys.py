@@ -16,7 +16,7 @@ import hmac
 import secrets
 import string
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -24,7 +24,8 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from dispatcher.ledger.accounts import Tenant
-from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.connections import Pool, Session
+from dispatcher.ledger.deeds import Deed, KeptAnswer, begin, keep, note
 
 
 class Scope(StrEnum):
@@ -45,6 +46,12 @@ TENANT_SCOPES: Final = frozenset(Scope) - {Scope.OPERATOR}
 """What a key of an account may hold; all of them unless said otherwise."""
 
 OPERATOR_SCOPES: Final = frozenset({Scope.OPERATOR})
+
+MOST_KEYS: Final = 50
+"""Live keys of one account in one environment that the API makes."""
+
+MOST_OF_NAME: Final = 2
+"""Live keys of one name: the one in use and the one that follows it."""
 
 _PREFIX: Final = "whd"
 _OPERATOR: Final = "op"
@@ -69,7 +76,25 @@ class NewKey:
     key_id: str
     text: str = field(repr=False)
     scopes: tuple[Scope, ...]
+    name: str | None
     created_at: dt.datetime
+    expires_at: dt.datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyWish:
+    """A key that somebody wants. `scopes` None gives every one of its kind; without seconds it never expires."""
+
+    scopes: tuple[Scope, ...] | None = None
+    name: str | None = None
+    expires_in_seconds: float | None = None
+
+
+class TooManyKeys(NamedTuple):
+    """There are as many live keys as there may be, of one name or at all."""
+
+    limit: int
+    is_of_name: bool
 
 
 class Bearer(NamedTuple):
@@ -99,6 +124,7 @@ class KeyFacts(NamedTuple):
     created_at: dt.datetime
     last_used_at: dt.datetime | None
     revoked_at: dt.datetime | None
+    expires_at: dt.datetime | None
 
 
 def parse_key(text: str) -> KeyParts | None:
@@ -121,7 +147,7 @@ def matches(parts: KeyParts, stored: StoredKey) -> bool:
 
 
 class KeyLedger:
-    """Keys in Postgres. An account may hold any number of live keys, so that they can be rotated."""
+    """Keys in Postgres. Through the API two live keys of one name are the most, so that they can be rotated."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -142,20 +168,48 @@ class KeyLedger:
             asyncpg.ForeignKeyViolationError: the account does not exist.
             Unavailable: it may have been made; nobody knows its secret.
         """
-        allowed = OPERATOR_SCOPES if tenant is None else TENANT_SCOPES
-        chosen = tuple(sorted(allowed if scopes is None else set(scopes)))
-        if not chosen or not allowed.issuperset(chosen):
-            message = f"scopes of this kind of key are some of: {', '.join(sorted(allowed))}"
-            raise ValueError(message)
-        key_id, secret = _random(_KEY_ID_LENGTH), _base62(secrets.token_bytes(_SECRET_BYTES))
-        kind = _OPERATOR if tenant is None else tenant.environment
-        body = f"{_PREFIX}_{kind}_{key_id}_{secret}"
-        account_id, environment = tenant or (None, None)
-        row = await self._pool.fetchrow(
-            "create_key", key_id, _digest(secret), account_id, environment, list(chosen), name
-        )
-        assert row is not None
-        return NewKey(key_id, body + _check(body), chosen, row["created_at"])
+        wish = KeyWish(None if scopes is None else tuple(scopes), name)
+        async with self._pool.transaction() as session:
+            return await _insert(session, tenant, wish)
+
+    async def issue(
+        self, deed: Deed, tenant: Tenant, wish: KeyWish, *, show: Callable[[NewKey], bytes]
+    ) -> NewKey | KeptAnswer | TooManyKeys:
+        """Make a key for an account because somebody asks for it; `show` gives the answer to keep, without the key.
+
+        Raises:
+            ValueError: as `create`.
+            Unavailable: it may have been made; nobody knows its secret.
+        """
+        async with self._pool.transaction() as session:
+            kept = await begin(session, deed)
+            if kept is not None:
+                return kept
+            row = await session.fetchrow("count_live_keys", *tenant, wish.name)
+            assert row is not None
+            if row["n"] >= MOST_KEYS:
+                return TooManyKeys(MOST_KEYS, is_of_name=False)
+            if wish.name is not None and row["n_named"] >= MOST_OF_NAME:
+                return TooManyKeys(MOST_OF_NAME, is_of_name=True)
+            made = await _insert(session, tenant, wish)
+            facts = {"name": made.name, "scopes": made.scopes, "expires_at": made.expires_at}
+            await note(session, deed, made.key_id, after=facts, facts=facts)
+            await keep(session, deed, 201, show(made))
+            return made
+
+    async def of_tenant(self, tenant: Tenant, *, limit: int) -> list[KeyFacts]:
+        """Return up to `limit` keys of an account and environment, live ones first. Raises Unavailable."""
+        return [_facts(row) for row in await self._pool.fetch("keys_of_tenant", *tenant, limit)]
+
+    async def withdraw(self, deed: Deed, key_id: str) -> bool:
+        """End a key of the deed's owner; tell whether it was there and live. Raises Unavailable."""
+        async with self._pool.transaction() as session:
+            row = await session.fetchrow("withdraw_key", *deed.owner, key_id)
+            if row is None:
+                return False
+            facts = {"name": row["name"], "scopes": row["scopes"]}
+            await note(session, deed, key_id, before=facts, facts=facts)
+            return True
 
     async def find(self, key_id: str) -> StoredKey | None:
         """Return a key that is not revoked, None when there is none. Raises Unavailable."""
@@ -180,6 +234,23 @@ class KeyLedger:
         return await self._pool.fetchrow("revoke_key", key_id) is not None
 
 
+async def _insert(session: Session, tenant: Tenant | None, wish: KeyWish) -> NewKey:
+    allowed = OPERATOR_SCOPES if tenant is None else TENANT_SCOPES
+    chosen = tuple(sorted(allowed if wish.scopes is None else set(wish.scopes)))
+    if not chosen or not allowed.issuperset(chosen):
+        message = f"scopes of this kind of key are some of: {', '.join(sorted(allowed))}"
+        raise ValueError(message)
+    key_id, secret = _random(_KEY_ID_LENGTH), _base62(secrets.token_bytes(_SECRET_BYTES))
+    kind = _OPERATOR if tenant is None else tenant.environment
+    body = f"{_PREFIX}_{kind}_{key_id}_{secret}"
+    owner = tenant or (None, None)
+    row = await session.fetchrow(
+        "create_key", key_id, _digest(secret), *owner, list(chosen), wish.name, wish.expires_in_seconds
+    )
+    assert row is not None
+    return NewKey(key_id, body + _check(body), chosen, wish.name, row["created_at"], row["expires_at"])
+
+
 def _facts(row: asyncpg.Record) -> KeyFacts:
     return KeyFacts(
         row["key_id"],
@@ -189,6 +260,7 @@ def _facts(row: asyncpg.Record) -> KeyFacts:
         row["created_at"],
         row["last_used_at"],
         row["revoked_at"],
+        row["expires_at"],
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from dispatcher.api.call import Route
 from dispatcher.api.routes import ROUTES
 from dispatcher.ledger.accounts import Tenant
-from dispatcher.ledger.keys import TENANT_SCOPES, Scope
+from dispatcher.ledger.keys import TENANT_SCOPES, KeyLedger, Scope
 from dispatcher.model.ids import show_event_id
 from tests.rooms.test_api_harness import Api, Seeds, api, ledger_template, ledger_url, pool, shared_api, vault
 
@@ -19,6 +19,9 @@ BODIES: dict[str, dict[str, object]] = {
     "createReplay": {"since": "2026-11-03T09:00:00Z", "what": "all"},
     "rotateSecret": {},
     "sendTest": {"dry_run": True},
+    "createApiKey": {"name": "next"},
+    "createAccount": {"name": "Example Bank"},
+    "createAccountApiKey": {"environment": "live"},
 }
 """A body that is good enough for each operation that takes one."""
 
@@ -27,6 +30,8 @@ UNKNOWN = {
     "deliveries": "dlv_aaaaaaaaaaaaa",
     "events": "evt_" + "a" * 32,
     "replays": "rpl_0000000000000000",
+    "api_keys": "000000000000",
+    "accounts": "acct_0000000000000000",
 }
 
 
@@ -37,6 +42,8 @@ class Things(NamedTuple):
     deliveries: str
     events: str
     replays: str
+    api_keys: str
+    accounts: str
     finished: str
     """A delivery that is not open."""
 
@@ -53,8 +60,10 @@ async def make_things(api: Api, tenant: Tenant) -> Things:
         await sql.execute("UPDATE endpoint SET status = 'deleted' WHERE endpoint_id = $1", busy)
         replay = await seeds.replay(busy)
         public_id = await sql.fetchval("SELECT public_id FROM endpoint WHERE endpoint_id = $1", endpoint)
+        account = await sql.fetchval("SELECT public_id FROM account WHERE account_id = $1", tenant.account_id)
     show = api.services.delivery_ids.show
-    return Things(public_id, show(delivery), show_event_id(event_id), replay, show(finished))
+    key = await KeyLedger(api.pool).create(tenant, name="to be looked at")
+    return Things(public_id, show(delivery), show_event_id(event_id), replay, key.key_id, account, show(finished))
 
 
 def path_of(route: Route, ids: dict[str, str]) -> str:
@@ -76,6 +85,7 @@ each_account_route = each(route for route in ROUTES if route.scope not in {None,
 each_account_route_with_id = each(
     route for route in ROUTES if route.scope is not Scope.OPERATOR and "{id}" in route.path
 )
+each_operator_route = each(route for route in ROUTES if route.scope is Scope.OPERATOR)
 each_list = pytest.mark.parametrize(
     "route",
     [route for route in ROUTES if route.operation_id in {"listWebhookEndpoints", "listEvents", "listReplays"}],
@@ -111,6 +121,34 @@ async def test_without_the_scope_the_answer_is_403(api: Api, route: Route) -> No
     reply = await api.call(route.method, path_of(route, things._asdict()), body_of(route), key=key)
 
     assert (reply.status, reply.code) == (403, "missing_scope")
+
+
+@each_account_route
+async def test_an_operators_key_sees_no_account(api: Api, route: Route) -> None:
+    things = await make_things(api, api.tenant)
+
+    key = await api.new_key(None)
+    reply = await api.call(route.method, path_of(route, things._asdict()), body_of(route), key=key)
+
+    assert (reply.status, reply.code) == (403, "needs_account_key")
+
+
+@each_operator_route
+async def test_an_accounts_key_opens_nothing_of_operators(api: Api, route: Route) -> None:
+    things = await make_things(api, api.tenant)
+
+    reply = await api.call(route.method, path_of(route, things._asdict()), body_of(route))
+
+    assert (reply.status, reply.code) == (403, "needs_operator_key")
+
+
+@each_operator_route
+async def test_an_operators_key_opens_what_is_operators(api: Api, route: Route) -> None:
+    things, key = await make_things(api, api.tenant), await api.new_key(None)
+
+    reply = await api.call(route.method, path_of(route, things._asdict()), body_of(route), key=key)
+
+    assert reply.status == route.status
 
 
 @each_account_route
@@ -162,12 +200,16 @@ async def test_a_cursor_opens_its_own_list_only(api: Api, route: Route) -> None:
     things = (await make_things(api, api.tenant))._asdict()
     stranger = await api.other_tenant()
     theirs = (await make_things(api, stranger))._asdict()
-    key = await api.new_key(stranger)
     feed = await api.get("/v1/events?order=asc&limit=1")
     cursors = {"garbage": "AAAA", "not base64": "%21%21", "too long": "A" * 600, "a feed's": feed.body["resume"]}
 
+    is_operators = route.scope is Scope.OPERATOR
+    mine = key = await api.new_key(None) if is_operators else api.key
+    if not is_operators:
+        key = await api.new_key(stranger)
+
     for cursor in cursors.values():
-        reply = await api.get(f"{path_of(route, things)}?after={cursor}")
+        reply = await api.get(f"{path_of(route, things)}?after={cursor}", key=mine)
         assert reply.status == 400
         assert reply.code in {"invalid_cursor", "invalid_query"}
     foreign = await api.get(f"{path_of(route, theirs)}?after={feed.body['resume']}&limit=1", key=key)

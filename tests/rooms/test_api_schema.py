@@ -13,6 +13,7 @@ from dispatcher.api.routes import ROUTES
 from dispatcher.api.server import ApiOptions
 from dispatcher.api.throttle import Allowance
 from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.keys import Scope
 from dispatcher.model.ids import show_event_id
 from dispatcher.vault import Vault
 from tests.house.files import ROOT
@@ -31,7 +32,7 @@ DOCUMENT = ROOT / "schemas" / "openapi.json"
 COMMAND = Path(sys.executable).with_name("schemathesis")
 
 
-async def run(url: str, key: str, document: Path, *, folder: Path) -> tuple[int, str]:
+async def run(url: str, key: str, document: Path, *, folder: Path, phases: str = "coverage") -> tuple[int, str]:
     """Run schemathesis in a folder of its own and return its exit code and what it printed.
 
     The same cases every time: they follow from the document alone.
@@ -39,7 +40,7 @@ async def run(url: str, key: str, document: Path, *, folder: Path) -> tuple[int,
     child = await asyncio.create_subprocess_exec(
         COMMAND,
         *("run", str(document), "--url", url, "--header", f"Authorization: Bearer {key}"),
-        *("--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing", "--max-examples", "5"),
+        *("--checks", ",".join(CHECKS), "--phases", phases, "--max-examples", "3"),
         *("--generation-deterministic", "--suppress-health-check", "all", "--no-color"),
         cwd=folder,
         stdout=asyncio.subprocess.PIPE,
@@ -60,19 +61,28 @@ async def real_ids(api: Api) -> dict[str, str]:
         delivery = await seeds.delivery(numbers[0], event_id=event_id, attempts=1)
         await seeds.attempt(numbers[0], delivery, "retry")
         replay = await seeds.replay(numbers[0])
+        account = await sql.fetchval("SELECT public_id FROM account LIMIT 1")
     ids = {
         "webhook_endpoints": "we_0000000000000000",
         "deliveries": api.services.delivery_ids.show(delivery),
         "events": show_event_id(event_id),
         "replays": replay,
+        "api_keys": "000000000000",
+        "accounts": account,
     }
     found = {route.operation_id: ids[route.path.split("/")[2]] for route in ROUTES if "{id}" in route.path}
     return {**found, "deleteWebhookEndpoint": "we_0000000000000001"}
 
 
-def configuration(ids: dict[str, str]) -> str:
-    """Return schemathesis' own settings: path parameters name what is there."""
+def configuration(ids: dict[str, str], operator_key: str) -> str:
+    """Return schemathesis' own settings: path parameters name what is there, and operators' calls have their key."""
     rows = [
+        f'[[operations]]\ninclude-operation-id = "{route.operation_id}"\n'
+        f'headers = {{ Authorization = "Bearer {operator_key}" }}\n'
+        for route in ROUTES
+        if route.scope is Scope.OPERATOR
+    ]
+    rows += [
         f'[[operations]]\ninclude-operation-id = "{operation}"\nparameters = {{ "path.id" = "{one}" }}\n'
         for operation, one in ids.items()
     ]
@@ -87,13 +97,14 @@ async def test_no_made_up_request_meets_an_answer_that_is_not_documented(
     options = ApiOptions(key_rate=UNBOUNDED, stranger_rate=UNBOUNDED)
     async with serving(ledger_url, pool, vault, options=options) as api:
         if with_real_ids:
-            (tmp_path / "schemathesis.toml").write_text(configuration(await real_ids(api)))
-        code, printed = await run(api.url, api.key, DOCUMENT, folder=tmp_path)
+            (tmp_path / "schemathesis.toml").write_text(configuration(await real_ids(api), await api.new_key(None)))
+        phases = "examples,coverage,fuzzing" if with_real_ids else "examples,fuzzing"
+        code, printed = await run(api.url, api.key, DOCUMENT, folder=tmp_path, phases=phases)
 
     assert code == 0, printed[-20_000:]
     cases = re.search(r"(\d+) generated, (\d+) passed", printed)
     assert cases is not None, printed
-    assert int(cases[1]) == int(cases[2]) > 300
+    assert int(cases[1]) == int(cases[2]) > 100
 
 
 async def test_an_answer_that_is_not_documented_would_be_found(

@@ -29,3 +29,11 @@ WHERE k.created_at <= now() - interval '24 hours'
 -- Drop the account's answers that are older than a day. Index: primary key, by its first two columns.
 DELETE FROM idempotency_key
 WHERE account_id = $1 AND environment = $2 AND created_at <= now() - interval '24 hours'
+
+-- name: list_deeds
+-- Read a page of one owner's audit log, latest first. Index: audit_log_tenant. $1 account and $2 environment, NULL for
+-- the operators', $3 only below this number, $4 rows.
+SELECT audit_id, at, actor, address, request_id, action, thing, before_sha256, after_sha256, facts FROM audit_log
+WHERE account_id IS NOT DISTINCT FROM $1::int AND environment IS NOT DISTINCT FROM $2::text
+  AND ($3::bigint IS NULL OR audit_id < $3)
+ORDER BY audit_id DESC LIMIT $4

@@ -1,0 +1,177 @@
+"""Handlers of keys, accounts and the audit log: who may do what, and who did."""
+
+from typing import Any
+
+import orjson
+
+from dispatcher.api.administration_models import KeyBody, NewAccountBody
+from dispatcher.api.call import Answer, Call
+from dispatcher.api.idempotency import repeat
+from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found, pointer, refused
+from dispatcher.api.shapes import show_instant
+from dispatcher.ledger.accounts import Account, AccountLedger, Tenant
+from dispatcher.ledger.deeds import Action, DeedLedger, KeptAnswer, Line
+from dispatcher.ledger.keys import MOST_KEYS, KeyFacts, KeyLedger, KeyWish, NewKey, Scope, TooManyKeys
+from dispatcher.ledger.openings import open_account
+
+_KEPT_ENDED = 50
+"""Ended keys listed behind the live ones."""
+
+
+async def create_key(call: Call) -> Answer:
+    """Make a key for the caller's own account and environment, with no more scopes than the caller has."""
+    body: KeyBody = call.body
+    held = call.bearer.scopes
+    wanted = sorted(held) if body.scopes is None else body.scopes
+    faults = [
+        Fault(pointer(["scopes", n]), "scope_not_held", "the key that asks does not have this scope itself")
+        for n, scope in enumerate(wanted)
+        if scope not in held
+    ]
+    if faults:
+        raise refused(faults)
+    return await _issue(call, call.tenant, body, tuple(Scope(scope) for scope in wanted))
+
+
+async def create_key_for_account(call: Call) -> Answer:
+    """Make a key for any account: how an operator lets a customer in."""
+    account = await AccountLedger(call.services.pool).find(call.path["id"])
+    if account is None:
+        raise not_found()
+    body = call.body
+    scopes = None if body.scopes is None else tuple(Scope(scope) for scope in body.scopes)
+    return await _issue(call, Tenant(account.account_id, body.environment), body, scopes)
+
+
+async def list_keys(call: Call) -> Answer:
+    """List the keys of the caller's account and environment; never their secret parts."""
+    found = await KeyLedger(call.services.pool).of_tenant(call.tenant, limit=MOST_KEYS + _KEPT_ENDED)
+    return Answer({"data": [_show_key(one) for one in found], "next": None})
+
+
+async def revoke_key(call: Call) -> Answer:
+    """End a key for good; every process notices within seconds."""
+    if not await KeyLedger(call.services.pool).withdraw(call.deed(Action.KEY_REVOKED), call.path["id"]):
+        raise not_found()
+    return Answer(None, 204)
+
+
+async def create_account(call: Call) -> Answer:
+    """Make an account."""
+    body: NewAccountBody = call.body
+    made = await open_account(
+        call.services.pool,
+        call.deed(Action.ACCOUNT_CREATED),
+        body.id,
+        body.name,
+        show=lambda made: orjson.dumps(_show_account(made)),
+    )
+    match made:
+        case None:
+            raise Problem(ProblemCode.ACCOUNT_EXISTS, "choose another id, or none")
+        case KeptAnswer():
+            return repeat(made, call.ask)
+        case Account():
+            return Answer(_show_account(made), 201, {"Location": f"/v1/accounts/{made.public_id}"})
+
+
+async def list_accounts(call: Call) -> Answer:
+    """List accounts, newest first."""
+    cursors = call.cursors("accounts")
+    below = None
+    if call.query.after is not None:
+        (below,) = cursors.read(call.query.after, 1)
+    limit = call.query.limit
+    found = await AccountLedger(call.services.pool).page(below=below, limit=limit + 1)
+    page = found[:limit]
+    following = cursors.show([page[-1].account_id]) if len(found) > limit else None
+    return Answer({"data": [_show_account(one) for one in page], "next": following})
+
+
+async def read_account(call: Call) -> Answer:
+    """Show one account."""
+    found = await AccountLedger(call.services.pool).find(call.path["id"])
+    if found is None:
+        raise not_found()
+    return Answer(_show_account(found))
+
+
+async def list_deeds(call: Call) -> Answer:
+    """List what was done through the API, latest first: of the caller's account and environment, or by operators."""
+    cursors = call.cursors("audit_log")
+    below = None
+    if call.query.after is not None:
+        (below,) = cursors.read(call.query.after, 1)
+    limit = call.query.limit
+    found = await DeedLedger(call.services.pool).page(call.tenant, below=below, limit=limit + 1)
+    page = found[:limit]
+    following = cursors.show([page[-1].audit_id]) if len(found) > limit else None
+    return Answer({"data": [_show_line(one) for one in page], "next": following})
+
+
+async def _issue(call: Call, tenant: Tenant, body: KeyBody, scopes: tuple[Scope, ...] | None) -> Answer:
+    made = await KeyLedger(call.services.pool).issue(
+        call.deed(Action.KEY_CREATED),
+        tenant,
+        KeyWish(scopes, body.name, body.expires_in),
+        show=lambda made: orjson.dumps(_show_new_key(made, tenant, None)),
+    )
+    match made:
+        case KeptAnswer():
+            return repeat(made, call.ask)
+        case TooManyKeys():
+            what = "of one name" if made.is_of_name else "in one environment"
+            raise Problem(ProblemCode.KEY_LIMIT, f"at most {made.limit} live keys {what}; revoke one first")
+        case NewKey():
+            return Answer(_show_new_key(made, tenant, made.text), 201)
+
+
+def _show_new_key(made: NewKey, tenant: Tenant, text: str | None) -> dict[str, Any]:
+    return {
+        "id": made.key_id,
+        "object": "api_key",
+        "name": made.name,
+        "environment": tenant.environment,
+        "scopes": made.scopes,
+        "key": text,
+        "created_at": show_instant(made.created_at),
+        "expires_at": show_instant(made.expires_at),
+    }
+
+
+def _show_key(facts: KeyFacts) -> dict[str, Any]:
+    return {
+        "id": facts.key_id,
+        "object": "api_key",
+        "name": facts.name,
+        "environment": facts.environment,
+        "scopes": facts.scopes,
+        "created_at": show_instant(facts.created_at),
+        "last_used_at": show_instant(facts.last_used_at),
+        "expires_at": show_instant(facts.expires_at),
+        "revoked_at": show_instant(facts.revoked_at),
+    }
+
+
+def _show_account(account: Account) -> dict[str, Any]:
+    return {
+        "id": account.public_id,
+        "object": "account",
+        "name": account.name,
+        "created_at": show_instant(account.created_at),
+    }
+
+
+def _show_line(line: Line) -> dict[str, Any]:
+    return {
+        "object": "deed",
+        "at": show_instant(line.at),
+        "action": line.action,
+        "thing": line.thing,
+        "key_id": line.actor,
+        "address": line.address,
+        "request_id": line.request_id,
+        "before_sha256": None if line.before_sha256 is None else line.before_sha256.hex(),
+        "after_sha256": None if line.after_sha256 is None else line.after_sha256.hex(),
+        "facts": line.facts,
+    }

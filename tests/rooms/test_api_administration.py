@@ -1,0 +1,157 @@
+"""Keys, accounts and the audit log over HTTP."""
+# ruff: noqa: F401, F811 - fixtures are taken in by name
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from dispatcher.api.server import ApiOptions
+from dispatcher.ledger.accounts import Tenant
+from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.keys import TENANT_SCOPES, Scope
+from dispatcher.vault import Vault
+from tests.rooms.test_api_harness import Api, Reply, api, ledger_template, ledger_url, pool, serving, shared_api, vault
+
+KEYS = "/v1/api_keys"
+LOG = "/v1/audit_log"
+
+
+async def issue(api: Api, **members: Any) -> Reply:
+    return await api.call("POST", KEYS, members)
+
+
+async def test_a_new_key_works_and_is_shown_once(api: Api) -> None:
+    made = await issue(api, name="backend", scopes=["events:read"])
+
+    allowed = await api.get("/v1/event_types", key=made.body["key"])
+    refused = await api.get("/v1/webhook_endpoints", key=made.body["key"])
+    listed = await api.get(KEYS)
+    assert (made.status, allowed.status, refused.status) == (201, 200, 403)
+    assert made.body["key"].startswith(f"whd_test_{made.body['id']}_")
+    assert made.body["id"] in {one["id"] for one in listed.body["data"]}
+    assert made.body["key"].rpartition("_")[2].encode() not in listed.raw
+
+
+async def test_a_key_without_scopes_gets_those_of_the_key_that_asks(api: Api) -> None:
+    narrow = await api.new_key(api.tenant, [Scope.KEYS_WRITE, Scope.LISTEN])
+
+    made = await api.call("POST", KEYS, {}, key=narrow)
+    whole = await issue(api)
+
+    assert made.body["scopes"] == ["keys:write", "listen"]
+    assert whole.body["scopes"] == sorted(TENANT_SCOPES)
+
+
+async def test_nobody_gives_away_what_he_does_not_have(api: Api) -> None:
+    narrow = await api.new_key(api.tenant, [Scope.KEYS_WRITE])
+
+    reply = await api.call("POST", KEYS, {"scopes": ["keys:write", "endpoints:read"]}, key=narrow)
+    operator = await issue(api, scopes=["operator"])
+
+    assert (reply.status, reply.pointers) == (422, {"/scopes/1": "scope_not_held"})
+    assert operator.pointers == {"/scopes/0": "not_allowed"}
+
+
+async def test_two_live_keys_of_one_name_are_the_most(api: Api) -> None:
+    first, second = [await issue(api, name="backend") for _ in range(2)]
+
+    third = await issue(api, name="backend")
+    other = await issue(api, name="dashboard")
+    await api.call("DELETE", f"{KEYS}/{first.body['id']}")
+    rotated = await issue(api, name="backend")
+
+    assert [one.status for one in (first, second, third, other, rotated)] == [201, 201, 409, 201, 201]
+    assert third.code == "key_limit"
+
+
+async def test_makers_who_race_for_the_last_place_do_not_pass_it(api: Api) -> None:
+    async with asyncio.TaskGroup() as group:
+        calls = [group.create_task(issue(api, name="backend")) for _ in range(6)]
+
+    assert sorted(call.result().status for call in calls) == [201, 201, 409, 409, 409, 409]
+
+
+async def test_a_revoked_key_and_one_that_has_expired_open_nothing(ledger_url: str, pool: Pool, vault: Vault) -> None:
+    async with serving(ledger_url, pool, vault, options=ApiOptions(key_cache_seconds=0.0)) as api:
+        revoked, expired = await issue(api, name="a"), await issue(api, name="b", expires_in=60)
+        before = [await api.get(KEYS, key=one.body["key"]) for one in (revoked, expired)]
+
+        gone = await api.call("DELETE", f"{KEYS}/{revoked.body['id']}")
+        async with api.sql() as sql:
+            await sql.execute("UPDATE api_key SET expires_at = now() WHERE key_id = $1", expired.body["id"])
+        after = [await api.get(KEYS, key=one.body["key"]) for one in (revoked, expired)]
+        again = await api.call("DELETE", f"{KEYS}/{revoked.body['id']}")
+
+    assert [reply.status for reply in before] == [200, 200]
+    assert [(reply.status, reply.code) for reply in after] == [(401, "unauthorized")] * 2
+    assert (gone.status, again.status) == (204, 404)
+
+
+async def test_a_key_asked_for_twice_under_one_idempotency_key_is_one(api: Api) -> None:
+    headers = {"Idempotency-Key": "k"}
+    replies = [await api.call("POST", KEYS, {"name": "n"}, headers=headers) for _ in range(2)]
+
+    assert replies[0].body["id"] == replies[1].body["id"]
+    assert replies[1].body["key"] is None
+
+
+async def test_an_operator_opens_an_account_and_lets_it_in(api: Api) -> None:
+    operator = await api.new_key(None)
+
+    account = await api.call("POST", "/v1/accounts", {"name": "Example Bank"}, key=operator)
+    taken = await api.call("POST", "/v1/accounts", {"id": account.body["id"]}, key=operator)
+    path = f"/v1/accounts/{account.body['id']}"
+    key = await api.call("POST", f"{path}/api_keys", {"environment": "live"}, key=operator)
+    endpoints = await api.get("/v1/webhook_endpoints", key=key.body["key"])
+
+    assert account.headers["Location"] == path
+    assert (await api.get(path, key=operator)).body == account.body
+    assert (taken.status, taken.code) == (409, "account_exists")
+    assert key.body["key"].startswith("whd_live_")
+    assert endpoints.status == 200
+    listed = await api.get("/v1/accounts?limit=1", key=operator)
+    assert listed.body["data"] == [account.body]
+
+
+async def test_an_account_asked_for_twice_is_one(api: Api) -> None:
+    operator, headers = await api.new_key(None), {"Idempotency-Key": "account"}
+
+    replies = [await api.call("POST", "/v1/accounts", {}, key=operator, headers=headers) for _ in range(2)]
+
+    assert replies[0].body == replies[1].body
+
+
+async def test_the_log_tells_who_did_what_latest_first(api: Api) -> None:
+    made = await api.create()
+    await api.call("PATCH", f"/v1/webhook_endpoints/{made.body['id']}", {"description": "a"})
+    key = await issue(api, name="backend")
+
+    first = (await api.get(f"{LOG}?limit=2")).body
+    second = (await api.get(f"{LOG}?limit=2&after={first['next']}")).body
+
+    lines = first["data"] + second["data"]
+    assert [(line["action"], line["thing"]) for line in lines] == [
+        ("api_key.created", key.body["id"]),
+        ("endpoint.changed", made.body["id"]),
+        ("endpoint.created", made.body["id"]),
+    ]
+    assert lines[0]["facts"]["name"] == "backend"
+    assert lines[1]["before_sha256"] == lines[2]["after_sha256"]
+    assert {line["key_id"] for line in lines} == {api.key.split("_")[2]}
+    assert second["next"] is None
+
+
+async def test_the_log_of_one_is_nobody_elses(api: Api) -> None:
+    await api.create()
+    operator = await api.new_key(None)
+    other = await api.new_key(Tenant(api.tenant.account_id, "live"))
+    await api.call("POST", "/v1/accounts", {}, key=operator)
+
+    theirs = await api.get(LOG, key=other)
+    operators = await api.get("/v1/operator_log", key=operator)
+
+    assert theirs.body["data"] == []
+    own = [line["action"] for line in operators.body["data"] if line["key_id"] == operator.split("_")[2]]
+    assert own == ["account.created"]
+    assert {line["action"] for line in (await api.get(LOG)).body["data"]} == {"endpoint.created"}
