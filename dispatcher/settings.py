@@ -448,6 +448,13 @@ def _contradictions(settings: Settings) -> list[str]:
         faults.append(f"{PREFIX}KAFKA__CERT_FILE and {PREFIX}KAFKA__KEY_FILE go together")
     if settings.database.url and not settings.database.url.startswith(("postgresql://", "postgres://")):
         faults.append(f"{PREFIX}DATABASE__URL begins with postgresql://")
+    retention = settings.retention
+    if not retention.response_days <= retention.attempt_days >= retention.payload_days:
+        # A replay of what is missing could not tell what was delivered.
+        faults.append(
+            f"{PREFIX}RETENTION__ATTEMPT_DAYS is {retention.attempt_days}: attempts stay at least as long as events "
+            f"({retention.payload_days} days) and responses ({retention.response_days} days)"
+        )
     return faults
 
 

@@ -149,6 +149,8 @@ def test_a_password_from_a_file_takes_the_place_of_the_one_in_the_url(needed: di
         ({"KAFKA__SECURITY_PROTOCOL": "sasl"}, "KAFKA__SECURITY_PROTOCOL"),
         ({"KAFKA__CERT_FILE": __file__}, "go together"),
         ({"KAFKA__KEY_FILE": __file__}, "go together"),
+        ({"RETENTION__ATTEMPT_DAYS": "29"}, "at least as long as events"),
+        ({"RETENTION__RESPONSE_DAYS": "91"}, "at least as long as events"),
         ({"DATABASE__URL": "mysql://db"}, "begins with postgresql://"),
         ({"HTTP__BIND": "localhost"}, "give host:port"),
         ({"HTTP__BIND": "localhost:65536"}, "give host:port"),
