@@ -8,9 +8,8 @@ from typing import Final
 
 import asyncpg
 
-from dispatcher.ledger.connections import Link
+from dispatcher.ledger.connections import Link, Session
 from dispatcher.ledger.news import announce, read_concerned
-from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.news import Concerned, News
 from dispatcher.policy.news import endpoint_disabled, endpoint_failing, error_of
 
@@ -40,17 +39,18 @@ class HealthLedger:
 
 
 async def _judge(connection: asyncpg.Connection) -> tuple[list[News], list[int]]:
-    await connection.execute(STATEMENTS["begin_anew"])
-    rows = await connection.fetch(STATEMENTS["judge"], _JUDGED_ROWS)
+    session = Session(connection)
+    await session.execute("begin_anew")
+    rows = await session.fetch("judge", _JUDGED_ROWS)
     if not rows:
         return [], []
     everybody = [row["endpoint_id"] for row in rows]
     disabled = [row["endpoint_id"] for row in rows if row["is_over"]]
-    await connection.execute(STATEMENTS["mark_judged"], everybody, disabled)
-    await connection.execute(STATEMENTS["disable_failing"], disabled)
-    concerned = await read_concerned(connection, everybody)
+    await session.execute("mark_judged", everybody, disabled)
+    await session.execute("disable_failing", disabled)
+    concerned = await read_concerned(session, everybody)
     news = [_news(concerned[row["endpoint_id"]], row) for row in rows]
-    await announce(connection, news)
+    await announce(session, news)
     return news, disabled
 
 

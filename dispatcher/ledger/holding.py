@@ -15,10 +15,12 @@ from typing import Final
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import STATEMENT_SECONDS, Pool, Session
 from dispatcher.ledger.deeds import Deed, note
+from dispatcher.ledger.news import announce, read_concerned
 from dispatcher.ledger.wishes import ROWS_AT_ONCE, cancel_some, count_of
 from dispatcher.model.endpoint import EndpointStatus
 from dispatcher.model.ids import new_replay_id
 from dispatcher.model.replay import Tally
+from dispatcher.policy.news import endpoint_disabled
 
 SETTLING_SECONDS: Final = 2 * STATEMENT_SECONDS
 """After a change of an endpoint, no accept that took its snapshot before is alive for longer than this."""
@@ -42,7 +44,7 @@ class HoldingLedger:
 
         Status and what is owed change in one transaction, with the first 5,000 waiting rows. Should the rest be cut
         short, those rows are held when they fall due, as are those that processes have. `deed` is written down with
-        the change.
+        the change, and other endpoints that ask for it are told that one was disabled.
         """
         async with self._pool.transaction() as session:
             row = await session.fetchrow("lock_endpoint", *tenant, public_id)
@@ -55,6 +57,10 @@ class HoldingLedger:
             await session.execute("hold_endpoint", number, status, reason)
             await session.execute("give_back_drain", number)
             tag = await session.execute("hold_some", number, ROWS_AT_ONCE)
+            if status is EndpointStatus.DISABLED:
+                await announce(
+                    session, [endpoint_disabled(one) for one in (await read_concerned(session, [number])).values()]
+                )
             await _note(session, deed, public_id, row["status"], status)
         while count_of(tag) == ROWS_AT_ONCE:
             tag = await self._pool.execute("hold_some", number, ROWS_AT_ONCE)

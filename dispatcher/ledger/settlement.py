@@ -13,11 +13,10 @@ import asyncpg
 import orjson
 
 from dispatcher.kit import clock
-from dispatcher.ledger.connections import Link
+from dispatcher.ledger.connections import Link, Session
 from dispatcher.ledger.news import announce, read_concerned
 from dispatcher.ledger.replicas import Replica
 from dispatcher.ledger.responses import dump_headers, is_kept
-from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.delivery import Settlement
 from dispatcher.model.errors import Fenced, Unavailable
 from dispatcher.model.ids import DeliveryIds
@@ -89,19 +88,20 @@ class SettlementLedger:
     async def _settle_and_tell(
         self, connection: asyncpg.Connection, batch: Sequence[Settlement], arguments: Sequence[Any]
     ) -> tuple[bool, list[News]]:
-        row = (await connection.fetch(STATEMENTS["settle"], *arguments))[0]
+        session = Session(connection)
+        row = (await session.fetch("settle", *arguments))[0]
         closed, exhausted = row["closed"] or [], set(row["exhausted"] or ())
         ended = [s for s in batch if s.delivery.delivery_id in exhausted and is_news(s)]
         if not closed and not ended:
             return bool(row["live"]), []
-        concerned = await read_concerned(connection, {*closed, *(s.delivery.endpoint_id for s in ended)})
+        concerned = await read_concerned(session, {*closed, *(s.delivery.endpoint_id for s in ended)})
         news = [endpoint_disabled(concerned[number]) for number in closed]
         for settlement in ended:
             about = concerned.get(settlement.delivery.endpoint_id)
             if about is not None:
                 news.append(delivery_exhausted(about, settlement, self._ids.show(settlement.delivery.delivery_id)))
         if news:
-            await announce(connection, news)
+            await announce(session, news)
         return True, news
 
     async def _find_out(self, number: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from unittest.mock import patch
 
 import asyncpg
+import orjson
 import pytest
 
 from dispatcher.kit.supervise import spawn
@@ -389,3 +390,21 @@ async def test_a_drain_knows_its_end_only_when_every_older_accept_is_over(stage:
 
     assert [tuple(row) for row in early] == [("running", None)]
     assert await stage.world.value("SELECT state FROM replay") == ReplayState.DONE
+
+
+async def test_a_person_who_disables_an_endpoint_is_told_of_to_those_who_ask(stage: Stage) -> None:
+    _, public_id = await stage.endpoint()
+    asked, _ = await stage.endpoint(events=["endpoint.disabled"])
+
+    await stage.holding.hold(stage.tenant, public_id, EndpointStatus.PAUSED)
+    await stage.holding.hold(stage.tenant, public_id, EndpointStatus.DISABLED)
+    await stage.holding.hold(stage.tenant, public_id, EndpointStatus.DISABLED)
+
+    (event,) = await stage.world.rows("SELECT body FROM event")
+    assert orjson.loads(event["body"])["data"]["endpoint"] == {
+        "id": public_id,
+        "status": "disabled",
+        "disabled_reason": "by_user",
+        "pending_events": 0,
+    }
+    assert await stage.world.value("SELECT endpoint_id FROM delivery") == asked
