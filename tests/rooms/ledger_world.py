@@ -16,13 +16,12 @@ from dispatcher.ledger.connections import Link
 from dispatcher.ledger.health import HealthLedger
 from dispatcher.ledger.hosts import HostLedger
 from dispatcher.ledger.intake import IntakeLedger
-from dispatcher.ledger.migrate import migrate
 from dispatcher.ledger.replicas import Membership, Replica, register
 from dispatcher.ledger.settlement import SettlementLedger
 from dispatcher.model.batch import Accepted, Batch, ClaimWish, DeadRecord, PlacedEvent, Span
 from dispatcher.model.event import DeadReason, Event
 from dispatcher.model.ids import DeliveryIds
-from tests.support.servers import DatabaseServer, fresh_database
+from tests.support.servers import DatabaseServer, fresh_database, migrated_template
 
 LOG = "log-1"
 TOPIC = "verification.events.v1"
@@ -217,8 +216,7 @@ class World:
 @asynccontextmanager
 async def open_ledger(server: DatabaseServer) -> AsyncIterator[World]:
     """Give a world on a fresh database; everything is gone afterwards."""
-    async with fresh_database(server) as url:
-        await migrate(url)
+    async with fresh_database(server, template=await migrated_template(server)) as url:
         connection = await asyncpg.connect(url)
         await connection.execute("SET TIME ZONE 'UTC'")
         world = World(url, connection)

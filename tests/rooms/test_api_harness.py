@@ -20,7 +20,6 @@ from dispatcher.ledger.accounts import AccountLedger, Tenant
 from dispatcher.ledger.connections import Pool
 from dispatcher.ledger.deeds import Action, Ask, Deed
 from dispatcher.ledger.keys import KeyLedger, Scope
-from dispatcher.ledger.migrate import migrate
 from dispatcher.model.delivery import Delivery
 from dispatcher.model.endpoint import HostLimits
 from dispatcher.model.ids import DeliveryIds, show_event_id
@@ -30,7 +29,7 @@ from dispatcher.policy.catalogue import Catalogue
 from dispatcher.policy.schema_files import load_catalogue, load_publications, schema_folder
 from dispatcher.policy.urls import UrlRules
 from dispatcher.vault import Vault
-from tests.support.servers import DatabaseServer, database_url, fresh_database
+from tests.support.servers import DatabaseServer, fresh_database, migrated_template
 
 DEFAULT_LIMITS = HostLimits(100.0, 100, 64)
 PUBLIC_ADDRESS = "93.184.216.34"
@@ -167,15 +166,9 @@ def a_deed(tenant: Tenant, action: Action = Action.ENDPOINT_CREATED, ask: Ask | 
 
 
 @pytest.fixture(scope="session")
-async def ledger_template(postgres_server: DatabaseServer) -> AsyncIterator[str]:
+async def ledger_template(postgres_server: DatabaseServer) -> str:
     """Give the name of a migrated database that nobody is connected to."""
-    name = f"ledger_{secrets.token_hex(6)}"
-    connection = await asyncpg.connect(postgres_server.url)
-    await connection.execute(f"create database {name}")
-    await migrate(database_url(postgres_server, name))
-    yield name
-    await connection.execute(f"drop database {name} with (force)")
-    await connection.close()
+    return await migrated_template(postgres_server)
 
 
 @pytest.fixture

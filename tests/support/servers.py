@@ -16,7 +16,7 @@ import secrets
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,6 +26,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from dispatcher.embedded.kafka import EmbeddedKafka
 from dispatcher.embedded.postgres import EmbeddedPostgres
+from dispatcher.ledger.migrate import migrate
 from tests.support.certificates import Certificates
 from tests.support.sink import Sink
 
@@ -34,9 +35,13 @@ EMBEDDED_PARTITIONS = 8
 
 @dataclass(frozen=True, slots=True)
 class DatabaseServer:
-    """Where to reach PostgreSQL, with a role that may create databases."""
+    """Where to reach PostgreSQL, with a role that may create databases.
+
+    `templates` holds the migrated database that `migrated_template` made, if it did.
+    """
 
     url: str
+    templates: list[str] = field(default_factory=list, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +65,16 @@ def _default_loop() -> Iterator[None]:
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseServer]:
     """Give this worker's PostgreSQL; it promises nothing about crashes."""
     if url := os.environ.get("DISPATCHER_TEST_DATABASE_URL"):
-        yield DatabaseServer(url)
+        server = DatabaseServer(url)
+        yield server
+        for name in server.templates:
+            asyncio.run(_administer(server, f"drop database {name} with (force)"))
         return
-    server = EmbeddedPostgres.start(tmp_path_factory.mktemp("postgres"), durable=False)
+    embedded = EmbeddedPostgres.start(tmp_path_factory.mktemp("postgres"), durable=False)
     try:
-        yield DatabaseServer(server.url)
+        yield DatabaseServer(embedded.url)
     finally:
-        server.stop()
+        embedded.stop()
 
 
 @pytest.fixture(scope="session")
@@ -114,6 +122,19 @@ async def fresh_database(server: DatabaseServer, *, template: str = "template1")
         yield database_url(server, name)
     finally:
         await _administer(server, f"drop database if exists {name} with (force)")
+
+
+async def migrated_template(server: DatabaseServer) -> str:
+    """Return the name of a migrated database that nobody is connected to; made on first use, once for a server.
+
+    A copy takes a tenth of the time that the migrations take.
+    """
+    if not server.templates:
+        name = f"ledger_{secrets.token_hex(6)}"
+        await _administer(server, f"create database {name}")
+        await migrate(database_url(server, name))
+        server.templates.append(name)
+    return server.templates[0]
 
 
 def database_url(server: DatabaseServer, name: str) -> str:
