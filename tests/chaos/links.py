@@ -25,6 +25,7 @@ from tests.support.faults import Direction, FaultProxy, Ways
 T = TypeVar("T")
 
 _ASK_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 0.05
 
 
 class Links:
@@ -35,6 +36,8 @@ class Links:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, living: Callable[[], Mapping[str, int]]) -> None:
         self.harms: list[Harm] = []
+        self.worst_pause_seconds = 0.0
+        """Longest that the proxies themselves held everything up: more than a second of it is a toxic of nobody's."""
         self._loop = loop
         self._living = living
         # Touched in the loop's thread.
@@ -74,6 +77,13 @@ class Links:
         """Close every link."""
         self._ask(self._down([*self._hosts, *(proxy for own in self._own.values() for proxy in own.values())]))
 
+    async def watch(self) -> None:
+        """Measure how late the proxies' loop is, until canceled. Runs in its thread."""
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(_LOOK_SECONDS)
+            self.worst_pause_seconds = max(self.worst_pause_seconds, time.monotonic() - began - _LOOK_SECONDS)
+
     async def spoil(self, name: str, chance: Random) -> Harm | None:
         """Spoil one link of a process for a while and return what was done; None when the process has none."""
         link = chance.choice(list(Link))
@@ -93,8 +103,10 @@ class Links:
             proxy = self._own[name][Link.POSTGRES]
             proxy.upstream.stall()
             proxy.downstream.stall()
-            await asyncio.sleep(seconds)
-            proxy.heal()
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                proxy.heal()
 
         began = time.time()
         await self._await(hold())
@@ -103,18 +115,21 @@ class Links:
     async def _spoil(self, name: str, link: Link, toxic: Toxic, chance: Random) -> None:
         proxy = self._own[name].get(link)
         ways = self._ways[name] if proxy is None else (proxy.upstream, proxy.downstream)
-        if proxy is not None and toxic is Toxic.DOWN:
-            await proxy.down()
-        else:
-            spoil(link, ways, toxic, chance)
-        await asyncio.sleep(chance.uniform(*SECONDS[toxic]))
-        for way in ways:
-            way.heal()
-        if proxy is not None and name in self._own:
-            await proxy.up()
-            if toxic is Toxic.DROP:
-                # What was swallowed is missing in the middle of a conversation: it cannot go on.
-                proxy.reset()
+        try:
+            if proxy is not None and toxic is Toxic.DOWN:
+                await proxy.down()
+            else:
+                spoil(link, ways, toxic, chance)
+            await asyncio.sleep(chance.uniform(*SECONDS[toxic]))
+        finally:
+            # Also when the run ends meanwhile: what is left over then has to get through.
+            for way in ways:
+                way.heal()
+            if proxy is not None and name in self._own:
+                await proxy.up()
+                if toxic is Toxic.DROP:
+                    # What was swallowed is missing in the middle of a conversation: it cannot go on.
+                    proxy.reset()
 
     def _ways_of(self, port: int) -> Ways:
         for name, pid in self._living().items():
@@ -145,9 +160,11 @@ def open_links(living: Callable[[], Mapping[str, int]]) -> Iterator[Links]:
     thread = threading.Thread(target=loop.run_forever, name="links", daemon=True)
     thread.start()
     links = Links(loop, living)
+    watching = asyncio.run_coroutine_threadsafe(links.watch(), loop)
     try:
         yield links
     finally:
+        watching.cancel()
         links.close_all()
         loop.call_soon_threadsafe(loop.stop)
         thread.join(_ASK_SECONDS)

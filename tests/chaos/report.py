@@ -26,6 +26,7 @@ class Report:
     ends: Mapping[str, int] = field(default_factory=dict)
     harms: Sequence[Harm] = ()
     seed: int = 0
+    links_pause_seconds: float = 0.0
 
     @property
     def is_good(self) -> bool:
@@ -50,6 +51,7 @@ class Report:
         yield "kills", f"{sum(one.n_kills for one in self.cycles):,} in {len(self.cycles):,} cycles"
         yield "cycles per minute", f"{len(self.cycles) / max(self.seconds, 1e-9) * 60:.1f}"
         yield "links spoilt", f"{len(self.harms):,}"
+        yield "worst pause of the proxies", f"{self.links_pause_seconds:.2f} s"
         yield "events", f"{findings.n_events:,}"
         yield "deliveries", f"{findings.n_deliveries:,}"
         yield "lost", f"{findings.count(Rule.LOST) + findings.count(Rule.OPEN):,}"

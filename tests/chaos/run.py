@@ -87,4 +87,5 @@ async def run(folder: Path, wishes: Wishes, say: Callable[[str], None]) -> Repor
             ends=dict(world.processes.ends),
             harms=tuple(world.links.harms),
             seed=wishes.seed,
+            links_pause_seconds=world.links.worst_pause_seconds,
         )
