@@ -11,6 +11,7 @@ The nursery itself runs no loop and no thread. It ends, and kills what lives, wh
 """
 
 import argparse
+import asyncio
 import json
 import os
 import random
@@ -23,6 +24,9 @@ from typing import Any
 from dispatcher.cli import main as command
 from dispatcher.kit import failpoints
 from tests.chaos import controls
+
+TELL = signal.SIGUSR2
+"""A daemon that gets it tells what its tasks wait for: for one that does not end."""
 
 
 def _preload() -> None:
@@ -48,6 +52,7 @@ def _become(order: dict[str, Any]) -> int:
     os.dup2(nothing, 0)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
+    signal.signal(TELL, _tell)
     os.environ.clear()
     os.environ.update(order["environment"])
     armed = os.environ.get(failpoints.VARIABLE)
@@ -59,6 +64,12 @@ def _become(order: dict[str, Any]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
+
+
+def _tell(*_: object) -> None:
+    """Write on standard error what every task of the loop waits for."""
+    for task in asyncio.all_tasks():
+        task.print_stack(file=sys.stderr)
 
 
 def _forget_common_chance() -> None:

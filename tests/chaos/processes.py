@@ -19,11 +19,15 @@ import aiohttp
 from dispatcher.kit.failpoints import VARIABLE
 from tests.chaos.history import Fault
 from tests.chaos.links import Links
+from tests.chaos.nursery import TELL
 from tests.chaos.toxics import Link
 from tests.chaos.wards import Nursery, Nursling
 from tests.journey.world import World
 from tests.support.daemon import Daemon
 from tests.support.sink import SinkProcess
+
+_STOP_SECONDS: Final = 30.0
+"""What is under way may take 10 s here; the rest of a stop is bounded, too."""
 
 _JUST_BEFORE_SECONDS: Final = 0.02
 _LAST_WORDS: Final = re.compile(r"^failpoint \S+ exposed=(\d+)$", re.MULTILINE)
@@ -125,8 +129,15 @@ class Processes:
         return fault
 
     async def stop(self, daemon: Daemon) -> int:
-        """Stop one in good order and return its exit code."""
-        code = await daemon.stop()
+        """Stop one in good order and return its exit code; one that does not end says why in its log, and is killed."""
+        daemon.send(signal.SIGTERM)
+        try:
+            code = await daemon.wait(_STOP_SECONDS)
+        except TimeoutError:
+            daemon.send(TELL)
+            await asyncio.sleep(1.0)
+            await daemon.kill()
+            code = -signal.SIGKILL
         self.ends[f"SIGTERM, exit {code}"] += 1
         return code
 
