@@ -34,6 +34,7 @@ from dispatcher.model.event import DeadEvent, DeadReason, Record
 _log = structlog.get_logger("intake")
 
 _POLL_MS: Final = 100
+_LAST_POLL_SECONDS: Final = 1.0
 _MOST_RECORDS: Final = 500
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 _COPY_SECONDS: Final = 1.0
@@ -118,6 +119,7 @@ class Intake:
         self._watchdog = Watchdog(rules.patience, clock.mono())
         self._consumer: Consumer | None = None
         self._copying: asyncio.Task[None] | None = None
+        self._polling: asyncio.Timeout | None = None
         self._next_copy = 0.0
         self._was_out = False
         self.joined = asyncio.Event()
@@ -131,6 +133,8 @@ class Intake:
     def stop(self) -> None:
         """Poll no more; `run` returns after the accept under way and after leaving the group (5 s at most)."""
         self._waiting.stopping.set()
+        if self._polling is not None:
+            self._polling.reschedule(asyncio.get_running_loop().time() + _LAST_POLL_SECONDS)
 
     async def run(self) -> None:
         """Read until `stop`; open the consumer again after every fault that a new one may cure."""
@@ -183,8 +187,7 @@ class Intake:
         """Poll and take what comes; true when the consumer must be made anew."""
         found: Mapping[Partition, Sequence[Record]] = {}
         try:
-            async with asyncio.timeout(self._rules.patience.stuck_seconds):
-                found = await consumer.poll(milliseconds=_POLL_MS, most=_MOST_RECORDS)
+            found = await self._poll(consumer)
         except OutsideLog as fault:
             await self._places.come_back_in(consumer, fault)
         except Oversized as fault:
@@ -192,11 +195,24 @@ class Intake:
         except (UnicodeDecodeError, ValueError):
             await self._read_one_by_one(consumer)
         except TimeoutError:
+            if self._waiting.stopping.is_set():
+                return False
             self._tell_stuck([f"{topic}/{part}" for topic, part in consumer.assignment()])
             return True
         if found and not consumer.log_changed:
             await self._take(consumer, found)
         return await self._after_poll(consumer, n_found=len(found))
+
+    async def _poll(self, consumer: Consumer) -> dict[Partition, list[Record]]:
+        """Poll; TimeoutError when that takes far too long, or a second more after `stop`.
+
+        While its group is being divided anew the library waits for the outcome, however long that takes.
+        """
+        try:
+            async with asyncio.timeout(self._rules.patience.stuck_seconds) as self._polling:
+                return await consumer.poll(milliseconds=_POLL_MS, most=_MOST_RECORDS)
+        finally:
+            self._polling = None
 
     async def _await_room(self) -> None:
         if self._doors.has_room():

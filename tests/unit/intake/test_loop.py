@@ -98,6 +98,11 @@ class Kafka:
     def seek(self, partition: Partition, offset: int) -> None:
         self.sent_to[partition] = offset
 
+    async def poll(self, **_: Any) -> dict[Partition, list[Record]]:
+        """Wait for the end of a rebalance that never ends."""
+        await asyncio.Event().wait()
+        raise AssertionError
+
 
 def an_intake(ledger: Ledger) -> Intake:
     async def submit(deliveries: Collection[Delivery]) -> None:
@@ -140,6 +145,18 @@ async def test_a_database_that_answers_and_refuses_is_asked_for_as_long_as_it_ta
     assert ledger.accepted == [BATCH]
     assert len(ledger.depths) == 201
     assert len(set(ledger.depths)) == 1
+
+
+async def test_a_stop_does_not_wait_for_the_end_of_a_rebalance() -> None:
+    intake = an_intake(Ledger())
+    reading = spawn(intake._read_once(Kafka()), name="reading")  # type: ignore[arg-type]
+    await asyncio.sleep(5)
+
+    intake.stop()
+    async with asyncio.timeout(2):
+        is_to_be_made_anew = await reading
+
+    assert not is_to_be_made_anew
 
 
 async def test_a_batch_that_begins_elsewhere_sends_the_consumer_to_where_its_partition_stands() -> None:
