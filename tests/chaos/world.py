@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -246,12 +247,16 @@ def shown(event_id: bytes) -> str:
 
 
 @contextmanager
-def _servers(folder: Path) -> Iterator[tuple[Database, EmbeddedKafka]]:
+def _servers(folder: Path) -> Iterator[tuple[Database, str]]:
+    """Run a database, and a broker unless one is given by `DISPATCHER_TEST_KAFKA`; give both."""
     database = Database(folder / "postgres", EmbeddedPostgres.start(folder / "postgres", durable=True))
     broker = None
     try:
-        broker = EmbeddedKafka.start(folder / "kafka")
-        yield database, broker
+        bootstrap = os.environ.get("DISPATCHER_TEST_KAFKA")
+        if bootstrap is None:
+            broker = EmbeddedKafka.start(folder / "kafka")
+            bootstrap = broker.bootstrap
+        yield database, bootstrap
     finally:
         if broker is not None:
             broker.stop()
@@ -264,12 +269,12 @@ async def chaos_world(folder: Path, size: Size, seed: int, *, without: str | Non
 
     `without` names a guard that the daemons shall lack.
     """
-    with _servers(folder) as (database, broker), sink_process(folder, hosts=HOSTS) as sink:
-        topic = await fresh_topic(broker.bootstrap)
+    with _servers(folder) as (database, bootstrap), sink_process(folder, hosts=HOSTS) as sink:
+        topic = await fresh_topic(bootstrap)
         url = database.server.url
         async with (
-            open_world(folder, bootstrap=broker.bootstrap, database_url=url, topic=topic) as world,
-            publishing(broker.bootstrap, topic, linger_ms=0) as publisher,
+            open_world(folder, bootstrap=bootstrap, database_url=url, topic=topic) as world,
+            publishing(bootstrap, topic, linger_ms=0) as publisher,
             open_nursery(without) as nursery,
         ):
             world.settings |= {
