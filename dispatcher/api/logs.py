@@ -1,17 +1,22 @@
 """Handlers of the logs: deliveries, attempts, events, and the catalogue of event types."""
 
+import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 import orjson
 
 from dispatcher.api.call import Answer, Call
 from dispatcher.api.cursors import Cursors, from_micros, to_micros
 from dispatcher.api.models import DeliveriesQuery, EventsQuery, PageQuery
-from dispatcher.api.problems import not_found
+from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found
 from dispatcher.api.shapes import show_attempt, show_delivery, show_event_type, show_stats
+from dispatcher.kit import clock
 from dispatcher.ledger.logs import AttemptPlace, DeliveryPlace, EventPlace, LoggedAttempt
 from dispatcher.model.delivery import DeliveryState
 from dispatcher.model.ids import parse_event_id
+
+_POLL_SECONDS: Final = 0.3
 
 
 async def list_deliveries(call: Call) -> Answer:
@@ -75,7 +80,16 @@ async def list_events(call: Call) -> Answer:
     cursors = call.cursors(f"events:{query.order}")
     place = None if query.after is None else EventPlace(*cursors.read(query.after, 2))
     read = call.logs.events_after if query.order == "asc" else call.logs.events_before
+    if query.wait and query.order != "asc":
+        fault = Fault("wait", "not_allowed", "only the feed, `order=asc`, has an end to wait at")
+        raise Problem(ProblemCode.INVALID_QUERY, fault.message, faults=[fault])
+    give_up = clock.mono() + query.wait
+    # Nothing is held while it waits: no connection, no snapshot.
     page = await read(call.tenant, place, event_type=query.type, limit=query.limit)
+    while not page.bodies and page.is_end and clock.mono() + _POLL_SECONDS <= give_up:
+        place = page.last or place
+        await asyncio.sleep(_POLL_SECONDS)
+        page = await read(call.tenant, place, event_type=query.type, limit=query.limit)
     shown: dict[str, object] = {"data": [orjson.Fragment(body) for body in page.bodies]}
     last = page.last or place or EventPlace(0, 0)
     shown["next"] = None if page.is_end else cursors.show(last)

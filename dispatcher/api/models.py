@@ -20,6 +20,8 @@ LONGEST_METADATA_NAME = 64
 LONGEST_METADATA_VALUE = 500
 DEFAULT_PAGE = 25
 LONGEST_PAGE = 100
+LONGEST_WAIT_SECONDS = 8
+"""Less than a whole request may take."""
 
 Instant = Annotated[str, Field(description="RFC 3339, UTC, milliseconds", examples=["2026-11-03T09:00:00.000Z"])]
 MetadataName = Annotated[str, Field(min_length=1, max_length=LONGEST_METADATA_NAME)]
@@ -61,8 +63,9 @@ class DeliveriesQuery(PageQuery):
 
 
 class EventsQuery(PageQuery):
-    """A page of events. `asc` is the feed: oldest first, from `after` on."""
+    """A page of events. `asc` is the feed: oldest first, from `after` on; at its end it can wait for the next event."""
 
+    wait: Annotated[int, Field(ge=0, le=LONGEST_WAIT_SECONDS, description="seconds; of the feed only")] = 0
     order: Literal["asc", "desc"] = "desc"
     type: Annotated[str, Field(min_length=1, max_length=128)] | None = None
 

@@ -1,6 +1,7 @@
 """Deliveries, attempts, events and event types over HTTP."""
 # ruff: noqa: F401, F811 - fixtures are taken in by name
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -284,3 +285,39 @@ async def test_statistics_look_at_so_many_rows_and_no_more(logged: Logged, monke
     stats = (await logged.api.get(f"{logged.path}/stats")).body
 
     assert (stats["attempts"], stats["pending_deliveries"]) == (3, 2)
+
+
+async def test_the_feed_waits_at_its_end_for_the_next_event_and_no_longer(logged: Logged) -> None:
+    first = await logged.seeds.event()
+    feed = await logged.api.get("/v1/events?order=asc")
+    path = f"/v1/events?order=asc&after={feed.body['resume']}"
+
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(logged.api.get(f"{path}&wait=8"))
+        second = await logged.seeds.event()
+    empty = await logged.api.get(f"/v1/events?order=asc&after={waiting.result().body['resume']}&wait=1")
+
+    assert [one["id"] for one in feed.body["data"]] == [show_event_id(first)]
+    assert [one["id"] for one in waiting.result().body["data"]] == [show_event_id(second)]
+    assert (empty.status, empty.body["data"], empty.body["next"]) == (200, [], None)
+
+
+async def test_a_feed_that_waits_holds_no_connection(logged: Logged) -> None:
+    feed = await logged.api.get("/v1/events?order=asc")
+    path = f"/v1/events?order=asc&wait=8&after={feed.body['resume']}"
+
+    async with asyncio.TaskGroup() as group:
+        waiting = [group.create_task(logged.api.get(path)) for _ in range(20)]
+        # The pool has five connections: these would not be answered before the waiting ones were.
+        others = [await logged.api.get("/v1/webhook_endpoints") for _ in range(3)]
+        assert not any(one.done() for one in waiting)
+        await logged.seeds.event()
+
+    assert {reply.status for reply in others} == {200}
+    assert {len(one.result().body["data"]) for one in waiting} == {1}
+
+
+async def test_only_the_feed_can_wait(logged: Logged) -> None:
+    reply = await logged.api.get("/v1/events?wait=1")
+
+    assert (reply.status, reply.code) == (400, "invalid_query")
