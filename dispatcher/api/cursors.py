@@ -4,7 +4,7 @@ import base64
 import binascii
 import datetime as dt
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -37,20 +37,20 @@ class Cursors:
         self._seals = seals
         self._place = f"cursor:{name}:{tenant.account_id}:{tenant.environment}"
 
-    def show(self, place: Sequence[int]) -> str:
+    def show(self, place: Sequence[int | str]) -> str:
         """Return the text of a place, URL-safe, about 90 characters."""
         sealed = self._seals.seal(orjson.dumps(list(place)), self._place)
         return base64.urlsafe_b64encode(sealed).decode("ascii").rstrip("=")
 
-    def read(self, text: str, length: int) -> list[int]:
-        """Return the `length` numbers of a place.
+    def read(self, text: str, length: int) -> list[Any]:
+        """Return the `length` numbers and texts of a place, as they were shown.
 
         Raises:
             Problem: 400; the cursor is another list's, another tenant's, or nobody's.
         """
         try:
             sealed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-            place: list[int] = orjson.loads(self._seals.open(sealed, self._place))
+            place: list[Any] = orjson.loads(self._seals.open(sealed, self._place))
         except (binascii.Error, ValueError, SealBroken) as fault:
             raise _unreadable() from fault
         if len(place) != length:

@@ -1,13 +1,16 @@
 """Hosts: tokens over all replicas (S4), pauses and slow starts (S8), and the operator's own limits."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from dispatcher.ledger.connections import Link, Pool
+from dispatcher.ledger.deeds import Deed, note
 from dispatcher.ledger.replicas import Replica
 from dispatcher.model.endpoint import HostLimits
 from dispatcher.model.errors import Fenced
 from dispatcher.policy.pacing import Ask, Grant, Pauses, grants_of
+
+_MOST_COUNTED: Final = 10_000
 
 
 def limits_row(limits: HostLimits) -> tuple[float, int, int, int, int]:
@@ -107,6 +110,11 @@ class HostState(NamedTuple):
     paused_seconds: float
     n_endpoints: int
 
+    @property
+    def limits_row(self) -> tuple[float, int, int]:
+        """Return rate, burst and requests in flight."""
+        return self.limits.rate, self.limits.burst, self.limits.in_flight
+
 
 class HostBook:
     """Hosts for operators, over the pool."""
@@ -131,9 +139,49 @@ class HostBook:
         )
         return row is not None
 
+    async def change(
+        self, deed: Deed, authority: str, limits: HostLimits | None, *, are_own: bool = True, resumes: bool = False
+    ) -> bool:
+        """Give a host limits, end its pause, or both, and write it down; False when there is no such host.
+
+        `limits` None leaves them; `are_own` False: they are the defaults again.
+        """
+        async with self._pool.transaction() as session:
+            row = await session.fetchrow("show_host", authority)
+            if row is None:
+                return False
+            before = _state(row)
+            if limits is not None:
+                rate, burst, in_flight, interval_us, grant_burst = limits_row(limits)
+                await session.execute("set_host", authority, rate, burst, in_flight, interval_us, grant_burst, are_own)
+            if resumes:
+                await session.execute("resume_host", authority)
+            row = await session.fetchrow("show_host", authority)
+            assert row is not None
+            after = _state(row)
+            facts = {"rate": after.limits.rate, "burst": after.limits.burst, "in_flight": after.limits.in_flight}
+            await note(
+                session,
+                deed,
+                authority,
+                before=_document(before),
+                after=_document(after),
+                facts={**facts, "are_own": after.has_own_limits, "resumed": resumes},
+            )
+            return True
+
+    async def n_waiting(self, authority: str) -> int:
+        """Count the deliveries that wait for a host and are not held, 10,000 at most."""
+        row = await self._pool.fetchrow("host_backlog", authority, _MOST_COUNTED)
+        return 0 if row is None else int(row["n"])
+
     async def resume(self, authority: str) -> bool:
         """End a host's pause and slow start; False when there is no such host."""
         return await self._pool.fetchrow("resume_host", authority) is not None
+
+
+def _document(state: HostState) -> dict[str, object]:
+    return {"limits": list(state.limits_row), "are_own": state.has_own_limits, "is_paused": state.paused_seconds > 0}
 
 
 def _state(row: Any) -> HostState:

@@ -155,3 +155,53 @@ async def test_the_log_of_one_is_nobody_elses(api: Api) -> None:
     own = [line["action"] for line in operators.body["data"] if line["key_id"] == operator.split("_")[2]]
     assert own == ["account.created"]
     assert {line["action"] for line in (await api.get(LOG)).body["data"]} == {"endpoint.created"}
+
+
+HOST = "/v1/hosts/https%3A%2F%2Fexample.com%3A443"
+
+
+async def test_an_operator_sets_a_hosts_limits_and_takes_them_back(api: Api) -> None:
+    await api.create()
+    operator = await api.new_key(None)
+
+    own = await api.call("PATCH", HOST, {"rate": 10, "burst": 20}, key=operator)
+    back = await api.call("PATCH", HOST, {"defaults": True}, key=operator)
+    listed = await api.get("/v1/hosts", key=operator)
+
+    assert (own.body["rate"], own.body["burst"], own.body["in_flight"], own.body["own_limits"]) == (10.0, 20, 64, True)
+    assert (back.body["rate"], back.body["own_limits"], back.body["waiting"]) == (100.0, False, 0)
+    assert "https://example.com:443" in {one["host"] for one in listed.body["data"]}
+    log = await api.get("/v1/operator_log", key=operator)
+    facts = [line["facts"] for line in log.body["data"] if line["key_id"] == operator.split("_")[2]]
+    assert [fact["rate"] for fact in facts] == [100.0, 10.0]
+
+
+async def test_an_operator_ends_a_hosts_pause(api: Api) -> None:
+    await api.create()
+    operator = await api.new_key(None)
+    async with api.sql() as sql:
+        await sql.execute("UPDATE host SET paused_until = now() + interval '1 hour', scale = 0.25")
+    before = await api.get(HOST, key=operator)
+
+    after = await api.call("PATCH", HOST, {"resume": True}, key=operator)
+
+    assert before.body["paused_seconds"] > 3_000
+    assert (after.body["paused_seconds"], after.body["scale"]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("members", "pointer", "code"),
+    [
+        ({"rate": 0}, "/rate", "out_of_range"),
+        ({"rate": 1000, "burst": 2}, "/burst", "burst_too_small"),
+        ({"rate": 1, "defaults": True}, "/defaults", "contradiction"),
+    ],
+)
+async def test_limits_that_cannot_be_kept_are_refused(
+    api: Api, members: dict[str, Any], pointer: str, code: str
+) -> None:
+    await api.create()
+
+    reply = await api.call("PATCH", HOST, members, key=await api.new_key(None))
+
+    assert (reply.status, reply.pointers) == (422, {pointer: code})

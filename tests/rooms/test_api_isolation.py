@@ -22,6 +22,7 @@ BODIES: dict[str, dict[str, object]] = {
     "createApiKey": {"name": "next"},
     "createAccount": {"name": "Example Bank"},
     "createAccountApiKey": {"environment": "live"},
+    "changeHost": {"resume": True},
 }
 """A body that is good enough for each operation that takes one."""
 
@@ -68,7 +69,9 @@ async def make_things(api: Api, tenant: Tenant) -> Things:
 
 def path_of(route: Route, ids: dict[str, str]) -> str:
     chosen = {"resendDelivery": "finished"}.get(route.operation_id, route.path.split("/")[2])
-    return route.path.format_map({"id": ids.get(chosen, ""), "type": "verification.completed"})
+    return route.path.format_map(
+        {"id": ids.get(chosen, ""), "type": "verification.completed", "host": "https%3A%2F%2Fseed%3A443"}
+    )
 
 
 def body_of(route: Route) -> dict[str, object] | None:

@@ -126,3 +126,9 @@ WHERE authority = $1 RETURNING host_id
 -- name: resume_host
 -- End a host's pause and slow start now.
 UPDATE host SET paused_until = now(), scale = 1, opens = 0, tat = now() WHERE authority = $1 RETURNING host_id
+
+-- name: host_backlog
+-- Count what waits for a host, up to $2. Index: delivery_due.
+SELECT count(*) AS n FROM (
+  SELECT FROM host h JOIN delivery d USING (host_id)
+  WHERE h.authority = $1 AND d.owner IS NULL AND NOT d.held LIMIT $2) found
