@@ -89,13 +89,15 @@ def _limits(body: HostChangeBody, now: HostLimits, defaults: HostLimits) -> Host
         raise refused([Fault("/defaults", "contradiction", "the defaults, or limits of its own: not both")])
     if body.defaults:
         return defaults
+    if not has_own:
+        return None
     rate, burst, in_flight = (
         given if given is not None else kept
         for given, kept in zip(own, (now.rate, now.burst, now.in_flight), strict=True)
     )
     if fault := limits_fault(float(rate), int(burst)):
         raise refused([Fault("/burst", "burst_too_small", fault)])
-    return HostLimits(float(rate), int(burst), int(in_flight)) if has_own else None
+    return HostLimits(float(rate), int(burst), int(in_flight))
 
 
 async def _read(call: Call, authority: str) -> dict[str, Any]:
