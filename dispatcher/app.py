@@ -356,6 +356,7 @@ class Daemon:
             host_defaults=settings.limits.host_limits(),
             resolve=services.sender.look_up,
             on_endpoint_changed=deliverer.directory.forget if deliverer is not None else lambda _: None,
+            source_ips=tuple(settings.egress.source_ips),
             trials=None if deliverer is None else Trials(deliverer.directory, services.sender),
         )
 

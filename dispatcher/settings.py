@@ -210,6 +210,9 @@ class Egress(Group):
         (), description="Private targets to allow; never re-opens metadata addresses. Embedded: loopback."
     )
     deny_cidrs: CidrsField = _doc((), description="Own public ranges to refuse.")
+    source_ips: CidrsField = _doc(
+        (), description="Where requests come from, for customers' firewalls: told by `GET /v1/webhook_source_ips`."
+    )
     allow_http: bool = _doc(
         default=False, description="http:// endpoints, in the test environment only. Embedded: true."
     )

@@ -126,6 +126,11 @@ async def read_schema(call: Call) -> Answer:
     return Answer(orjson.Fragment(schema))
 
 
+async def read_source_ips(call: Call) -> Answer:
+    """Show the addresses that requests come from."""
+    return Answer({"data": call.services.source_ips, "changes_at": None})
+
+
 async def read_openapi(call: Call) -> Answer:
     """Show the API's document."""
     return Answer(orjson.Fragment(call.services.publications.openapi))

@@ -342,6 +342,13 @@ class DeliveryShown(Outgoing):
     ended_at: Instant | None
 
 
+class SourceIpsShown(Outgoing):
+    """Where requests come from. `changes_at`: when the list changes next; null: not planned."""
+
+    data: list[str]
+    changes_at: Instant | None
+
+
 class FreeObject(BaseModel):
     """A JSON object whose shape is described elsewhere."""
 

@@ -31,6 +31,7 @@ from dispatcher.api.models import (
     RotationBody,
     RotationShown,
     SampleQuery,
+    SourceIpsShown,
     StatsShown,
     TrialBody,
     TrialShown,
@@ -383,6 +384,15 @@ ROUTES: Final = (
         answer=DeedList,
         query=PageQuery,
         problems=_PAGED,
+    ),
+    Route(
+        method="GET",
+        path="/v1/webhook_source_ips",
+        operation_id="getSourceIps",
+        handler=logs.read_source_ips,
+        scope=None,
+        summary="Show the addresses that requests come from, for firewalls; empty when the operator does not tell",
+        answer=SourceIpsShown,
     ),
     *OPERATOR_ROUTES,
 )

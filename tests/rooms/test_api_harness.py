@@ -219,6 +219,7 @@ async def serving(
         resolve=resolve or names.resolve,
         on_endpoint_changed=changed.append,
         trials=trials,
+        source_ips=("192.0.2.0/28",),
     )
     account = await AccountLedger(pool).create()
     tenant = Tenant(account.account_id, "test")

@@ -321,3 +321,9 @@ async def test_only_the_feed_can_wait(logged: Logged) -> None:
     reply = await logged.api.get("/v1/events?wait=1")
 
     assert (reply.status, reply.code) == (400, "invalid_query")
+
+
+async def test_where_requests_come_from_is_told_to_everybody(api: Api) -> None:
+    reply = await api.get("/v1/webhook_source_ips", key=None)
+
+    assert reply.body == {"data": ["192.0.2.0/28"], "changes_at": None}
