@@ -7,6 +7,7 @@ import typer
 from dispatcher.cli.asking import YesOption, demand
 from dispatcher.cli.client import Api
 from dispatcher.cli.completing import subscriptions
+from dispatcher.cli.endpoint_changes import rotate_secret, update
 from dispatcher.cli.endpoint_states import EndpointArgument, disable, enable, pause, resume
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.listing import show_list
@@ -79,7 +80,14 @@ def delete(api: Api, endpoint: EndpointArgument, yes: YesOption = False, output:
     show_done({"id": found["id"], "deleted": True}, f"deleted {endpoint}", output)
 
 
-for _name, _command in (("pause", pause), ("resume", resume), ("disable", disable), ("enable", enable)):
+for _name, _command in (
+    ("update", update),
+    ("rotate-secret", rotate_secret),
+    ("pause", pause),
+    ("resume", resume),
+    ("disable", disable),
+    ("enable", enable),
+):
     app.command(_name)(_command)
 
 

@@ -127,6 +127,8 @@ CHANGING = {
     "keys create": "keys create --account {account} --scope endpoints:read",
     "keys revoke": "keys revoke {key_id} --yes",
     "endpoints add": "endpoints add https://example.com/more -e verification.* --header X-Team:identity",
+    "endpoints update": "endpoints update {endpoint} --url https://example.com/new -e * --rate-limit 5",
+    "endpoints rotate-secret": "endpoints rotate-secret {endpoint} --overlap 0s --yes",
     "endpoints pause": "endpoints pause {endpoint}",
     "endpoints resume": "endpoints resume {endpoint}",
     "endpoints disable": "endpoints disable {endpoint}",
@@ -155,6 +157,7 @@ BELOW = {
     "receive": "test_trial_receiver",
     "verify": "test_verify",
     "config table": "test_generated",
+    "openapi": "test_openapi",
 }
 """Commands that have tests of their own, and where."""
 
@@ -193,6 +196,7 @@ def hold_against(said: Said, form: str, words: str) -> None:
 DESTRUCTIVE = (
     "keys revoke",
     "endpoints delete",
+    "endpoints rotate-secret",
     "endpoints enable",
     "deliveries cancel",
     "deliveries replay",

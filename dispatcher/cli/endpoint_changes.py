@@ -1,0 +1,79 @@
+"""`dispatcher endpoints update|rotate-secret`: change an endpoint without losing its id, secret or history."""
+
+from typing import Annotated, Any, Final
+
+import typer
+
+from dispatcher.cli.asking import YesOption, demand
+from dispatcher.cli.client import Api
+from dispatcher.cli.completing import subscriptions
+from dispatcher.cli.endpoint_states import EndpointArgument
+from dispatcher.cli.output import Form, FormOption, say, show_one
+from dispatcher.cli.times import parse_duration
+
+_LONGEST_OVERLAP_SECONDS: Final = 604_800
+
+
+def update(
+    api: Api,
+    endpoint: EndpointArgument,
+    url: Annotated[str | None, typer.Option(help="Send there from now on; waiting deliveries too.")] = None,
+    events: Annotated[
+        list[str] | None,
+        typer.Option("--events", "-e", help="Replaces the list. Repeat it.", autocompletion=subscriptions),
+    ] = None,
+    description: Annotated[str | None, typer.Option(help="A few words for the list; empty takes them away.")] = None,
+    header: Annotated[
+        list[str] | None, typer.Option("--header", help="'Name: value'; replaces all of them. Repeat it.")
+    ] = None,
+    rate_limit: Annotated[float | None, typer.Option(help="Requests per second at most; 0: no limit.")] = None,
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Change some members of an endpoint; what is not named stays.
+
+    Example: dispatcher endpoints update we_3JqPz7LmA0 --url https://example.com/hooks
+    Example: dispatcher endpoints update we_3JqPz7LmA0 -e 'verification.*' -e check.completed --rate-limit 5
+    """
+    from dispatcher.cli.endpoints import headers_of
+
+    wish = {
+        "url": url,
+        "events": events or None,
+        "headers": None if header is None else headers_of(header),
+    }
+    body: dict[str, Any] = {name: value for name, value in wish.items() if value is not None}
+    if description is not None:
+        body["description"] = description or None
+    if rate_limit is not None:
+        body["rate_limit"] = rate_limit or None
+    if not body:
+        message = "say what to change: --url, --events, --description, --header or --rate-limit"
+        raise typer.BadParameter(message)
+    show_one(api.call("PATCH", f"/v1/webhook_endpoints/{endpoint}", body), output)
+
+
+def rotate_secret(
+    api: Api,
+    endpoint: EndpointArgument,
+    overlap: Annotated[str, typer.Option(help="The present secret signs on for so long; 0s when it leaked.")] = "24h",
+    force: Annotated[bool, typer.Option("--force", help="Even if two are in force; the older one ends.")] = False,
+    yes: YesOption = False,
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Give an endpoint a new signing secret and print it, this once.
+
+    Requests are signed with both while the overlap lasts. Without an overlap, or by force, it asks first.
+
+    Example: dispatcher endpoints rotate-secret we_3JqPz7LmA0 --overlap 3d
+    Example: dispatcher endpoints rotate-secret we_3JqPz7LmA0 --overlap 0s --yes
+    """
+    seconds = parse_duration(overlap)
+    if seconds is None or seconds > _LONGEST_OVERLAP_SECONDS:
+        message = "looks like 0s, 1h or 7d, which is the longest"
+        raise typer.BadParameter(message, param_hint="--overlap")
+    if seconds == 0 or force:
+        demand(f"End a secret of {endpoint} now? Receivers that still use it refuse what comes next.", yes=yes)
+    body = {"expires_in": int(seconds), "force": force}
+    show_one(api.call("POST", f"/v1/webhook_endpoints/{endpoint}/rotate_secret", body), output)
+    if output is Form.TABLE:
+        say("\nStore the secret now: it is not shown again.")
