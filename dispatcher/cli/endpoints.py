@@ -9,6 +9,7 @@ from dispatcher.cli.client import Api
 from dispatcher.cli.completing import subscriptions
 from dispatcher.cli.endpoint_changes import rotate_secret, update
 from dispatcher.cli.endpoint_states import EndpointArgument, disable, enable, pause, resume
+from dispatcher.cli.endpoint_trials import try_out
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.listing import show_list
 from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, say, show_done, show_one
@@ -83,6 +84,7 @@ def delete(api: Api, endpoint: EndpointArgument, yes: YesOption = False, output:
 for _name, _command in (
     ("update", update),
     ("rotate-secret", rotate_secret),
+    ("test", try_out),
     ("pause", pause),
     ("resume", resume),
     ("disable", disable),

@@ -128,6 +128,7 @@ CHANGING = {
     "keys revoke": "keys revoke {key_id} --yes",
     "endpoints add": "endpoints add https://example.com/more -e verification.* --header X-Team:identity",
     "endpoints update": "endpoints update {endpoint} --url https://example.com/new -e * --rate-limit 5",
+    "endpoints test": "endpoints test {endpoint} --type verification.expired --dry-run",
     "endpoints rotate-secret": "endpoints rotate-secret {endpoint} --overlap 0s --yes",
     "endpoints pause": "endpoints pause {endpoint}",
     "endpoints resume": "endpoints resume {endpoint}",
