@@ -66,6 +66,11 @@ class Profile:
         kind = self.api_key.split("_")[1:2]
         return next((one for one in Environment if [one.value] == kind), None)
 
+    @property
+    def is_operators(self) -> bool:
+        """Tell whether the key's text says that it is an operator's."""
+        return self.api_key.startswith("whd_op_")
+
 
 def ready_file() -> Path:
     """Return where an embedded dispatcher says how it can be reached."""

@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def is_known() -> bool:
+    """Tell whether settings, or an embedded dispatcher of this data directory, say where Postgres is."""
+    return _is_configured() or (read_ready_file() or {}).get("database_url") is not None
+
+
+def _is_configured() -> bool:
+    return "DISPATCHER_DATABASE__URL" in os.environ or "DISPATCHER_CONFIG" in os.environ
+
+
 def database_url() -> str:
     """Return where Postgres is: as configured, else where this data directory's embedded dispatcher says.
 
@@ -22,10 +31,9 @@ def database_url() -> str:
     """
     from dispatcher.settings import load
 
-    if "DISPATCHER_DATABASE__URL" not in os.environ and "DISPATCHER_CONFIG" not in os.environ:
-        ready = read_ready_file()
-        if ready is not None:
-            url: str = ready["database_url"]
+    if not _is_configured():
+        url: str | None = (read_ready_file() or {}).get("database_url")
+        if url is not None:
             return url
     found = load(os.environ, required=False).database_url()
     if not found:

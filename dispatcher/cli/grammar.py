@@ -1,19 +1,22 @@
 """How commands are written: in plain text, with examples that help shows as they are typed.
 
 A command's docstring ends with one or more lines `Example: dispatcher …`; a test parses every one of them.
-A command whose first parameter is `api: Api` gets the options that say which API it calls, and as whom.
+A command whose first parameter is `api: Api` gets the options that say which API it calls, and as whom; one whose first
+parameter is `way: Way` may go to the database instead.
 """
 
 import functools
 import inspect
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
 from dispatcher.cli.client import Api, ApiKeyOption, ApiUrlOption, EnvironmentOption, ProfileOption, profile
+from dispatcher.cli.ways import DatabaseOption, Way
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,32 +61,54 @@ class Noun(typer.Typer):
 
 
 def with_api(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a command that makes its `api` from options of its own; one without `api` is returned as it is."""
-    shape = inspect.signature(function)
-    first = next(iter(shape.parameters.values()), None)
-    if first is None or first.annotation is not Api:
-        return function
+    """Return a command that makes its `api` or `way` from options of its own; any other is returned as it is."""
+    parameters = list(inspect.signature(function).parameters.values())
+    kind = parameters[0].annotation if parameters else None
+    if kind is Api:
+        return _taking(function, parameters[1:], _API_OPTIONS, lambda *chosen: Api(profile(*chosen)))
+    if kind is Way:
+        return _taking(function, parameters[1:], _WAY_OPTIONS, _way)
+    return function
+
+
+def _taking(
+    function: Callable[..., Any],
+    own: list[inspect.Parameter],
+    options: tuple[inspect.Parameter, ...],
+    opened: Callable[..., AbstractContextManager[Any]],
+) -> Callable[..., Any]:
+    """Return a command with `options` beside its `own`, whose first argument is what `opened` makes of them."""
 
     @functools.wraps(function)
     def command(**given: Any) -> Any:
-        chosen = [given.pop(one.name) for one in _OPTIONS]
-        with Api(profile(*chosen)) as api:
-            return function(api, **given)
+        chosen = [given.pop(one.name) for one in options]
+        with opened(*chosen) as first:
+            return function(first, **given)
 
-    kept = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in list(shape.parameters.values())[1:]]
-    parameters = [*kept, *_OPTIONS]
+    parameters = [*(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own), *options]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in parameters}
     return command
 
 
-def _option(name: str, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+def _way(ctx: typer.Context, api_url: str | None, api_key: str | None, name: str | None, database: bool) -> Way:
+    sources = (ctx.get_parameter_source(one.name) for one in _WHERE_OPTIONS)
+    is_typed = any(source is not None and source.name == "COMMANDLINE" for source in sources)
+    return Way(api_url, api_key, name, database=database, is_typed=is_typed)
 
 
-_OPTIONS: Final = (
+def _option(name: str, annotation: Any, default: object = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+_WHERE_OPTIONS: Final = (
     _option("api_url", ApiUrlOption),
     _option("api_key", ApiKeyOption),
     _option("profile_name", ProfileOption),
-    _option("env", EnvironmentOption),
+)
+_API_OPTIONS: Final = (*_WHERE_OPTIONS, _option("env", EnvironmentOption))
+_WAY_OPTIONS: Final = (
+    inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+    *_WHERE_OPTIONS,
+    _option("database", DatabaseOption, default=False),
 )

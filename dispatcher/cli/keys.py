@@ -1,120 +1,134 @@
-"""`dispatcher keys`: API keys, straight in the database; it is how the first key comes to be."""
+"""`dispatcher keys`: one's own API keys through the API, other accounts' and operators' for who runs the dispatcher."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
+from dispatcher.cli import key_book
 from dispatcher.cli.asking import YesOption, demand
 from dispatcher.cli.client import Environment
-from dispatcher.cli.database import with_pool
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, say, show_done, show_one, show_page
+from dispatcher.cli.ways import Way
 from dispatcher.model.errors import DispatcherError
-
-if TYPE_CHECKING:
-    from dispatcher.ledger.connections import Pool
 
 app = Noun()
 
-_COLUMNS = ("id", "environment", "name…", "created_at", "last_used_at", "revoked_at", "scopes…")
+_COLUMNS = ("id", "environment", "name…", "created_at", "last_used_at", "expires_at", "revoked_at", "scopes…")
 
 AccountOption = Annotated[
-    str | None, typer.Option("--account", help="acct_… of the account; none for operators' keys.")
+    str | None, typer.Option("--account", help="acct_… of the account; by itself that of the key at hand.")
+]
+OperatorOption = Annotated[bool, typer.Option("--operator", help="Keys without an account; in the database alone.")]
+KeyEnvironmentOption = Annotated[
+    Environment | None, typer.Option("--env", help="Environment of the keys; test by itself.", show_default=False)
 ]
 
 
 @app.command("create")
 def create(
+    way: Way,
     account: AccountOption = None,
-    env: Annotated[Environment, typer.Option("--env", help="Environment the key works in.")] = Environment.TEST,
-    operator: Annotated[bool, typer.Option("--operator", help="A key without an account.")] = False,
+    env: KeyEnvironmentOption = None,
+    operator: OperatorOption = False,
     scope: Annotated[list[str] | None, typer.Option("--scope", help="Limit what it may do. Repeat it.")] = None,
     name: Annotated[str | None, typer.Option(help="Your own word for it.")] = None,
     output: FormOption = Form.TABLE,
 ) -> None:
-    """Make a key and print it, this once.
+    """Make a key and print it, this once: for the account of the key at hand, for any --account, or an --operator's.
+
+    An operator's key is made straight in the database: it is how the first key comes to be.
 
     Example: dispatcher keys create --account acct_5hQ2vN8rTb --env live
     Example: dispatcher keys create --account acct_5hQ2vN8rTb --scope deliveries:read --scope events:read
     Example: dispatcher keys create --operator
+    Example: dispatcher keys create --name deploy --scope endpoints:read
     """
-    from dispatcher.ledger.accounts import Tenant
-    from dispatcher.ledger.keys import KeyLedger, NewKey, Scope
-
-    if operator == (account is not None):
-        message = "give either --account or --operator"
-        raise typer.BadParameter(message)
-    known = {one.value: one for one in Scope}
-    if unknown := [text for text in scope or () if text not in known]:
-        message = f"{', '.join(unknown)} is no scope; they are {', '.join(sorted(known))}"
-        raise typer.BadParameter(message, param_hint="--scope")
-
-    async def work(pool: "Pool") -> NewKey:
-        tenant = None if account is None else Tenant(await _number(pool, account), env.value)
-        return await KeyLedger(pool).create(
-            tenant, scopes=[known[text] for text in scope] if scope else None, name=name
-        )
-
-    try:
-        made = with_pool(work)
-    except ValueError as fault:
-        raise DispatcherError(str(fault)) from fault
-    show_one({"id": made.key_id, "key": made.text, "scopes": list(made.scopes), "created_at": made.created_at}, output)
+    _demand_one(account, operator=operator)
+    show_one(_made(way, account, env, operator=operator, scopes=scope or None, name=name), output)
     if output is Form.TABLE:
         say("\nStore the key now: it is not shown again.")
 
 
 @app.command("list")
 def list_(
+    way: Way,
     account: AccountOption = None,
+    env: KeyEnvironmentOption = None,
+    operator: OperatorOption = False,
     limit: LimitOption = 100,
     every: AllOption = False,
     output: FormOption = Form.TABLE,
 ) -> None:
-    """List the keys of an account, or the operators' keys.
+    """List the keys of the account of the key at hand; with --account or --operator those, from the database.
 
+    Example: dispatcher keys list
     Example: dispatcher keys list --account acct_5hQ2vN8rTb
     """
-    from dispatcher.ledger.keys import KeyFacts, KeyLedger
-
-    async def work(pool: "Pool") -> list[KeyFacts]:
-        return await KeyLedger(pool).page(None if account is None else await _number(pool, account))
-
-    rows: list[dict[str, Any]] = []
-    for found in with_pool(work):
-        row = found._asdict()
-        rows.append({"id": row.pop("key_id"), **row, "scopes": list(found.scopes)})
+    _demand_one(account, operator=operator)
+    if account is None and not operator:
+        rows = way.account(env).get("/v1/api_keys")["data"]
+    else:
+        way.database("listing the keys of others")
+        rows = [one for one in key_book.rows(account) if env is None or one["environment"] == env]
     show_page(rows, _COLUMNS, output, None if every else limit)
 
 
 @app.command("revoke")
 def revoke(
+    way: Way,
     key: Annotated[str, typer.Argument(help="Id of the key, as `keys list` shows it.")],
+    account: AccountOption = None,
+    env: KeyEnvironmentOption = None,
+    operator: OperatorOption = False,
     yes: YesOption = False,
     output: FormOption = Form.TABLE,
 ) -> None:
-    """End a key; running processes notice within seconds.
+    """End a key of the account of the key at hand, of any --account, or an --operator's; noticed within seconds.
 
     Example: dispatcher keys revoke 3JqPz7LmA0Qx --yes
+    Example: dispatcher keys revoke 3JqPz7LmA0Qx --account acct_5hQ2vN8rTb
     """
-    from dispatcher.ledger.keys import KeyLedger
-
+    _demand_one(account, operator=operator)
     demand(f"End the key {key} for good? Programs that use it are refused.", yes=yes)
-
-    async def work(pool: "Pool") -> bool:
-        return await KeyLedger(pool).revoke(key)
-
-    if not with_pool(work):
-        message = f"there is no live key {key}; `dispatcher keys list` shows them"
-        raise DispatcherError(message)
+    if account is None and not operator:
+        way.account(env).call("DELETE", f"/v1/api_keys/{key}")
+    else:
+        way.database("ending the keys of others")
+        if not key_book.revoke(account, key):
+            whose = "--operator" if account is None else f"--account {account}"
+            message = f"there is no live key {key} there; `dispatcher keys list {whose}` shows them"
+            raise DispatcherError(message)
     show_done({"id": key, "revoked": True}, f"revoked {key}", output)
 
 
-async def _number(pool: "Pool", account: str) -> int:
-    from dispatcher.ledger.accounts import AccountLedger
+def _made(
+    way: Way,
+    account: str | None,
+    env: Environment | None,
+    *,
+    operator: bool,
+    scopes: Sequence[str] | None,
+    name: str | None,
+) -> dict[str, Any]:
+    wish = {"scopes": scopes, "name": name}
+    body: dict[str, Any] = {member: value for member, value in wish.items() if value is not None}
+    if operator:
+        way.database("making an operator's key")
+        return key_book.create(None, None, scopes, name)
+    api = way.account(env) if account is None else way.operator()
+    if api is None:
+        return key_book.create(account, env or Environment.TEST, scopes, name)
+    path = "/v1/api_keys"
+    if account is not None:
+        path = f"/v1/accounts/{account}/api_keys"
+        body["environment"] = env or Environment.TEST
+    made: dict[str, Any] = api.call("POST", path, body)
+    return made
 
-    found = await AccountLedger(pool).find(account)
-    if found is None:
-        message = f"there is no account {account}; `dispatcher accounts create --id {account}` makes it"
-        raise DispatcherError(message)
-    return found.account_id
+
+def _demand_one(account: str | None, *, operator: bool) -> None:
+    if operator and account is not None:
+        message = "give either --account or --operator"
+        raise typer.BadParameter(message)

@@ -159,7 +159,7 @@ async def test_the_operators_commands(world: World) -> None:
     assert "acct_tour000001" in await terminal.run("accounts", "list")
     (listed,) = await terminal.json("keys", "list", "--account", account["id"])
     assert listed["scopes"] == ["endpoints:read"]
-    await terminal.run("keys", "revoke", key["id"], "--yes")
+    await terminal.run("keys", "revoke", key["id"], "--account", account["id"], "--yes")
     assert (await terminal.json("keys", "list", "--account", account["id"]))[0]["revoked_at"] is not None
     assert "exists already" in await terminal.run("accounts", "create", "--id", "acct_tour000001", code=1)
     assert "version" in await terminal.run("version", "--json")
@@ -175,7 +175,7 @@ async def test_the_operators_commands(world: World) -> None:
         (("endpoints", "add", "https://example.com/x", "-e", "verification.finished"), 1, "verification."),
         (("deliveries", "show", "dlv_nobody"), 1, "404"),
         (("dead-events", "show", "nonsense"), 1, "named like"),
-        (("keys", "create"), 2, "--operator"),
+        (("keys", "create", "--database"), 2, "--operator"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )

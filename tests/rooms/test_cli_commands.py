@@ -125,7 +125,7 @@ READING = {
 CHANGING = {
     "accounts create": "accounts create --name mine",
     "keys create": "keys create --account {account} --scope endpoints:read",
-    "keys revoke": "keys revoke {key_id} --yes",
+    "keys revoke": "keys revoke {key_id} --account {account} --yes",
     "endpoints add": "endpoints add https://example.com/more -e verification.* --header X-Team:identity",
     "endpoints update": "endpoints update {endpoint} --url https://example.com/new -e * --rate-limit 5",
     "endpoints test": "endpoints test {endpoint} --type verification.expired --dry-run",
@@ -246,6 +246,69 @@ async def test_database_lists_are_paged_too(shop: Shop) -> None:
     assert {"n0", "n1", "n2"} <= {one["name"] for one in every.json}
 
 
+async def test_an_operators_key_leads_through_the_api_which_writes_it_down(shop: Shop) -> None:
+    key = await KeyLedger(shop.api.pool).create(None)
+    shop.terminal.environment["DISPATCHER_API_KEY"] = key.text
+    create = ("accounts", "create", "--name")
+
+    written = (await shop.terminal.run(*create, "written", "-o", "json")).json
+    silent = (await shop.terminal.run(*create, "silent", "--database", "-o", "json")).json
+    made = (await shop.terminal.run("keys", "create", "--account", written["id"], "--env", "live", "-o", "json")).json
+
+    async with shop.api.sql() as sql:
+        noted = await sql.fetch("SELECT thing FROM audit_log WHERE actor = $1", key.key_id)
+    assert {row["thing"] for row in noted} == {written["id"], made["id"]}
+    assert written.keys() == silent.keys()
+    assert made["key"].startswith("whd_live_")
+    listed = (await shop.terminal.run("accounts", "list", "--all", "-o", "json")).json
+    assert {written["id"], silent["id"]} <= {one["id"] for one in listed}
+    others = (await shop.terminal.run("keys", "list", "--account", written["id"], "-o", "json")).json
+    assert [one["id"] for one in others] == [made["id"]]
+
+
+async def test_a_key_given_on_the_command_line_is_the_one_that_is_used(shop: Shop) -> None:
+    said = await shop.terminal.run(
+        "accounts", "list", "--api-key", shop.terminal.environment["DISPATCHER_API_KEY"], code=1
+    )
+
+    assert "needs_operator_key" in said.err
+    assert "keys create --operator" in said.err
+
+
+async def test_without_database_and_operators_key_both_are_named(shop: Shop) -> None:
+    del shop.terminal.environment["DISPATCHER_DATABASE__URL"]
+
+    said = await shop.terminal.run("accounts", "list", code=1)
+
+    assert "whd_op_" in said.err
+    assert "DISPATCHER_DATABASE__URL" in said.err
+
+
+async def test_an_account_manages_keys_of_its_own_without_the_database(shop: Shop) -> None:
+    del shop.terminal.environment["DISPATCHER_DATABASE__URL"]
+
+    made = (await shop.terminal.run("keys", "create", "--name", "mine", "--scope", "events:read", "-o", "json")).json
+    before = (await shop.terminal.run("keys", "list", "-o", "json")).json
+    await shop.terminal.run("keys", "revoke", made["id"], "--yes")
+    after = (await shop.terminal.run("keys", "list", "-o", "json")).json
+
+    assert made["scopes"] == ["events:read"]
+    assert [one["revoked_at"] for one in before if one["id"] == made["id"]] == [None]
+    assert [one["revoked_at"] for one in after if one["id"] == made["id"]] != [None]
+
+
+async def test_a_key_made_in_the_database_looks_like_one_that_the_api_made(shop: Shop) -> None:
+    own = (await shop.terminal.run("keys", "create", "-o", "json")).json
+    direct = (await shop.terminal.run("keys", "create", "--account", shop.account, "-o", "json")).json
+    operators = (await shop.terminal.run("keys", "create", "--operator", "-o", "json")).json
+    listed = [(await shop.terminal.run("keys", "list", *words, "-o", "json")).json for words in ((), ("--operator",))]
+
+    assert own.keys() == direct.keys() == operators.keys()
+    assert listed[0][0].keys() == listed[1][0].keys()
+    await shop.terminal.run("keys", "revoke", operators["id"], "--account", shop.account, "--yes", code=1)
+    await shop.terminal.run("keys", "revoke", operators["id"], "--operator", "--yes")
+
+
 async def test_times_are_relative_for_people_and_iso_for_programs(shop: Shop) -> None:
     people = await shop.terminal.run("deliveries", "list", "--endpoint", shop.endpoint)
     programs = await shop.terminal.run("deliveries", "list", "--endpoint", shop.endpoint, "-o", "json")
@@ -281,8 +344,17 @@ async def test_what_people_wrote_cannot_move_the_cursor(shop: Shop) -> None:
         ("events list --limit 0", 2, ("--limit",)),
         ("endpoints lst", 2, ("Did you mean 'list'",)),
         ("endpoint list", 2, ("Did you mean 'endpoints'",)),
-        ("keys create", 2, ("--operator",)),
-        ("keys revoke nobody --yes", 1, ("keys list",)),
+        ("keys create --operator --account acct_0123456789", 2, ("--operator",)),
+        ("keys create --operator --api-key whd_op_x", 2, ("database alone",)),
+        ("keys create --account acct_0123456789", 1, ("accounts create --id",)),
+        ("keys create --database", 2, ("--account",)),
+        ("keys create --scope nonsense", 1, ("/scopes/0: ",)),
+        ("keys create --scope nonsense --operator", 2, ("deliveries:read",)),
+        ("keys list --operator --profile x", 2, ("database alone",)),
+        ("keys revoke nobody --yes", 1, ("404",)),
+        ("keys revoke nobody --operator --yes", 1, ("keys list --operator",)),
+        ("accounts list --database --api-key whd_op_x", 2, ("--database", "--api-key")),
+        ("accounts create --id nonsense", 2, ("acct_",)),
         ("hosts show https://nobody.example:443", 1, ("hosts list",)),
         ("dead-events show nonsense", 1, ("named like",)),
         ("profile use nobody", 1, ("no profile nobody", "dispatcher login")),
