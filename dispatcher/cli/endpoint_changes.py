@@ -34,8 +34,6 @@ def update(
     Example: dispatcher endpoints update we_3JqPz7LmA0 --url https://example.com/hooks
     Example: dispatcher endpoints update we_3JqPz7LmA0 -e 'verification.*' -e check.completed --rate-limit 5
     """
-    from dispatcher.cli.endpoints import headers_of
-
     wish = {
         "url": url,
         "events": events or None,
@@ -77,3 +75,15 @@ def rotate_secret(
     show_one(api.call("POST", f"/v1/webhook_endpoints/{endpoint}/rotate_secret", body), output)
     if output is Form.TABLE:
         say("\nStore the secret now: it is not shown again.")
+
+
+def headers_of(lines: list[str]) -> dict[str, str]:
+    """Return headers typed as `Name: value`; a usage error for anything else."""
+    headers = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            message = f"{line!r} does not look like 'Name: value'"
+            raise typer.BadParameter(message, param_hint="--header")
+        headers[name.strip()] = value.strip()
+    return headers

@@ -7,7 +7,7 @@ import typer
 from dispatcher.cli.asking import YesOption, demand
 from dispatcher.cli.client import Api
 from dispatcher.cli.completing import subscriptions
-from dispatcher.cli.endpoint_changes import rotate_secret, update
+from dispatcher.cli.endpoint_changes import headers_of, rotate_secret, update
 from dispatcher.cli.endpoint_states import EndpointArgument, disable, enable, pause, resume
 from dispatcher.cli.endpoint_trials import try_out
 from dispatcher.cli.grammar import Noun
@@ -91,15 +91,3 @@ for _name, _command in (
     ("enable", enable),
 ):
     app.command(_name)(_command)
-
-
-def headers_of(lines: list[str]) -> dict[str, str]:
-    """Return headers typed as `Name: value`; a usage error for anything else."""
-    headers = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip():
-            message = f"{line!r} does not look like 'Name: value'"
-            raise typer.BadParameter(message, param_hint="--header")
-        headers[name.strip()] = value.strip()
-    return headers
