@@ -33,7 +33,7 @@ def wishes_of(words: list[str] | None = None) -> tuple[Wishes, Path | None]:
     parser.add_argument("--point", action="append", type=Point, help="sweep this point only; repeatable")
     parser.add_argument("--action", action="append", type=Action, help="what happens at points; repeatable, else all")
     parser.add_argument("--seconds", type=float, default=900.0, help="start no cycle after these")
-    parser.add_argument("--quiet-seconds", type=float, default=120.0, help="until nothing may be left open")
+    parser.add_argument("--quiet-seconds", type=float, default=180.0, help="until nothing may be left open")
     parser.add_argument("--processes", type=int, default=3, help="at first")
     parser.add_argument("--most", type=int, default=5, help="processes at most")
     parser.add_argument("--per-second", type=float, default=25.0, help="events produced")

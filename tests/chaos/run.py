@@ -39,6 +39,8 @@ class Wishes:
     """What a run does: each of `targets` once, then `n_random` cycles, for at most `seconds` in all.
 
     `host_limit` is what any host may get from all processes together. `without` names a guard that is taken out.
+    Within `quiet_seconds` nothing may be left open: three times the minute after which a consumer whose group left it
+    waiting is made anew.
     """
 
     targets: Sequence[Target]
@@ -47,7 +49,7 @@ class Wishes:
     seed: int = 1
     host_limit: Limit = Limit(HOST_RATE, HOST_BURST)  # noqa: RUF009 - immutable
     size: Size = field(default_factory=Size)
-    quiet_seconds: float = 90.0
+    quiet_seconds: float = 180.0
     without: str | None = None
 
 
