@@ -145,6 +145,7 @@ class Consumer:
             fetch_max_bytes=8_388_608,
             metadata_max_age_ms=15_000,
         )
+        self._is_sure = False
         self._listener = _Listener(assigned, revoked)
         self._watch_log()
         first = settings.topics[0]
@@ -156,17 +157,37 @@ class Consumer:
 
     def _watch_log(self) -> None:
         """Learn the cluster's id from every metadata answer; the library itself throws it away."""
-        cluster = self._consumer._client.cluster  # noqa: SLF001 - there is no public way to it
-        update = cluster.update_metadata
+        client = self._consumer._client  # noqa: SLF001 - there is no public way to it
+        update, closed = client.cluster.update_metadata, client._on_connection_closed  # noqa: SLF001 - the same
 
         def observed(metadata: Any) -> None:
             found = getattr(metadata, "cluster_id", None)
             if found:
                 self.log_changed = self.log_changed or bool(self.log_id and found != self.log_id)
                 self.log_id = self.log_id or found
+                self._is_sure = True
             update(metadata)
 
-        cluster.update_metadata = observed
+        def lost(connection: Any, reason: Any) -> None:
+            self._is_sure = False
+            closed(connection, reason)
+
+        client.cluster.update_metadata = observed
+        client._on_connection_closed = lost  # noqa: SLF001 - the same
+
+    async def is_same_log(self) -> bool:
+        """Tell whether the cluster is surely the one of `log_id`; after a lost connection that means to ask it.
+
+        Whoever answers under the old address may be another cluster, and the library reads on there as if nothing had
+        happened. False also while nobody answers.
+        """
+        if not self._is_sure:
+            try:
+                async with asyncio.timeout(_ASK_SECONDS):
+                    await self._consumer._client.force_metadata_update()  # noqa: SLF001 - see _watch_log
+            except (KafkaError, TimeoutError):
+                return False
+        return self._is_sure and not self.log_changed
 
     async def start(self) -> None:
         """Connect and join; raises KafkaError or OSError while no broker lets us in."""
@@ -270,6 +291,8 @@ class Consumer:
 
         The library's own position is copied, not the last record's: it also counts transaction markers.
         """
+        if not self._is_sure or self.log_changed:
+            return
         try:
             async with asyncio.timeout(_ASK_SECONDS):
                 await self._consumer.commit()

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 import structlog
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from dispatcher.intake.consumer import Consumer, KafkaSettings, OutsideLog, Oversized
 from dispatcher.intake.decoding import Decoder
@@ -172,9 +172,14 @@ class Intake:
         self._watchdog.progressed(clock.mono())
         while not self._waiting.stopping.is_set():
             await self._await_room()
+            is_same_log = await consumer.is_same_log()
             if consumer.log_changed:
                 _log.warning("log_changed", log_id=consumer.log_id)
                 return
+            if not is_same_log:
+                self._waiting.tell(KafkaConnectionError("no broker says which cluster this is"))
+                await self._waiting.pause()
+                continue
             await self._places.place(consumer, consumer.assignment())
             if self._places.are_known(consumer):
                 self.joined.set()
@@ -199,8 +204,11 @@ class Intake:
                 return False
             self._tell_stuck([f"{topic}/{part}" for topic, part in consumer.assignment()])
             return True
-        if found and not consumer.log_changed:
+        if found and await consumer.is_same_log():
             await self._take(consumer, found)
+        elif found:
+            # Read after a lost connection, maybe in another log: to be placed, and read, again.
+            self._places.forget()
         return await self._after_poll(consumer, n_found=len(found))
 
     async def _poll(self, consumer: Consumer) -> dict[Partition, list[Record]]:

@@ -76,7 +76,8 @@ class Places:
         send the consumer back.
         """
         async with self._placing:
-            await self._place(consumer, [partition for partition in partitions if partition not in self.stands])
+            if await consumer.is_same_log():
+                await self._place(consumer, [partition for partition in partitions if partition not in self.stands])
 
     async def _place(self, consumer: Consumer, partitions: Sequence[Partition]) -> None:
         generation = self.generation

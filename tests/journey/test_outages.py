@@ -71,6 +71,40 @@ async def test_a_frozen_postgres_holds_everything_up_and_loses_nothing(
         postgres.stop()
 
 
+async def test_an_outage_longer_than_every_lease_lets_nobody_take_over_the_living(
+    kafka_server: KafkaServer, tmp_path: Path
+) -> None:
+    topic = await fresh_topic(kafka_server.bootstrap)
+    postgres = EmbeddedPostgres.start(tmp_path / "postgres", durable=True)
+    try:
+        async with (
+            open_world(tmp_path, bootstrap=kafka_server.bootstrap, database_url=postgres.url, topic=topic) as world,
+            Sink.serving() as sink,
+            running(world.daemon("first")) as first,
+            running(world.daemon("second")) as second,
+            running(world.daemon("third")) as third,
+        ):
+            await world.api(first).add_endpoint(sink.url("/hook"), ["*"])
+            sent = [world.good(number) for number in range(900)]
+            publishing = spawn(world.publish(sent, per_second=100), name="publish")
+            await sink.arrival(200, seconds=30)
+            port = postgres.port
+            assert postgres.stop(), "an orderly stop: every session is told"
+            await spawn(_seconds(8.0), name="outage")
+            postgres = EmbeddedPostgres.start(tmp_path / "postgres", durable=True, port=port)
+            await publishing
+            await world.until_settled(900, seconds=60)
+            metrics = [await daemon.metrics() for daemon in (first, second, third)]
+            assert [await daemon.stop() for daemon in (first, second, third)] == [0, 0, 0]
+
+            assert [one["dispatcher_takeovers_total"] for one in metrics] == [0, 0, 0]
+            got = successes(sink)
+            assert {event for _, event in got} == {message.event_id for message in sent}
+            assert set(got.values()) == {1}
+    finally:
+        postgres.stop()
+
+
 async def _seconds(seconds: float) -> None:
     # The outage itself has to last; nothing in the world tells when it was long enough.
     import asyncio

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from dispatcher.embedded.kafka import EmbeddedKafka
 from dispatcher.intake.consumer import Consumer
 from dispatcher.intake.watchdog import Patience
 from dispatcher.kit import failpoints
@@ -106,6 +108,32 @@ async def test_a_quiet_topic_is_not_taken_for_a_stuck_consumer(
 
         assert not intake.is_beyond_cure
         assert intake.joined.is_set()
+
+
+async def test_another_cluster_under_the_same_address_is_read_from_its_beginning(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # It lets the consumer into its group and serves its fetches; only its id tells that it is another log.
+    broker = EmbeddedKafka.start(tmp_path / "kafka")
+    try:
+        await fresh_topic(broker.bootstrap, partitions=1, name="events")
+        async with reading(world, broker.bootstrap, "events"):
+            await publish(broker.bootstrap, "events", good(*range(10)))
+            await until_events(world, 10)
+            broker.stop()
+            # The library asks once who is there now, in vain, and then not before a quarter of a minute is over.
+            async with asyncio.timeout(40):
+                while "Unable to update metadata" not in caplog.text:
+                    await asyncio.sleep(0.02)
+            broker = EmbeddedKafka.start(tmp_path / "kafka", port=broker.port)
+            # Whoever asks for the topic first makes it.
+            await publish(broker.bootstrap, "events", good(*range(10, 30)))
+            await until_events(world, 30)
+    finally:
+        broker.stop()
+
+    reached = await world.rows("SELECT max(next_offset) AS at FROM ingest_progress GROUP BY log_id ORDER BY at")
+    assert [row["at"] for row in reached] == [10, 20]
 
 
 async def test_a_replica_without_a_partition_stays_ready_and_in_its_group(
