@@ -34,6 +34,7 @@ class Commands(LazyGroup):
         "dead-events": Entry("dispatcher.cli.dead_events:app", "Records that could not become events."),
         "login": Entry("dispatcher.cli.login:login", "Keep the address and key of a dispatcher under a name."),
         "profile": Entry("dispatcher.cli.profiles:app", "Kept addresses and keys: list, use, remove."),
+        "bench": Entry("dispatcher.cli.bench:bench", "Measure what this machine delivers, on servers of its own."),
         "openapi": Entry("dispatcher.cli.openapi:openapi", "Print the OpenAPI document of the API."),
         "config": Entry("dispatcher.cli.config:app", "Look at the settings, make a key ring."),
         "migrate": Entry("dispatcher.cli.migrate:migrate", "Apply the migrations that the database lacks."),

@@ -72,3 +72,21 @@ class Producer:
             message = f"Kafka did not acknowledge the record ({type(fault).__name__}); it may still arrive"
             raise Unavailable(message) from fault
         return done.partition, done.offset
+
+    async def send_many(self, topic: str, records: Sequence[tuple[bytes | None, bytes | None, Headers]]) -> None:
+        """Send records, each a value, a key and headers, and return when all are acknowledged.
+
+        Raises:
+            Unavailable: not within ten seconds; any of them may still arrive.
+        """
+        try:
+            async with asyncio.timeout(_SEND_SECONDS):
+                sent = [
+                    await self._producer.send(topic, value, key=key, headers=list(headers))
+                    for value, key, headers in records
+                ]
+                for one in sent:
+                    await one
+        except (KafkaError, TimeoutError) as fault:
+            message = f"Kafka did not acknowledge the records ({type(fault).__name__}); any may still arrive"
+            raise Unavailable(message) from fault

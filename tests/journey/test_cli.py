@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,8 +21,8 @@ pytestmark = pytest.mark.timeout(180)
 class Terminal:
     """Runs commands in the data directory of a running dispatcher."""
 
-    def __init__(self, folder: Path) -> None:
-        self._environment = clean_environment({"DATA_DIR": str(folder / "data")})
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self._environment = clean_environment({"DATA_DIR": str(folder / "data")}) | environment
 
     async def run(self, *words: str, code: int = 0) -> str:
         """Run a command and return its standard output; `code` is the exit code it must have."""
@@ -183,6 +184,18 @@ async def test_a_mistake_is_answered_with_what_to_do(
     world: World, words: tuple[str, ...], code: int, told: str
 ) -> None:
     assert told in await Terminal(world.folder).run(*words, code=code)
+
+
+async def test_a_bench_brings_servers_of_its_own_and_leaves_nothing(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, TMPDIR=str(tmp_path))
+
+    found = await terminal.json("bench", "--events", "100", "--rate", "20", "--seconds", "16")
+
+    assert found["deliveries"] == 100
+    assert found["is_complete"] is True
+    assert 0 < found["latency_events"] <= 80
+    assert 0 < found["p50_ms"] <= found["p99_ms"]
+    assert await asyncio.to_thread(os.listdir, tmp_path) == []
 
 
 async def test_without_a_dispatcher_commands_say_so(tmp_path: Path) -> None:

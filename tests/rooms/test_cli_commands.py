@@ -155,6 +155,7 @@ BELOW = {
     "dead-events redrive": "test_a_dead_event_is_published_again",
     "listen": "test_listening",
     "run": "test_embedded",
+    "bench": "test_cli",
     "receive": "test_trial_receiver",
     "verify": "test_verify",
     "config table": "test_generated",
