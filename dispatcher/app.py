@@ -20,7 +20,7 @@ import random
 import socket
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import structlog
 
@@ -44,7 +44,7 @@ from dispatcher.lanes.keeper import HostKeeper
 from dispatcher.lanes.tokens import TokenDesk
 from dispatcher.lanes.watch import Watch
 from dispatcher.ledger.claims import ClaimLedger
-from dispatcher.ledger.connections import Links, Pool
+from dispatcher.ledger.connections import Links, Pool, patiently
 from dispatcher.ledger.directory import DirectoryLedger
 from dispatcher.ledger.health import HealthLedger
 from dispatcher.ledger.hosts import HostLedger
@@ -69,12 +69,9 @@ from dispatcher.trials import Trials
 from dispatcher.upkeep import Books, Upkeep
 from dispatcher.vault import Vault
 
-T = TypeVar("T")
-
 _log = structlog.get_logger("app")
 _chance = random.Random()  # noqa: S311 - spreads load, keeps no secret
 
-_START_SECONDS: Final = 30.0
 _FLUSH_SECONDS: Final = 10.0
 """How long the last results may take to be written; what is left is sent again by another replica."""
 _LEAVE_SECONDS: Final = 3.0
@@ -237,7 +234,7 @@ class Daemon:
             )
             resealer = Resealer(SealLedger(links.control), services.vault, services.metrics)
             await self._live(deliverer, intake, upkeep, resealer, probes)
-            await _patiently(members.leave, seconds=_LEAVE_SECONDS)
+            await patiently(members.leave, seconds=_LEAVE_SECONDS)
             _log.info("replica_left", replica=replica.replica_id)
 
     def _open_links(self, stack: AsyncExitStack) -> Links:
@@ -247,7 +244,7 @@ class Daemon:
 
     async def _register(self, links: Links) -> Replica:
         pod, delivers = socket.gethostname(), Role.DELIVER in self._roles
-        return await _patiently(lambda: register(links.control, pod, self._settings.lease.seconds, delivers=delivers))
+        return await patiently(lambda: register(links.control, pod, self._settings.lease.seconds, delivers=delivers))
 
     def _make_intake(
         self, links: Links, replica: Replica, services: Services, deliverer: Deliverer | None, members: Membership
@@ -467,18 +464,6 @@ async def _for_ever(name: str, work: Coroutine[Any, Any, None]) -> None:
 async def _call_when_set(event: asyncio.Event, act: Callable[[], None]) -> None:
     await event.wait()
     act()
-
-
-async def _patiently(work: Callable[[], Awaitable[T]], *, seconds: float = _START_SECONDS) -> T:
-    """Do something that needs Postgres, again and again for `seconds`; then Unavailable passes."""
-    give_up = clock.mono() + seconds
-    while True:
-        try:
-            return await work()
-        except Unavailable:
-            if clock.mono() > give_up:
-                raise
-            await asyncio.sleep(0.2)
 
 
 def _first(fault: BaseException) -> BaseException:

@@ -13,6 +13,7 @@ import orjson
 
 from dispatcher.app import Daemon
 from dispatcher.kit.stopping import StopRequest
+from dispatcher.ledger.connections import patiently
 from dispatcher.ledger.migrate import pending
 from dispatcher.model.errors import DispatcherError
 from dispatcher.settings import Role, Settings
@@ -71,8 +72,8 @@ async def serve(
 
 
 async def demand_schema(settings: Settings) -> None:
-    """Raise DispatcherError when the database lacks a migration."""
-    if missing := await pending(settings.database_url()):
+    """Raise DispatcherError when the database lacks a migration, or is away for half a minute."""
+    if missing := await patiently(lambda: pending(settings.database_url())):
         message = f"the database lacks {len(missing)} migrations; run `dispatcher migrate` first"
         raise DispatcherError(message)
 

@@ -12,14 +12,18 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import asyncpg
+import structlog
 from asyncpg.connect_utils import SessionAttribute
 from asyncpg.protocol import protocol as _driver
 
+from dispatcher.kit import clock
 from dispatcher.ledger.faults import DEMOTED, DRIVER_FAULTS, no_connection, sqlstate_of, translate
 from dispatcher.ledger.statements import STATEMENTS
-from dispatcher.model.errors import PoisonBatch
+from dispatcher.model.errors import PoisonBatch, Unavailable
 
 T = TypeVar("T")
+
+_log = structlog.get_logger("ledger")
 
 # The driver asks abstract base classes about every element of every array whether it is an array itself, which takes
 # twice as long as encoding it. Ours are lists and tuples, never of lists: a plain look at the class tells.
@@ -30,6 +34,8 @@ STATEMENT_SECONDS: Final = 4.0
 
 _CLIENT_SECONDS: Final = STATEMENT_SECONDS + 1.0
 _CONNECT_SECONDS: Final = 3.0
+_START_SECONDS: Final = 30.0
+_AGAIN_SECONDS: Final = 0.2
 HOT: Final = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
 """The hot statements look up single rows by index, always. Left to itself the planner reads the whole delivery table
 whenever its statistics say that it is empty, as they do after every drained backlog."""
@@ -63,6 +69,19 @@ async def connect(url: str, name: str, *, is_hot: bool = False) -> asyncpg.Conne
         )
     except DRIVER_FAULTS as fault:
         raise no_connection(fault) from fault
+
+
+async def patiently(work: Callable[[], Awaitable[T]], *, seconds: float = _START_SECONDS) -> T:
+    """Do something that needs Postgres, again and again for `seconds`; then Unavailable passes."""
+    give_up = clock.mono() + seconds
+    while True:
+        try:
+            return await work()
+        except Unavailable as fault:
+            if clock.mono() > give_up:
+                raise
+            _log.warning("postgres_awaited", reason=str(fault))
+            await asyncio.sleep(_AGAIN_SECONDS)
 
 
 class Link:

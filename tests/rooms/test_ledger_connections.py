@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from dispatcher.ledger.connections import Link, Pool
+from dispatcher.ledger.connections import Link, Pool, patiently
 from dispatcher.model.errors import Unavailable
 from tests.rooms.ledger_world import World, open_ledger
 from tests.support.servers import DatabaseServer
@@ -31,6 +31,26 @@ async def test_a_server_that_takes_no_writes_lets_nobody_in_and_is_asked_again(w
     assert refused.value.why == "the database takes no writes at the moment"
     assert len(await link.fetch("partition_days")) == 1
     await link.aclose()
+
+
+async def test_a_start_waits_for_a_server_that_is_away_but_not_for_ever(world: World) -> None:
+    name = await world.value("SELECT current_database()")
+    link, tries = Link(world.url, "test"), []
+    await world.sql.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+
+    async def ask() -> int:
+        tries.append(1)
+        if len(tries) == 3:
+            await world.sql.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+        return len(await link.fetch("partition_days"))
+
+    assert await patiently(ask) == 1
+    assert len(tries) == 3
+    tries[:] = [1, 1, 1]
+    await link.aclose()
+    await world.sql.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    with pytest.raises(Unavailable):
+        await patiently(ask, seconds=0.0)
 
 
 async def test_a_lock_that_somebody_holds_is_told_by_its_name(world: World) -> None:
