@@ -93,8 +93,9 @@ async def test_a_broker_that_dies_and_comes_back_costs_nothing(world: World, apa
     async with subscribed(world, world.daemon()) as sink:
         first, second = [world.good(n) for n in range(300)], [world.good(n) for n in range(300, 600)]
         publishing = spawn(world.publish(first, per_second=150), name="publish")
-        await sink.arrival(100, seconds=60)
         await publishing
+        # Its start blocks this process, and the sink in it: nothing may be under way that could miss its answer.
+        await world.until_settled(300, seconds=60)
 
         apache_kafka.kill()
         apache_kafka.start()
