@@ -15,7 +15,7 @@ from tests.journey.world import World
 from tests.support.daemon import REPO, clean_environment, command
 from tests.support.sink import Sink, Step
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 
 class Terminal:

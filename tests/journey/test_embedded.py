@@ -15,7 +15,7 @@ from tests.journey.world import World, successes
 from tests.support.daemon import Api, Daemon, clean_environment, command, running
 from tests.support.sink import Sink, Step
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 SETTINGS = {"HTTP__BIND": "127.0.0.1:0", "METRICS__BIND": "127.0.0.1:0", "RETRY__TEST": "0,1,1,1,1,1"}
 
@@ -104,7 +104,7 @@ async def test_after_a_kill_the_children_are_gone_and_the_next_start_goes_on(tmp
 
         sink.script("/hook", [Step()])
         async with started(tmp_path, "second") as (daemon, world, _):
-            await world.until_settled(10, seconds=60)
+            await world.until_settled(10)
 
     assert {event for _, event in successes(sink)} == {message.event_id for message in sent}
 

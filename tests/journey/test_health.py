@@ -11,7 +11,7 @@ from tests.support.servers import DatabaseServer, KafkaServer, fresh_database, f
 from tests.support.sink import Sink, Step
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_an_endpoint_that_is_gone_and_a_delivery_given_up_reach_the_endpoint_that_asked(
     postgres_server: DatabaseServer, kafka_server: KafkaServer, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from tests.support.daemon import Daemon, running
 from tests.support.servers import DatabaseServer, KafkaServer, fresh_database, fresh_topic
 from tests.support.sink import Sink
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 STORM = int(os.environ.get("DISPATCHER_TEST_STORM", "2"))
 
@@ -116,7 +116,7 @@ async def test_a_member_that_comes_and_goes_costs_no_event_and_no_repeat(
             await world.publish([world.good(n + number) for number in range(50)], per_second=100)
             n += 50
         await storm
-        await world.until_settled(n, seconds=60)
+        await world.until_settled(n)
         (row,) = await world.fetch(
             "SELECT (SELECT count(*) FROM event) AS n, sum(next_offset) AS at FROM ingest_progress"
         )

@@ -29,7 +29,7 @@ from tests.support.faults import FaultProxy
 from tests.support.servers import KafkaServer, fresh_topic
 from tests.support.sink import Sink
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 SECONDS = float(os.environ.get("DISPATCHER_TEST_TROUBLE_SECONDS", "2.5"))
 PER_SECOND = 100

@@ -67,7 +67,7 @@ class Customer:
         self.done.append(webhook)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_the_kit_takes_each_event_of_a_running_daemon_once(
     postgres_server: DatabaseServer, kafka_server: KafkaServer, tmp_path: Path
 ) -> None:

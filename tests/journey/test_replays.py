@@ -13,7 +13,7 @@ from tests.support.daemon import Daemon, running
 from tests.support.servers import DatabaseServer, KafkaServer, fresh_database, fresh_topic
 from tests.support.sink import Sink, Step
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 # What a kill can cost: requests under way to one host, results that wait to be written, and those being written.
 COST_OF_A_KILL = 64 + 1_000 + 500

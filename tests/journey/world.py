@@ -144,7 +144,7 @@ class World:
         finally:
             await connection.close()
 
-    async def until_settled(self, n_events: int, *, seconds: float = 60.0) -> None:
+    async def until_settled(self, n_events: int, *, seconds: float = 150.0) -> None:
         """Return when the database holds `n_events` events and no delivery is open."""
         query = "SELECT (SELECT count(*) FROM event) AS events, (SELECT count(*) FROM delivery) AS open"
         async with asyncio.timeout(seconds):

@@ -95,7 +95,7 @@ async def test_a_broker_that_dies_and_comes_back_costs_nothing(world: World, apa
         publishing = spawn(world.publish(first, per_second=150), name="publish")
         await publishing
         # Its start blocks this process, and the sink in it: nothing may be under way that could miss its answer.
-        await world.until_settled(300, seconds=60)
+        await world.until_settled(300)
 
         apache_kafka.kill()
         apache_kafka.start()
