@@ -8,12 +8,13 @@ import orjson
 
 from dispatcher.api.call import Answer, Call
 from dispatcher.api.cursors import Cursors, from_micros, to_micros
-from dispatcher.api.models import DeliveriesQuery, EventsQuery, PageQuery
+from dispatcher.api.filters import read_filter
+from dispatcher.api.models import DeliveriesQuery, EventsQuery, LogQuery, PageQuery
 from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found
 from dispatcher.api.shapes import show_attempt, show_delivery, show_event_type, show_stats
 from dispatcher.kit import clock
+from dispatcher.ledger.lists import ListLedger
 from dispatcher.ledger.logs import AttemptPlace, DeliveryPlace, EventPlace, LoggedAttempt
-from dispatcher.model.delivery import DeliveryState
 from dispatcher.model.ids import parse_event_id
 
 _POLL_SECONDS: Final = 0.3
@@ -21,26 +22,13 @@ _POLL_SECONDS: Final = 0.3
 
 async def list_deliveries(call: Call) -> Answer:
     """List the deliveries of an endpoint, newest first."""
-    query: DeliveriesQuery = call.query
     endpoint = await _endpoint(call)
-    cursors = call.cursors(f"deliveries:{endpoint}")
-    before = None
-    if query.after is not None:
-        micros, number = cursors.read(query.after, 2)
-        before = DeliveryPlace(from_micros(micros), number)
-    found = await call.logs.deliveries(
-        endpoint,
-        states=tuple(DeliveryState) if query.status is None else (query.status,),
-        before=before,
-        limit=query.limit + 1,
-    )
-    page = found[: query.limit]
-    following = None
-    if len(found) > query.limit:
-        created_at, number = page[-1].place
-        following = cursors.show([to_micros(created_at), number])
-    shown = [show_delivery(one, call.services.delivery_ids, call.tenant.environment) for one in page]
-    return Answer({"data": shown, "next": following})
+    return await _deliveries(call, call.cursors(f"deliveries:{endpoint}"), endpoint)
+
+
+async def list_all_deliveries(call: Call) -> Answer:
+    """List the deliveries of all endpoints, newest first."""
+    return await _deliveries(call, call.cursors("deliveries"), None)
 
 
 async def read_delivery(call: Call) -> Answer:
@@ -54,12 +42,14 @@ async def read_delivery(call: Call) -> Answer:
 
 async def list_endpoint_attempts(call: Call) -> Answer:
     """List the requests made to an endpoint, newest first."""
-    query: PageQuery = call.query
+    query: LogQuery = call.query
+    wanted = read_filter(query, call.services.catalogue)
     endpoint = await _endpoint(call)
     cursors = call.cursors(f"attempts:{endpoint}")
     before = _attempt_place(cursors, query.after)
-    found = await call.logs.attempts_of_endpoint(endpoint, before=before, limit=query.limit + 1)
-    return _attempts(call, cursors, found)
+    lists = ListLedger(call.services.pool)
+    page = await lists.attempts(call.tenant, endpoint, wanted=wanted, before=before, limit=query.limit)
+    return _attempts(call, cursors, page.attempts, page.next)
 
 
 async def list_delivery_attempts(call: Call) -> Answer:
@@ -71,7 +61,8 @@ async def list_delivery_attempts(call: Call) -> Answer:
     cursors = call.cursors(f"delivery_attempts:{number}")
     before = _attempt_place(cursors, query.after)
     found = await call.logs.attempts_of_delivery(call.tenant, number, before=before, limit=query.limit + 1)
-    return _attempts(call, cursors, found)
+    page = found[: query.limit]
+    return _attempts(call, cursors, page, page[-1].place if len(found) > len(page) else None)
 
 
 async def list_events(call: Call) -> Answer:
@@ -157,10 +148,20 @@ def _attempt_place(cursors: Cursors, after: str | None) -> AttemptPlace | None:
     return AttemptPlace(from_micros(micros), number, attempt_no)
 
 
-def _attempts(call: Call, cursors: Cursors, found: Sequence[LoggedAttempt]) -> Answer:
-    page = found[: call.query.limit]
-    following = None
-    if len(found) > len(page):
-        started_at, number, attempt_no = page[-1].place
-        following = cursors.show([to_micros(started_at), number, attempt_no])
-    return Answer({"data": [show_attempt(one, call.services.delivery_ids) for one in page], "next": following})
+def _attempts(call: Call, cursors: Cursors, page: Sequence[LoggedAttempt], following: AttemptPlace | None) -> Answer:
+    shown_next = None if following is None else cursors.show([to_micros(following.started_at), *following[1:]])
+    return Answer({"data": [show_attempt(one, call.services.delivery_ids) for one in page], "next": shown_next})
+
+
+async def _deliveries(call: Call, cursors: Cursors, endpoint: int | None) -> Answer:
+    query: DeliveriesQuery = call.query
+    wanted = read_filter(query, call.services.catalogue, status=query.status)
+    before = None
+    if query.after is not None:
+        micros, number = cursors.read(query.after, 2)
+        before = DeliveryPlace(from_micros(micros), number)
+    lists = ListLedger(call.services.pool)
+    page = await lists.deliveries(call.tenant, endpoint, wanted=wanted, before=before, limit=query.limit)
+    following = None if page.next is None else cursors.show([to_micros(page.next.created_at), page.next.delivery_id])
+    ids, environment = call.services.delivery_ids, call.tenant.environment
+    return Answer({"data": [show_delivery(one, ids, environment) for one in page.deliveries], "next": following})

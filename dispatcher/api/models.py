@@ -56,10 +56,30 @@ class PageQuery(Incoming):
     after: Annotated[str, Field(min_length=1, max_length=LONGEST_CURSOR)] | None = None
 
 
-class DeliveriesQuery(PageQuery):
-    """A page of deliveries, of one status or of all."""
+class LogQuery(PageQuery):
+    """A page of a log. All filters hold together; a page may be short or empty while `next` is not null.
 
-    status: DeliveryState | None = None
+    `type`: a comma list of types and groups. `outcome`: one of outcomes, classes (`2xx` to `5xx`) and `no_answer`.
+    `since` and `until` (exclusive): RFC 3339. `subject`: a verification's id; its newest 100 events are looked at.
+    `test`: only what "send test event" sent, or nothing of it.
+    """
+
+    type: Annotated[str, Field(min_length=1, max_length=1_000, examples=["verification.*"])] | None = None
+    outcome: Annotated[str, Field(min_length=1, max_length=300, examples=["5xx,no_answer"])] | None = None
+    since: Annotated[str, Field(min_length=1, max_length=40, examples=["2026-11-03T09:00:00Z"])] | None = None
+    until: Annotated[str, Field(min_length=1, max_length=40, examples=["2026-11-04T09:00:00Z"])] | None = None
+    event_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    subject: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    test: bool | None = None
+
+
+class DeliveriesQuery(LogQuery):
+    """A page of deliveries. `since` and `until` are of their creation, `outcome` of the last attempt.
+
+    `status`: a comma list of pending, retrying, held, delivered, exhausted, canceled.
+    """
+
+    status: Annotated[str, Field(min_length=1, max_length=100, examples=["pending,retrying"])] | None = None
 
 
 class EventsQuery(PageQuery):

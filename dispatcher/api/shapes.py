@@ -29,6 +29,7 @@ _CODES: Final[Mapping[str, str]] = {
     "literal_error": "not_allowed",
     "greater_than_equal": "out_of_range",
     "less_than_equal": "out_of_range",
+    "bool_parsing": "wrong_type",
     "int_parsing": "wrong_type",
     "int_parsing_size": "out_of_range",
 }

@@ -1,13 +1,10 @@
 """Reading back: deliveries, attempts and events of one account.
 
-A finished delivery has no row of its own: its last attempt carries the final verdict. So the deliveries of an
-endpoint are the union of its rows in the hot table and its attempts with a final verdict, in the order of their
-creation, which no later fate of a delivery changes. Every page is read from a place on: nothing is skipped and
-nothing shown twice, whatever is inserted meanwhile.
+Every page is read from a place on: nothing is skipped and nothing shown twice, whatever is inserted meanwhile.
 """
 
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import asyncpg
@@ -28,7 +25,6 @@ STATS_ROWS: Final = 2_000
 COUNT_ROWS: Final = 10_000
 """Waiting deliveries counted in each state. With both full, statistics take about 50 ms."""
 
-_OPEN: Final = frozenset({DeliveryState.PENDING, DeliveryState.RETRYING, DeliveryState.HELD})
 _LAST_NUMBER: Final = (1 << 63) - 1
 
 
@@ -154,27 +150,6 @@ class LogLedger:
         row = await self._pool.fetchrow("endpoint_number", *tenant, public_id)
         return None if row is None else int(row["endpoint_id"])
 
-    async def deliveries(
-        self,
-        endpoint_id: int,
-        *,
-        states: Collection[DeliveryState] = tuple(DeliveryState),
-        before: DeliveryPlace | None = None,
-        limit: int,
-    ) -> list[LoggedDelivery]:
-        """Return up to `limit` deliveries of an endpoint in one of `states`, newest first."""
-        created_at, number = before or (None, None)
-        rows = await self._pool.fetch(
-            "deliveries_of_endpoint",
-            endpoint_id,
-            [state for state in states if state in _OPEN],
-            [state for state in states if state not in _OPEN],
-            created_at,
-            number,
-            limit,
-        )
-        return [_delivery(row) for row in rows]
-
     async def stats(self, endpoint_id: int) -> EndpointStats:
         """Return what an endpoint met within 24 hours and what waits for it."""
         row = await self._pool.fetchrow("endpoint_stats", endpoint_id, STATS_ROWS, COUNT_ROWS)
@@ -187,16 +162,7 @@ class LogLedger:
         if row is None:
             # It may have ended between the two statements, never the other way round.
             row = await self._pool.fetchrow("ended_delivery", *tenant, delivery_id)
-        return None if row is None else _delivery(row)
-
-    async def attempts_of_endpoint(
-        self, endpoint_id: int, *, before: AttemptPlace | None = None, limit: int
-    ) -> list[LoggedAttempt]:
-        """Return up to `limit` requests made to an endpoint, newest first."""
-        place = before or (None, None, None)
-        return [
-            logged_attempt(row) for row in await self._pool.fetch("attempts_of_endpoint", endpoint_id, *place, limit)
-        ]
+        return None if row is None else logged_delivery(row)
 
     async def attempts_of_delivery(
         self, tenant: Tenant, delivery_id: int, *, before: AttemptPlace | None = None, limit: int
@@ -252,7 +218,8 @@ class LogLedger:
         return EventPage(bodies, last, len(rows) < scan)
 
 
-def _delivery(row: asyncpg.Record) -> LoggedDelivery:
+def logged_delivery(row: asyncpg.Record) -> LoggedDelivery:
+    """Return the delivery of a row."""
     last_at: dt.datetime | None = row["last_at"]
     outcome = row["outcome"]
     ended_at = None

@@ -20,6 +20,7 @@ from typing import Final
 
 _ALPHANUMERIC: Final = string.ascii_letters + string.digits
 _EVENT_ID: Final = re.compile(r"evt_[a-z2-7]{32}")
+_TEST_EVENT_ID: Final = re.compile(r"evt_test_[a-z2-7]{26}")
 _DELIVERY_ID: Final = re.compile(r"dlv_[a-z2-7]{13}")
 ACCOUNT_ID: Final = re.compile(r"acct_[A-Za-z0-9]{10,40}")
 TEST_EVENT_BYTES: Final = 16
@@ -59,6 +60,14 @@ def parse_event_id(text: str) -> bytes | None:
     if not _EVENT_ID.fullmatch(text):
         return None
     return base64.b32decode(text[4:].upper())
+
+
+def parse_test_event_id(text: str) -> bytes | None:
+    """Return the 16 bytes of a test event's public id, or None when `text` is not one."""
+    if not _TEST_EVENT_ID.fullmatch(text):
+        return None
+    event_id = base64.b32decode(text[9:].upper() + "======")
+    return event_id if show_event_id(event_id) == text else None
 
 
 def new_endpoint_id() -> str:

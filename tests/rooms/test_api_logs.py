@@ -80,6 +80,127 @@ async def test_deliveries_are_filtered_by_status(logged: Logged) -> None:
     assert len(everything.body["data"]) == len(made)
 
 
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("type=verification.completed", "open failed tested"),
+        ("type=verification.created,endpoint.*", "created"),
+        ("type=verification.*&outcome=5xx", "failed"),
+        ("outcome=timeout_response,2xx", "created tested"),
+        ("outcome=no_answer", "tested"),
+        ("outcome=4xx", ""),
+        ("since=2026-11-03T09:00:00Z&until=2026-11-03T10:00:00Z", "failed"),
+        ("until=2026-11-03T09:00:00Z", ""),
+        ("since=2026-11-04T09:00:00%2B02:00", "open created tested"),
+        ("test=true", "tested"),
+        ("test=false&status=exhausted,delivered", "created failed"),
+        ("status=pending,held", "open"),
+    ],
+)
+async def test_logs_are_filtered(logged: Logged, query: str, found: str) -> None:
+    seeds, number = logged.seeds, logged.number
+    made = {
+        "open": await seeds.delivery(number, event_id=await seeds.event()),
+        "created": await seeds.ended(number, outcome="delivered", status=200),
+        "failed": await seeds.ended(number, "exhausted"),
+        "tested": await seeds.ended(number, "exhausted", outcome="timeout_response", event_id=b"t" * 16),
+    }
+    for delivery, change in (
+        (made["created"], "event_type = 'verification.created'"),
+        (made["failed"], "delivery_created_at = '2026-11-03T09:30:00Z', started_at = now() - interval '1 minute'"),
+    ):
+        await seeds.sql.execute(f"UPDATE attempt SET {change} WHERE delivery_id = $1", delivery)
+
+    of_endpoint = await logged.api.get(f"{logged.path}/deliveries?{query}")
+    of_account = await logged.api.get(f"/v1/deliveries?{query}")
+
+    assert {one["id"] for one in of_endpoint.body["data"]} == {logged.shown(made[name]) for name in found.split()}
+    assert of_account.body["data"] == of_endpoint.body["data"]
+    assert of_endpoint.body["next"] is of_account.body["next"] is None
+
+
+async def test_all_that_was_sent_of_an_event_or_a_subject_is_found(logged: Logged) -> None:
+    seeds = logged.seeds
+    other = await seeds.endpoint()
+    wanted, unwanted = await seeds.event(), await seeds.event()
+    await seeds.sql.execute("UPDATE event SET subject = 'ver_another' WHERE event_id = $1", unwanted)
+    expected = {
+        "ended": await seeds.ended(other, event_id=wanted),
+        "open": await seeds.delivery(logged.number, event_id=wanted),
+    }
+    await seeds.attempt(logged.number, expected["open"], "retry", event_id=wanted)
+    await seeds.ended(other, event_id=unwanted)
+    # As the journey leaves them: a delivery is as old as its event.
+    await seeds.sql.execute(
+        "UPDATE delivery SET created_at = e.ingested_at, attempts = 1 FROM event e WHERE e.event_id = delivery.event_id"
+    )
+
+    shown = {name: logged.shown(number) for name, number in expected.items()}
+    for query in (f"event_id={show_event_id(wanted)}", "subject=ver_8Zk3QmT1xW5n"):
+        everywhere = await logged.api.get(f"/v1/deliveries?{query}")
+        here = await logged.api.get(f"{logged.path}/deliveries?{query}&status=retrying")
+        attempts = await logged.api.get(f"{logged.path}/attempts?{query}")
+        nothing = await logged.api.get(f"/v1/deliveries?{query}&until=2026-11-03T09:00:00Z")
+        assert {one["id"] for one in everywhere.body["data"]} == set(shown.values())
+        assert [one["id"] for one in here.body["data"]] == [shown["open"]]
+        assert [one["delivery_id"] for one in attempts.body["data"]] == [shown["open"]]
+        assert nothing.body["data"] == []
+
+
+async def test_what_no_index_serves_is_found_over_short_pages(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.ledger.lists.SCAN_ROWS", 4)
+    rare = [await logged.seeds.ended(logged.number, age=100, ago=90, outcome="tls_error") for _ in range(2)]
+    for age in range(9):
+        await logged.seeds.ended(logged.number, age=age, ago=age)
+
+    for path in (f"{logged.path}/deliveries", "/v1/deliveries", f"{logged.path}/attempts"):
+        seen, sizes, after = [], [], ""
+        while True:
+            reply = await logged.api.get(f"{path}?outcome=tls_error&limit=1{after}")
+            seen += [one.get("delivery_id") or one["id"] for one in reply.body["data"]]
+            sizes.append(len(reply.body["data"]))
+            if reply.body["next"] is None:
+                break
+            after = f"&after={reply.body['next']}"
+        assert sorted(seen) == sorted(logged.shown(number) for number in rare)
+        assert sizes[:2] == [0, 0]
+
+
+async def test_deliveries_of_an_account_are_nobody_elses(logged: Logged) -> None:
+    mine = [await logged.seeds.ended(logged.number), await logged.seeds.delivery(await logged.seeds.endpoint())]
+    theirs = Seeds(logged.seeds.sql, await logged.api.other_tenant())
+    endpoint, event_id = await theirs.endpoint(), await theirs.event()
+    await theirs.ended(endpoint, event_id=event_id)
+    await theirs.delivery(endpoint, event_id=event_id)
+
+    everything = await logged.api.get("/v1/deliveries")
+    of_theirs = await logged.api.get(f"/v1/deliveries?event_id={show_event_id(event_id)}")
+
+    assert {one["id"] for one in everything.body["data"]} == {logged.shown(number) for number in mine}
+    assert of_theirs.body["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter", "code"),
+    [
+        ("status=lost", "status", "not_allowed"),
+        ("outcome=6xx", "outcome", "not_allowed"),
+        ("outcome=5xx,", "outcome", "not_allowed"),
+        ("type=verification.complete", "type", "unknown_event_type"),
+        ("since=yesterday", "since", "invalid_instant"),
+        ("until=2026-11-03T09:00:00", "until", "invalid_instant"),
+        ("event_id=evt_1", "event_id", "invalid"),
+        ("test=maybe", "test", "wrong_type"),
+        ("client_reference=user-1", "client_reference", "unknown_field"),
+    ],
+)
+async def test_a_faulty_filter_is_named(api: Api, query: str, parameter: str, code: str) -> None:
+    reply = await api.get(f"/v1/deliveries?{query}")
+
+    assert (reply.status, reply.code) == (400, "invalid_query")
+    assert [(fault["parameter"], fault["code"]) for fault in reply.body["errors"]] == [(parameter, code)]
+
+
 async def test_pages_of_deliveries_stay_whole_while_others_come_in(logged: Logged) -> None:
     made = [await logged.seeds.ended(logged.number, age=100 - n) for n in range(6)]
     made.append(await logged.seeds.delivery(logged.number, age=50))

@@ -13,7 +13,7 @@ from dispatcher.ledger.accounts import AccountLedger, Tenant
 from dispatcher.ledger.connections import Pool
 from dispatcher.ledger.deeds import Ask, DeedLedger, KeptAnswer
 from dispatcher.ledger.endpoints import EndpointLedger, EndpointSettings, NewEndpoint, StoredEndpoint, TooMany
-from dispatcher.ledger.logs import LogLedger
+from dispatcher.ledger.lists import ListLedger
 from dispatcher.model.delivery import DeliveryState
 from dispatcher.model.endpoint import HealthState, HostLimits
 from tests.rooms.test_api_harness import DEFAULT_LIMITS, Seeds, a_deed, ledger_template, ledger_url, pool
@@ -52,7 +52,7 @@ class Room:
     """The ledger and what it stands on."""
 
     ledger: EndpointLedger
-    logs: LogLedger
+    lists: ListLedger
     sql: asyncpg.Connection
     seeds: Seeds
     tenant: Tenant
@@ -65,7 +65,7 @@ async def room(ledger_url: str, pool: Pool) -> AsyncIterator[Room]:
     tenant = Tenant(account.account_id, "test")
     sql = await asyncpg.connect(ledger_url)
     ledger = EndpointLedger(pool, default_limits=DEFAULT_LIMITS)
-    yield Room(ledger, LogLedger(pool), sql, Seeds(sql, tenant), tenant, ledger_url)
+    yield Room(ledger, ListLedger(pool), sql, Seeds(sql, tenant), tenant, ledger_url)
     await sql.close()
 
 
@@ -144,7 +144,7 @@ async def test_deleting_destroys_secrets_and_cancels_what_waits(room: Room) -> N
     number = await room.ledger.delete(a_deed(room.tenant), SIMPLE.public_id)
 
     assert number == made.endpoint_id
-    listed = await room.logs.deliveries(made.endpoint_id, limit=10)
+    listed = (await room.lists.deliveries(room.tenant, made.endpoint_id, limit=10)).deliveries
     states = {one.delivery_id: (one.state, one.attempts) for one in listed}
     assert states == {
         pending: (DeliveryState.CANCELED, 0),

@@ -6,6 +6,7 @@ import datetime as dt
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import asyncpg
 import pytest
@@ -13,7 +14,8 @@ import pytest
 from dispatcher.ledger import logs
 from dispatcher.ledger.accounts import AccountLedger, Tenant
 from dispatcher.ledger.connections import Pool
-from dispatcher.ledger.logs import EventPage, LogLedger
+from dispatcher.ledger.lists import SCAN_ROWS, ListLedger, LogFilter
+from dispatcher.ledger.logs import AttemptPlace, DeliveryPlace, EventPage, LoggedAttempt, LoggedDelivery, LogLedger
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.delivery import DeliveryState
 from dispatcher.model.ids import show_event_id
@@ -26,10 +28,25 @@ class Room:
     """The ledger, a connection beside it, and seeds for one tenant with one endpoint."""
 
     ledger: LogLedger
+    lists: ListLedger
     sql: asyncpg.Connection
     seeds: Seeds
     tenant: Tenant
     endpoint: int
+
+    async def deliveries(
+        self, *, before: DeliveryPlace | None = None, limit: int, **wanted: Any
+    ) -> list[LoggedDelivery]:
+        page = await self.lists.deliveries(
+            self.tenant, self.endpoint, wanted=LogFilter(**wanted), before=before, limit=limit
+        )
+        return list(page.deliveries)
+
+    async def attempts(self, *, before: AttemptPlace | None = None, limit: int, **wanted: Any) -> list[LoggedAttempt]:
+        page = await self.lists.attempts(
+            self.tenant, self.endpoint, wanted=LogFilter(**wanted), before=before, limit=limit
+        )
+        return list(page.attempts)
 
 
 @pytest.fixture
@@ -38,7 +55,7 @@ async def room(ledger_url: str, pool: Pool) -> AsyncIterator[Room]:
     tenant = Tenant(account.account_id, "test")
     sql = await asyncpg.connect(ledger_url)
     seeds = Seeds(sql, tenant)
-    yield Room(LogLedger(pool), sql, seeds, tenant, await seeds.endpoint())
+    yield Room(LogLedger(pool), ListLedger(pool), sql, seeds, tenant, await seeds.endpoint())
     await sql.close()
 
 
@@ -57,9 +74,9 @@ async def test_an_open_delivery_is_called_by_what_its_row_says(
 ) -> None:
     number = await room.seeds.delivery(room.endpoint, **changes)  # type: ignore[arg-type]
 
-    (listed,) = await room.ledger.deliveries(room.endpoint, states=[state], limit=5)
+    (listed,) = await room.deliveries(states=[state], limit=5)
     read = await room.ledger.delivery(room.tenant, number)
-    others = await room.ledger.deliveries(room.endpoint, states=set(DeliveryState) - {state}, limit=5)
+    others = await room.deliveries(states=[one for one in DeliveryState if one is not state], limit=5)
 
     assert listed == read
     assert (listed.state, listed.delivery_id) == (state, number)
@@ -73,7 +90,7 @@ async def test_a_finished_delivery_is_called_by_its_last_verdict(room: Room, ver
     number = await room.seeds.ended(room.endpoint, verdict, number=3, age=50, ago=10)
     await room.seeds.attempt(room.endpoint, number, "retry", number=2, age=50, ago=20)
 
-    (listed,) = await room.ledger.deliveries(room.endpoint, states=[DeliveryState(verdict)], limit=5)
+    (listed,) = await room.deliveries(states=[DeliveryState(verdict)], limit=5)
     read = await room.ledger.delivery(room.tenant, number)
 
     assert listed.state == verdict
@@ -91,7 +108,7 @@ async def test_a_cancel_without_a_request_counts_no_attempt_and_is_none(room: Ro
 
     assert found is not None
     assert (found.attempts, found.outcome, found.last_at) == (2, None, None)
-    assert await room.ledger.attempts_of_endpoint(room.endpoint, limit=5) == []
+    assert await room.attempts(limit=5) == []
     assert await room.ledger.attempts_of_delivery(room.tenant, number, limit=5) == []
 
 
@@ -100,7 +117,7 @@ async def test_an_open_delivery_tells_of_its_last_attempt(room: Room) -> None:
     await room.seeds.attempt(room.endpoint, number, "retry", number=1, ago=30, status=500)
     await room.seeds.attempt(room.endpoint, number, "retry", number=2, ago=20, status=503)
 
-    (listed,) = await room.ledger.deliveries(room.endpoint, limit=5)
+    (listed,) = await room.deliveries(limit=5)
 
     assert (listed.state, listed.attempts, listed.status, listed.duration_ms) == ("retrying", 2, 503, 20)
 
@@ -109,7 +126,7 @@ async def test_a_gone_endpoints_delivery_stays_open_as_held(room: Room) -> None:
     number = await room.seeds.delivery(room.endpoint, attempts=1, held=True)
     await room.seeds.attempt(room.endpoint, number, "gone", outcome="http_410", status=410)
 
-    (listed,) = await room.ledger.deliveries(room.endpoint, limit=5)
+    (listed,) = await room.deliveries(limit=5)
 
     assert (listed.state, listed.outcome) == (DeliveryState.HELD, OutcomeKind.HTTP_410)
 
@@ -120,11 +137,11 @@ async def test_pages_hold_every_delivery_once_in_the_order_of_creation(room: Roo
             await room.seeds.ended(room.endpoint, ("delivered", "exhausted")[age % 2], age=age * 10)
         else:
             await room.seeds.delivery(room.endpoint, age=age * 10, attempts=age % 2, held=age % 4 == 0)
-    whole = await room.ledger.deliveries(room.endpoint, limit=100)
+    whole = await room.deliveries(limit=100)
 
     paged = []
     place = None
-    while page := await room.ledger.deliveries(room.endpoint, before=place, limit=7):
+    while page := await room.deliveries(before=place, limit=7):
         paged += page
         place = page[-1].place
         await room.seeds.delivery(room.endpoint, age=0)
@@ -140,9 +157,9 @@ async def test_deliveries_created_in_one_instant_are_paged_by_number(room: Room)
         for n in range(6):
             await room.seeds.delivery(room.endpoint, held=n % 2 == 0, event_id=event_id)
 
-    whole = await room.ledger.deliveries(room.endpoint, limit=10)
-    first = await room.ledger.deliveries(room.endpoint, limit=3)
-    second = await room.ledger.deliveries(room.endpoint, before=first[-1].place, limit=10)
+    whole = await room.deliveries(limit=10)
+    first = await room.deliveries(limit=3)
+    second = await room.deliveries(before=first[-1].place, limit=10)
 
     assert len({one.created_at for one in whole}) == 1
     assert [one.delivery_id for one in first + second] == sorted((one.delivery_id for one in whole), reverse=True)
@@ -156,10 +173,10 @@ async def test_attempts_are_paged_newest_first_even_within_one_instant(room: Roo
                 await room.seeds.attempt(room.endpoint, number, "retry", number=attempt_no, ago=10)
     await room.seeds.attempt(room.endpoint, numbers[0], "retry", number=4, ago=5, detail=b'{"dns_ms":1.5}')
 
-    whole = await room.ledger.attempts_of_endpoint(room.endpoint, limit=50)
+    whole = await room.attempts(limit=50)
     paged = []
     place = None
-    while page := await room.ledger.attempts_of_endpoint(room.endpoint, before=place, limit=4):
+    while page := await room.attempts(before=place, limit=4):
         paged += page
         place = page[-1].place
     of_one = await room.ledger.attempts_of_delivery(room.tenant, numbers[0], limit=2)
@@ -270,9 +287,9 @@ async def crowded(room: Room) -> Room:
     endpoints = [*others, room.endpoint]
     account, environment = room.tenant
     await room.sql.execute(
-        "INSERT INTO event (event_day, event_id, account_id, environment, event_type, occurred_at, body) "
+        "INSERT INTO event (event_day, event_id, account_id, environment, event_type, subject, occurred_at, body) "
         "SELECT (now() AT TIME ZONE 'UTC')::date, substring(sha256(n::text::bytea) FOR 20), $1 + n % 3, $2, "
-        "'verification.completed', now(), repeat('x', 500)::bytea FROM generate_series(1, 6000) n",
+        "'verification.completed', 'ver_' || n % 600, now(), repeat('x', 500)::bytea FROM generate_series(1, 6000) n",
         account,
         environment,
     )
@@ -314,6 +331,8 @@ def rows_looked_at(plan: list[str]) -> int:
     return max(given + thrown)
 
 
+END = dt.datetime(9000, 1, 1, tzinfo=dt.UTC)
+LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 OPEN_STATES = ["pending", "retrying", "held"]
 FINAL_STATES = ["delivered", "exhausted", "canceled"]
 
@@ -325,11 +344,48 @@ FINAL_STATES = ["delivered", "exhausted", "canceled"]
 async def test_every_filter_of_deliveries_is_served_by_an_index(
     crowded: Room, open_states: list[str], final_states: list[str]
 ) -> None:
-    place = (dt.datetime.now(dt.UTC) - dt.timedelta(minutes=5), 10**9)
-    for before in ((None, None), place):
-        plan = await _plan(crowded, "deliveries_of_endpoint", crowded.endpoint, open_states, final_states, *before, 26)
+    minutes_ago = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=5)
+    for before in ((END, 0), (minutes_ago, 10**9)):
+        # An account's page looks at a page of each of its five endpoints.
+        for owner, most in (("endpoint", FEW_ROWS), ("account", 2 * FEW_ROWS)):
+            scope = (crowded.endpoint,) if owner == "endpoint" else crowded.tenant
+            bounds = (open_states, final_states, *before, LONG_AGO)
+            plan = await _plan(crowded, f"deliveries_of_{owner}", *scope, *bounds, 26, None, None, None, 26)
 
+            assert rows_looked_at(plan) < most
+
+
+@pytest.mark.parametrize("named", [("event", None), (None, "ver_7")], ids=["event", "subject"])
+async def test_what_is_asked_for_by_event_or_subject_is_found_by_it(
+    crowded: Room, named: tuple[str | None, str | None]
+) -> None:
+    event_id = await crowded.sql.fetchval("SELECT event_id FROM event WHERE account_id = $1", crowded.tenant.account_id)
+    event, subject = event_id if named[0] else None, named[1]
+    filters = (None, None, None)
+    for endpoint in (None, crowded.endpoint):
+        asked = (*crowded.tenant, endpoint, event, subject)
+        bounds = (OPEN_STATES, FINAL_STATES, END, 0, LONG_AGO)
+        plan = await _plan(crowded, "deliveries_of_events", *asked, *bounds, *filters, 100, 26)
         assert rows_looked_at(plan) < FEW_ROWS
+    asked = (*crowded.tenant, crowded.endpoint, event, subject)
+    plan = await _plan(crowded, "attempts_of_events", *asked, END, 0, 0, LONG_AGO, None, None, 100, None, 26)
+    assert rows_looked_at(plan) < FEW_ROWS
+
+
+async def test_a_filter_without_an_index_looks_at_so_many_rows_and_no_more(crowded: Room) -> None:
+    filters = (["verification.created"], ["http_5xx"], None)
+    bounds = (OPEN_STATES, FINAL_STATES, END, 0, LONG_AGO)
+    most = {
+        "endpoint": await _plan(crowded, "deliveries_of_endpoint", crowded.endpoint, *bounds, SCAN_ROWS, *filters, 26),
+        "account": await _plan(crowded, "deliveries_of_account", *crowded.tenant, *bounds, SCAN_ROWS, *filters, 26),
+        "attempts": await _plan(
+            crowded, "attempts_of_endpoint", crowded.endpoint, END, 0, 0, LONG_AGO, SCAN_ROWS, *filters, 26
+        ),
+    }
+
+    # A stretch for each kind of row at most, and of each endpoint of the account.
+    bound = {"endpoint": 7 * SCAN_ROWS, "account": (5 * 4 + 3) * SCAN_ROWS, "attempts": SCAN_ROWS}
+    assert [name for name, plan in most.items() if rows_looked_at(plan) > bound[name] + FEW_ROWS] == []
 
 
 async def test_every_other_log_is_served_by_an_index(crowded: Room) -> None:
@@ -337,8 +393,8 @@ async def test_every_other_log_is_served_by_an_index(crowded: Room) -> None:
     event_id = await crowded.sql.fetchval("SELECT event_id FROM event LIMIT 1")
     delivery = await crowded.sql.fetchval("SELECT delivery_id FROM delivery LIMIT 1")
     plans = [
-        await _plan(crowded, "attempts_of_endpoint", crowded.endpoint, None, None, None, 26),
-        await _plan(crowded, "attempts_of_endpoint", crowded.endpoint, now, 10**9, 1, 26),
+        await _plan(crowded, "attempts_of_endpoint", crowded.endpoint, END, 0, 0, LONG_AGO, 26, None, None, None, 26),
+        await _plan(crowded, "attempts_of_endpoint", crowded.endpoint, now, 9, 1, LONG_AGO, 26, None, None, None, 26),
         await _plan(crowded, "attempts_of_delivery", *tenant, 1000007, None, None, None, 26),
         await _plan(crowded, "open_delivery", *tenant, delivery),
         await _plan(crowded, "ended_delivery", *tenant, 1000008),

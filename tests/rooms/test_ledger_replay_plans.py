@@ -1,6 +1,7 @@
 """The plans of statements that look at stored events: by index, whatever else the tables hold."""
 # ruff: noqa: F401, F811 - fixtures are taken in by name
 
+import datetime as dt
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,6 +16,8 @@ from tests.rooms.test_api_harness import ledger_template, ledger_url
 
 N_EVENTS = 20_000
 ONE = 1
+LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+NEVER = dt.datetime(9000, 1, 1, tzinfo=dt.UTC)
 
 
 @pytest.fixture
@@ -78,7 +81,19 @@ def calls(stage: Stage) -> dict[str, list[Any]]:
         "wish_canceled": [*tenant, 1],
         "retry_now": [*tenant, 1],
         "count_due": [1, stage.number, 2_000],
-        "deliveries_of_endpoint": [stage.number, ["pending"], ["delivered"], None, None, 26],
+        "deliveries_of_endpoint": [
+            stage.number,
+            ["pending"],
+            ["delivered"],
+            NEVER,
+            0,
+            LONG_AGO,
+            26,
+            None,
+            None,
+            None,
+            26,
+        ],
     }
 
 

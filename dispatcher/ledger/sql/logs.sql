@@ -2,54 +2,6 @@
 -- Read the number of an endpoint of one account, deleted or not: its history stays. Index: the unique key.
 SELECT endpoint_id FROM endpoint WHERE public_id = $3 AND account_id = $1 AND environment = $2
 
--- name: deliveries_of_endpoint
--- Read a page of an endpoint's deliveries, open and ended, newest first by creation: a delivery keeps its place
--- whatever becomes of it. One look per wanted state, so that every state is served by an index:
--- delivery_endpoint for open ones, attempt_final for ended ones. One snapshot, so that a delivery that ends
--- meanwhile is shown once; one that was sent again is shown as it stands now, in its old place (OFFSET 0: row by row, and
--- only for those of the page). $1 endpoint, $2 wanted open states, $3 wanted final verdicts, $4 and $5 only before this
--- place (creation, number), $6 rows.
-WITH open AS (
-  SELECT d.delivery_id, d.created_at, d.event_id, d.event_day, d.account_id, d.environment, s.state, d.attempts,
-         CASE WHEN NOT d.held THEN d.due_at END AS next_at
-  FROM (VALUES ('pending', false, false), ('retrying', false, true), ('held', true, false), ('held', true, true))
-       AS s(state, held, tried)
-  CROSS JOIN LATERAL (
-    SELECT * FROM delivery d
-    WHERE d.endpoint_id = $1 AND d.held = s.held AND (d.attempts > 0) = s.tried
-      AND ($4::timestamptz IS NULL OR (d.created_at, d.delivery_id) < ($4, $5::bigint))
-    ORDER BY d.created_at DESC, d.delivery_id DESC LIMIT $6) d
-  WHERE s.state = ANY($2::text[])),
-ended AS (
-  SELECT a.delivery_id, a.delivery_created_at AS created_at, a.event_id, a.event_type, a.subject, a.verdict AS state,
-         a.attempt_no, a.status, a.outcome, a.duration_ms, a.started_at
-  FROM unnest($3::text[]) AS v(verdict)
-  CROSS JOIN LATERAL (
-    SELECT * FROM attempt a
-    WHERE a.endpoint_id = $1 AND a.verdict = v.verdict AND a.verdict IN ('delivered', 'exhausted', 'canceled')
-      AND ($4::timestamptz IS NULL OR (a.delivery_created_at, a.delivery_id) < ($4, $5::bigint))
-      AND NOT EXISTS (SELECT FROM delivery d WHERE d.delivery_id = a.delivery_id OFFSET 0)
-      AND NOT EXISTS (SELECT FROM attempt n WHERE n.delivery_id = a.delivery_id AND n.started_at > a.started_at
-                        AND n.verdict IN ('delivered', 'exhausted', 'canceled') OFFSET 0)
-    ORDER BY a.delivery_created_at DESC, a.delivery_id DESC LIMIT $6) a)
-SELECT x.*, p.public_id AS endpoint FROM (
-SELECT delivery_id, created_at, event_id, event_type, subject, state,
-       CASE WHEN outcome IS NULL THEN attempt_no - 1 ELSE attempt_no END AS attempts,
-       NULL::timestamptz AS next_at, status, outcome, duration_ms, started_at AS last_at, true AS is_final
-FROM ended
-UNION ALL
-SELECT o.delivery_id, o.created_at, o.event_id, COALESCE(e.event_type, l.event_type), COALESCE(e.subject, l.subject),
-       o.state, o.attempts, o.next_at, l.status, l.outcome, l.duration_ms, l.started_at, false
-FROM (SELECT * FROM open ORDER BY created_at DESC, delivery_id DESC LIMIT $6) o
-LEFT JOIN event e USING (event_id, account_id, environment, event_day)
-LEFT JOIN LATERAL (
-  SELECT a.status, a.outcome, a.duration_ms, a.started_at, a.event_type, a.subject FROM attempt a
-  WHERE o.attempts > 0 AND a.delivery_id = o.delivery_id AND a.started_at >= o.created_at - interval '1 minute'
-  ORDER BY a.started_at DESC LIMIT 1) l ON true
-ORDER BY created_at DESC, delivery_id DESC LIMIT $6) x
-JOIN endpoint p ON p.endpoint_id = $1
-ORDER BY x.created_at DESC, x.delivery_id DESC
-
 -- name: open_delivery
 -- Read one delivery that is not finished, of one account. Index: primary key.
 SELECT d.delivery_id, d.created_at, p.public_id AS endpoint, d.event_id,
@@ -76,17 +28,6 @@ FROM attempt a JOIN endpoint p ON p.endpoint_id = a.endpoint_id
 WHERE a.delivery_id = $3 AND a.account_id = $1 AND a.environment = $2
   AND a.verdict IN ('delivered', 'exhausted', 'canceled')
 ORDER BY a.started_at DESC LIMIT 1
-
--- name: attempts_of_endpoint
--- Read a page of an endpoint's requests, newest first; rows without a request are left out.
--- Index: attempt_endpoint. $1 endpoint, $2..$4 only before this place, $5 rows.
-SELECT started_at, delivery_id, attempt_no, event_id, event_type, subject, duration_ms, status, outcome, verdict, next_at,
-       detail
-FROM attempt
-WHERE endpoint_id = $1 AND outcome IS NOT NULL
-  AND ($2::timestamptz IS NULL
-       OR (started_at <= $2 AND (started_at, delivery_id, attempt_no) < ($2, $3::bigint, $4::smallint)))
-ORDER BY started_at DESC, delivery_id DESC, attempt_no DESC LIMIT $5
 
 -- name: attempts_of_delivery
 -- Read a page of one delivery's requests, newest first, within one account. Index: attempt_delivery.

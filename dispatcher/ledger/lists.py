@@ -1,0 +1,180 @@
+"""Lists of deliveries and attempts, newest first, by the filters of the logs.
+
+A finished delivery has no row of its own: its last attempt carries the final verdict. So deliveries are the union of
+the rows in the hot table and the attempts with a final verdict, in the order of their creation, which no later fate of
+a delivery changes.
+
+    filter                     served by
+    status, since, until       the order of the index that the list is read by
+    event, subject             an index of their own; of a subject the newest 100 events
+    type, outcome, test        nothing: SCAN_ROWS are looked at per page, and the next page goes on behind them
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import asyncpg
+
+from dispatcher.ledger.accounts import Tenant
+from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.logs import (
+    AttemptPlace,
+    DeliveryPlace,
+    LoggedAttempt,
+    LoggedDelivery,
+    logged_attempt,
+    logged_delivery,
+)
+from dispatcher.model.delivery import DeliveryState
+from dispatcher.model.outcome import OutcomeKind
+
+SCAN_ROWS: Final = 400
+"""Rows looked at per page when something is wanted that no index serves."""
+
+SUBJECT_EVENTS: Final = 100
+"""Newest events of one subject that its deliveries are looked for by; a verification has about ten."""
+
+_OPEN: Final = frozenset({DeliveryState.PENDING, DeliveryState.RETRYING, DeliveryState.HELD})
+_BEGINNING: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_END: Final = dt.datetime(9000, 1, 1, tzinfo=dt.UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class LogFilter:
+    """What to list; None lets everything pass.
+
+    `since` and `until` (exclusive) are of a delivery's creation, or of an attempt's beginning. `outcomes` are of a
+    delivery's last attempt. `is_test`: sent by "send test event", or not.
+    """
+
+    states: Sequence[DeliveryState] = tuple(DeliveryState)
+    types: Sequence[str] | None = None
+    outcomes: Sequence[OutcomeKind] | None = None
+    since: dt.datetime | None = None
+    until: dt.datetime | None = None
+    event_id: bytes | None = None
+    subject: str | None = None
+    is_test: bool | None = None
+
+    @property
+    def is_scanned(self) -> bool:
+        """Tell whether rows are looked at that may not be wanted."""
+        return not (self.types is None and self.outcomes is None and self.is_test is None)
+
+    @property
+    def names_events(self) -> bool:
+        """Tell whether few events are meant, so that all that belongs to them is looked at."""
+        return self.event_id is not None or self.subject is not None
+
+    def beginning(self) -> dt.datetime:
+        """Return the time before which nothing is wanted."""
+        return self.since or _BEGINNING
+
+    def end(self) -> dt.datetime:
+        """Return the time at which nothing is wanted any more."""
+        return self.until or _END
+
+
+EVERYTHING: Final = LogFilter()
+
+
+class DeliveryPage(NamedTuple):
+    """Deliveries, newest first. `next` is where to go on, None at the end; a page before it may be short or empty."""
+
+    deliveries: Sequence[LoggedDelivery]
+    next: DeliveryPlace | None
+
+
+class AttemptPage(NamedTuple):
+    """Attempts, newest first; `next` as in DeliveryPage."""
+
+    attempts: Sequence[LoggedAttempt]
+    next: AttemptPlace | None
+
+
+class ListLedger:
+    """Reads only. Every call raises Unavailable when Postgres is away."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def deliveries(
+        self,
+        tenant: Tenant,
+        endpoint_id: int | None = None,
+        *,
+        wanted: LogFilter = EVERYTHING,
+        before: DeliveryPlace | None = None,
+        limit: int,
+    ) -> DeliveryPage:
+        """Return up to `limit` deliveries of the tenant, or of one of its endpoints, before a place."""
+        # No number is below 1: this place is before everything created at the end.
+        end = DeliveryPlace(wanted.end(), 0)
+        bounds = (
+            [state for state in wanted.states if state in _OPEN],
+            [state for state in wanted.states if state not in _OPEN],
+            *(end if before is None else min(end, before)),
+            wanted.beginning(),
+        )
+        filters = (wanted.types, wanted.outcomes, wanted.is_test)
+        scan = SCAN_ROWS if wanted.is_scanned else limit + 1
+        if wanted.names_events:
+            named = (*tenant, endpoint_id, wanted.event_id, wanted.subject)
+            scan = 0
+            rows = await self._pool.fetch("deliveries_of_events", *named, *bounds, *filters, SUBJECT_EVENTS, limit + 1)
+        elif endpoint_id is None:
+            rows = await self._pool.fetch("deliveries_of_account", *tenant, *bounds, scan, *filters, limit + 1)
+        else:
+            rows = await self._pool.fetch("deliveries_of_endpoint", endpoint_id, *bounds, scan, *filters, limit + 1)
+        return _delivery_page(rows, scan, limit)
+
+    async def attempts(
+        self,
+        tenant: Tenant,
+        endpoint_id: int,
+        *,
+        wanted: LogFilter = EVERYTHING,
+        before: AttemptPlace | None = None,
+        limit: int,
+    ) -> AttemptPage:
+        """Return up to `limit` requests made to one of the tenant's endpoints, before a place; states do not count."""
+        end = AttemptPlace(wanted.end(), 0, 0)
+        place = end if before is None else min(end, before)
+        filters = (wanted.types, wanted.outcomes)
+        if wanted.names_events:
+            rows = await self._pool.fetch(
+                "attempts_of_events",
+                *(*tenant, endpoint_id, wanted.event_id, wanted.subject, *place, wanted.beginning(), *filters),
+                *(SUBJECT_EVENTS, wanted.is_test, limit + 1),
+            )
+            found = [logged_attempt(row) for row in rows]
+            return AttemptPage(found[:limit], found[limit - 1].place if len(found) > limit else None)
+        scan = SCAN_ROWS if wanted.is_scanned else limit + 1
+        rows = await self._pool.fetch(
+            "attempts_of_endpoint",
+            *(endpoint_id, *place, wanted.beginning(), scan, *filters, wanted.is_test, limit + 1),
+        )
+        return _attempt_page(rows, scan, limit)
+
+
+def _delivery_page(rows: Sequence[asyncpg.Record], scan: int, limit: int) -> DeliveryPage:
+    """Return a page of rows of which the first tells what was scanned, and of which some are not current."""
+    found = [(row["is_current"], logged_delivery(row)) for row in rows if row["delivery_id"] is not None]
+    following = None
+    if len(found) > limit:
+        following = found[limit - 1][1].place
+    elif scan and rows[0]["n_scanned"] == scan:
+        following = DeliveryPlace(rows[0]["scanned_to_at"], rows[0]["scanned_to_id"])
+    return DeliveryPage([delivery for is_current, delivery in found[:limit] if is_current], following)
+
+
+def _attempt_page(rows: Sequence[asyncpg.Record], scan: int, limit: int) -> AttemptPage:
+    found = [logged_attempt(row) for row in rows if row["delivery_id"] is not None]
+    following = None
+    if len(found) > limit:
+        following = found[limit - 1].place
+    elif rows[0]["n_scanned"] == scan:
+        following = AttemptPlace(rows[0]["scanned_to_at"], rows[0]["scanned_to_id"], rows[0]["scanned_to_no"])
+    return AttemptPage(found[:limit], following)

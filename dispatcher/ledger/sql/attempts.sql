@@ -1,0 +1,44 @@
+-- name: attempts_of_endpoint
+-- Read a page of an endpoint's requests, newest first; rows without a request are left out. Types, outcomes and tests
+-- are filtered within the rows scanned; what was scanned, and up to where, is told in every row, and there is always one.
+-- Index: attempt_endpoint. $1 endpoint, $2..$4 only before this place, $5 not begun before, $6 rows to scan, $7 types,
+-- $8 outcomes and $9 whether tests, each or NULL, $10 rows.
+WITH stretch AS (
+  SELECT started_at, delivery_id, attempt_no, event_id, event_type, subject, duration_ms, status, outcome, verdict, next_at,
+         detail
+  FROM attempt
+  WHERE endpoint_id = $1 AND outcome IS NOT NULL AND started_at <= $2::timestamptz AND started_at >= $5::timestamptz
+    AND (started_at, delivery_id, attempt_no) < ($2, $3::bigint, $4::smallint)
+  ORDER BY started_at DESC, delivery_id DESC, attempt_no DESC LIMIT $6),
+wanted AS (
+  SELECT * FROM stretch
+  WHERE ($7::text[] IS NULL OR event_type = ANY($7)) AND ($8::text[] IS NULL OR outcome = ANY($8))
+    AND ($9::boolean IS NULL OR (octet_length(event_id) = 16) = $9)
+  ORDER BY started_at DESC, delivery_id DESC, attempt_no DESC LIMIT $10)
+SELECT n.n_scanned, b.*, w.*
+FROM (SELECT count(*) AS n_scanned FROM stretch) n
+LEFT JOIN (SELECT started_at AS scanned_to_at, delivery_id AS scanned_to_id, attempt_no AS scanned_to_no FROM stretch
+           ORDER BY started_at, delivery_id, attempt_no LIMIT 1) b ON true
+LEFT JOIN wanted w ON true
+ORDER BY w.started_at DESC, w.delivery_id DESC, w.attempt_no DESC
+
+-- name: attempts_of_events
+-- Read a page of the requests to an endpoint about one event, or about the newest $12 events with one subject.
+-- Indexes: the event's key or event_subject, attempt_event. $1 account, $2 environment, $3 endpoint, $4 event and
+-- $5 subject, each or NULL, $6..$8 only before this place, $9 not begun before, $10 types, $11 outcomes, $13 whether
+-- tests, each or NULL, $14 rows.
+WITH sought AS MATERIALIZED (
+  SELECT event_id FROM event
+  WHERE $4::bytea IS NULL AND account_id = $1 AND environment = $2 AND subject = $5::text
+  ORDER BY ingested_at DESC LIMIT $12)
+SELECT a.* FROM (SELECT event_id FROM sought UNION ALL SELECT $4 WHERE $4 IS NOT NULL) n
+CROSS JOIN LATERAL (
+  SELECT started_at, delivery_id, attempt_no, event_id, event_type, subject, duration_ms, status, outcome, verdict, next_at,
+         detail
+  FROM attempt a
+  WHERE a.event_id = n.event_id AND a.endpoint_id = $3 AND a.outcome IS NOT NULL OFFSET 0) a
+WHERE (a.started_at, a.delivery_id, a.attempt_no) < ($6::timestamptz, $7::bigint, $8::smallint)
+  AND a.started_at >= $9::timestamptz AND ($5 IS NULL OR a.subject = $5)
+  AND ($10::text[] IS NULL OR a.event_type = ANY($10)) AND ($11::text[] IS NULL OR a.outcome = ANY($11))
+  AND ($13::boolean IS NULL OR (octet_length(a.event_id) = 16) = $13)
+ORDER BY a.started_at DESC, a.delivery_id DESC, a.attempt_no DESC LIMIT $14
