@@ -355,6 +355,7 @@ class Daemon:
             on_endpoint_changed=deliverer.directory.forget if deliverer is not None else lambda _: None,
             source_ips=tuple(settings.egress.source_ips),
             trials=None if deliverer is None else Trials(deliverer.directory, services.sender),
+            user_agent=services.sender.user_agent,
         )
 
     async def _until_joined(self, intake: Intake) -> None:

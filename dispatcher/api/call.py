@@ -49,6 +49,7 @@ class ApiServices:
     """What the API works with; the caller owns all of it. `pool` outlives the server.
 
     `trials` is None in a process that does not deliver. `source_ips` are told to customers, for their firewalls.
+    `user_agent` is how requests to endpoints name their sender.
 
     `url_rules` are the test environment's; in live http is refused whatever they say. `host_defaults` are given
     to a host seen for the first time. `on_endpoint_changed` is told an endpoint's number after each commit.
@@ -64,6 +65,7 @@ class ApiServices:
     resolve: Resolve
     on_endpoint_changed: Callable[[int], None]
     trials: Trials | None
+    user_agent: str
     source_ips: tuple[str, ...] = ()
     listeners: Listeners = field(default_factory=Listeners)
 

@@ -376,7 +376,10 @@ class FreeObject(BaseModel):
 
 
 class AttemptShown(Outgoing):
-    """One HTTP request. `reason` is in our words; `address` is what was dialled, null when it was refused."""
+    """One HTTP request. `reason` is in our words; `address` is what was dialled, null when it was refused.
+
+    `asked_by`: what it was made for. A resend is by hand or of a replay, which is not recorded; null: unknown.
+    """
 
     object: Literal["attempt"]
     delivery_id: str
@@ -384,6 +387,7 @@ class AttemptShown(Outgoing):
     event_type: str
     subject: str | None
     attempt: int
+    asked_by: Literal["schedule", "resend", "test"] | None
     started_at: Instant
     duration_ms: int
     status_code: int | None

@@ -2,13 +2,26 @@
 
 from typing import Final
 
-from dispatcher.api import actions, administration, changes, endpoints, listening, live, logs, replays, rotation, trials
+from dispatcher.api import (
+    actions,
+    administration,
+    attempt_detail,
+    changes,
+    endpoints,
+    listening,
+    live,
+    logs,
+    replays,
+    rotation,
+    trials,
+)
 from dispatcher.api.administration_models import (
     DeedList,
     KeyBody,
     KeyList,
     NewKeyShown,
 )
+from dispatcher.api.attempt_models import WholeAttemptShown
 from dispatcher.api.call import Route
 from dispatcher.api.live import LiveAttemptList, LiveQuery
 from dispatcher.api.models import (
@@ -207,6 +220,15 @@ ROUTES: Final = (
         answer=AttemptList,
         query=PageQuery,
         problems=_PAGED,
+    ),
+    Route(
+        method="GET",
+        path="/v1/deliveries/{id}/attempts/{n}",
+        operation_id="getAttempt",
+        handler=attempt_detail.read_attempt,
+        scope=Scope.DELIVERIES_READ,
+        summary="Show a request as it was sent and what was answered; bodies only to a key with `payloads:read`",
+        answer=WholeAttemptShown,
     ),
     Route(
         method="POST",

@@ -10,7 +10,7 @@ from dispatcher.api.problems import Fault, Problem, ProblemCode, pointer
 from dispatcher.ledger.endpoints import StoredEndpoint
 from dispatcher.ledger.logs import EndpointStats, LoggedAttempt, LoggedDelivery
 from dispatcher.ledger.secrets import Rotated
-from dispatcher.model.ids import DeliveryIds, show_event_id
+from dispatcher.model.ids import TEST_EVENT_BYTES, DeliveryIds, show_event_id
 from dispatcher.model.outcome import OutcomeKind
 from dispatcher.policy.catalogue import EventType
 
@@ -143,6 +143,7 @@ def show_attempt(attempt: LoggedAttempt, ids: DeliveryIds) -> dict[str, Any]:
         "event_type": attempt.event_type,
         "subject": attempt.subject,
         "attempt": attempt.attempt_no,
+        "asked_by": _asked_by(attempt),
         "started_at": show_instant(attempt.started_at),
         "duration_ms": attempt.duration_ms,
         "status_code": attempt.status,
@@ -189,6 +190,15 @@ def show_event_type(event_type: EventType) -> dict[str, Any]:
         "status": event_type.status,
         "final": event_type.final,
     }
+
+
+def _asked_by(attempt: LoggedAttempt) -> str | None:
+    if len(attempt.event_id) == TEST_EVENT_BYTES:
+        return "test"
+    before = attempt.detail.get("before", 0)
+    if before:
+        return "resend" if attempt.attempt_no == before + 1 else "schedule"
+    return "schedule" if "of" in attempt.detail else None
 
 
 def _endpoint_core(endpoint: StoredEndpoint) -> dict[str, Any]:

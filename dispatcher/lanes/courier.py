@@ -91,6 +91,7 @@ class Courier:
             started,
             clock.mono(),
             tuple(key.key_id for key in target.keys) if sent and target is not None else (),
+            delivery.last_attempt(target.schedule) if sent and target is not None else 0,
         )
         self._meter.attempted(delivery, target, settlement)
         return settlement

@@ -146,7 +146,7 @@ def _row(settlement: Settlement, now: float) -> tuple[Any, ...]:
         None if outcome is None else outcome.kind,
         verdict.kind,
         next_in_ms,
-        None if outcome is None else _detail(outcome, settlement.key_ids),
+        None if outcome is None else _detail(outcome, settlement),
     )
 
 
@@ -171,14 +171,21 @@ def _response(settlement: Settlement, outcome: Outcome, now: float) -> tuple[Any
     )
 
 
-def _detail(outcome: Outcome, key_ids: tuple[int, ...]) -> bytes:
+def _detail(outcome: Outcome, settlement: Settlement) -> bytes:
     phases = outcome.phases
     facts: dict[str, Any] = {
         name: round(seconds * 1000, 1)
         for name, seconds in zip(("dns_ms", "connect_ms", "tls_ms", "wait_ms"), phases, strict=True)
         if seconds is not None
     }
-    facts["keys"] = key_ids
+    facts["keys"] = settlement.key_ids
+    # What the request said of itself beyond its event, so that it can be shown as it was.
+    if outcome.signed_at is not None:
+        facts["at"] = outcome.signed_at
+    if settlement.last_attempt:
+        facts["of"] = settlement.last_attempt
+    if settlement.delivery.attempts_before:
+        facts["before"] = settlement.delivery.attempts_before
     if outcome.reused:
         facts["reused"] = True
     if outcome.peer is not None:

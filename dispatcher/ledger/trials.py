@@ -59,5 +59,6 @@ def _detail(outcome: Outcome, key_ids: tuple[int, ...]) -> dict[str, object]:
         for name, seconds in outcome.phases._asdict().items()
         if seconds is not None
     }
+    sent = {"at": outcome.signed_at, "of": 1}
     rest = {"reason": outcome.reason or None, "peer": outcome.peer, "reused": outcome.reused, "keys": key_ids}
-    return {**phases, **{name: value for name, value in rest.items() if value}}
+    return {**phases, **sent, **{name: value for name, value in rest.items() if value}}

@@ -52,7 +52,8 @@ class Settlement(NamedTuple):
     """What is to be written about one delivery. `outcome` None: nothing was sent (parked, held, canceled).
 
     `started_mono` and `decided_mono` are monotonic; Postgres turns them into its own time by age.
-    `attempt_no` is 1-based. `key_ids` names the secrets that signed, newest first.
+    `attempt_no` is 1-based. `key_ids` names the secrets that signed, newest first; `last_attempt` is the number of the
+    last attempt as the request told it, 0 when none was made.
     """
 
     delivery: Delivery
@@ -62,3 +63,4 @@ class Settlement(NamedTuple):
     started_mono: float
     decided_mono: float
     key_ids: tuple[int, ...] = ()
+    last_attempt: int = 0

@@ -51,7 +51,8 @@ class Outcome(NamedTuple):
     `duration_seconds` is the whole attempt, DNS included. `retry_after` is the raw header value, as it
     came. `reason` says more than the kind in our own words (never the peer's bytes).
     `body` is the response body's first bytes (at most 16 KiB), `body_cut` whether more followed. `headers` are
-    those of the response as they came, at most 64 in 16 KiB.
+    those of the response as they came, at most 64 in 16 KiB. `signed_at` is the Unix second that the request bears
+    as its timestamp, None when none was written.
     """
 
     kind: OutcomeKind
@@ -65,6 +66,7 @@ class Outcome(NamedTuple):
     body: bytes = b""
     body_cut: bool = False
     headers: Sequence[tuple[bytes, bytes]] = ()
+    signed_at: int | None = None
 
 
 class VerdictKind(StrEnum):

@@ -124,7 +124,12 @@ class Sender:
 
     def write(self, target: Target, delivery: Delivery, attempt_no: int) -> bytes:
         """Return the request that `send` would send now, head and body, and send nothing."""
-        return self._fill(self._template_of(target), delivery, attempt_no)
+        return self._fill(self._template_of(target), delivery, attempt_no, int(clock.now()))
+
+    @property
+    def user_agent(self) -> str:
+        """Return what every request names as its sender."""
+        return self._options.user_agent
 
     @staticmethod
     def key_ids(target: Target) -> tuple[int, ...]:
@@ -179,9 +184,9 @@ class Sender:
 
     async def _exchange(self, connection: Connection, work: _Work, phases: Phases, *, reused: bool) -> Outcome | None:
         """Return the outcome on this connection, None when a reused one was already dead."""
-        delivery = work.delivery
+        signed_at = int(clock.now())
         try:
-            request = self._fill(work.template, delivery, work.attempt_no)
+            request = self._fill(work.template, work.delivery, work.attempt_no, signed_at)
             if work.on_written is not None:
                 work.on_written(request)
             answer = await connection.exchange(request)
@@ -190,7 +195,7 @@ class Sender:
                 return None
             duration = clock.mono() - work.started
             outcome = Outcome(failure.kind, duration, phases=phases, reason=failure.reason)
-            return outcome._replace(peer=connection.peer, reused=reused)
+            return outcome._replace(peer=connection.peer, reused=reused, signed_at=signed_at)
         except BaseException:
             connection.abort()
             raise
@@ -208,15 +213,16 @@ class Sender:
             answer.body,
             answer.body_cut,
             answer.headers,
+            signed_at,
         )
 
-    def _fill(self, template: Template, delivery: Delivery, attempt_no: int) -> bytes:
+    def _fill(self, template: Template, delivery: Delivery, attempt_no: int, now: int) -> bytes:
         return template.fill(
             event_id=show_event_id(delivery.event_id),
             delivery_id=self._ids.show(delivery.delivery_id),
             event_type=delivery.event_type,
             attempt_no=attempt_no,
-            now=int(clock.now()),
+            now=now,
             body=delivery.body,
             attempts_before=delivery.attempts_before,
         )

@@ -14,12 +14,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all unless given")
     parser.add_argument("--n", type=int, default=20_000, help="events of a drain")
-    parser.add_argument("--seconds", type=int, default=20, help="of latency and isolation")
+    parser.add_argument("--seconds", type=int, default=20, help="of latency, isolation and api-load")
     parser.add_argument("--backlog", type=int, default=200_000, help="events of the memory part")
     parser.add_argument("--rows", type=int, default=1_000_000, help="due rows of the dead host; rows beside a takeover")
     parser.add_argument("--minutes", type=float, default=10.0, help="of arrivals in the backlog part")
     parser.add_argument("--hold", type=int, default=120, help="seconds for which the oldest snapshot is held")
     parser.add_argument("--kills", type=int, default=21, help="of the takeover part, three at a time")
+    parser.add_argument("--deliveries", type=int, default=1_000_000, help="of the lists part")
+    parser.add_argument(
+        "--attempts", type=int, default=5_000_000, help="of the lists part, a multiple of its deliveries"
+    )
+    parser.add_argument("--requests", type=int, default=100, help="of each call of the lists part")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}")

@@ -7,9 +7,11 @@ from collections.abc import Callable, Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from tests.bench import api_load as readers
 from tests.bench import backlog as backlogs
 from tests.bench import dead_host as dead_hosts
 from tests.bench import isolation as crowds
+from tests.bench import lists as listings
 from tests.bench import snapshot as snapshots
 from tests.bench import takeover as takeovers
 from tests.bench.drain import N_HOSTS, Drain, baseline, drain
@@ -202,6 +204,38 @@ async def takeover(lab: Lab, arguments: Namespace) -> None:
     say(f"  p50 {p50:.1f} s, max {found[-1]:.1f} s, p99 {judged(p99, 20, ' s')}")
 
 
+async def lists(lab: Lab, arguments: Namespace) -> None:
+    """Every list call with every filter, on a month of logs."""
+    archive, found = await listings.lists(
+        lab, n_deliveries=arguments.deliveries, n_attempts=arguments.attempts, n_requests=arguments.requests
+    )
+    say(
+        f"List calls over HTTP, {arguments.requests} requests each, one at a time, on {archive.n_attempts:,} attempts "
+        f"of {archive.n_deliveries:,} deliveries to 50 endpoints in 30 days"
+    )
+    for name, listing in found.items():
+        p99 = percentile(listing.milliseconds, 0.99)
+        say(
+            f"  {name:<50} {listing.n_rows:>4} rows  p50 {percentile(listing.milliseconds, 0.5):6.1f}  "
+            f"p99 {judged(p99, listings.TARGET_MS, ' ms')}"
+        )
+
+
+async def api_load(lab: Lab, arguments: Namespace) -> None:
+    """Delivery latency while the API is read from."""
+    seconds = arguments.seconds
+    say(
+        f"Latency at {readers.PER_SECOND} events/s for {seconds} s over https, without and with "
+        f"{readers.READS_PER_SECOND} API requests/s (mixed reads) to the same process, uvloop"
+    )
+    alone, read = await readers.api_load(lab, seconds)
+    say(f"  alone      {shares(alone.milliseconds)}")
+    say(f"  with reads {shares(read.milliseconds)}  {read.n_answers:,} answers, {read.n_refused} of them no 200")
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        ratio = percentile(read.milliseconds, share) / percentile(alone.milliseconds, share)
+        say(f"  {name} {judged(ratio, 1.2)}")
+
+
 PARTS: Final[Mapping[str, Callable[[Lab, Namespace], Coroutine[Any, Any, None]]]] = MappingProxyType(
     {
         "throughput": throughput,
@@ -213,6 +247,8 @@ PARTS: Final[Mapping[str, Callable[[Lab, Namespace], Coroutine[Any, Any, None]]]
         "backlog": backlog,
         "snapshot": snapshot,
         "takeover": takeover,
+        "lists": lists,
+        "api-load": api_load,
     }
 )
 """In the order in which they run."""

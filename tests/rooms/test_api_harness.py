@@ -220,6 +220,7 @@ async def serving(
         on_endpoint_changed=changed.append,
         trials=trials,
         source_ips=("192.0.2.0/28",),
+        user_agent="Example-Webhooks/1",
     )
     account = await AccountLedger(pool).create()
     tenant = Tenant(account.account_id, "test")

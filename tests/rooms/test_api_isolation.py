@@ -70,7 +70,7 @@ async def make_things(api: Api, tenant: Tenant) -> Things:
 def path_of(route: Route, ids: dict[str, str]) -> str:
     chosen = {"resendDelivery": "finished"}.get(route.operation_id, route.path.split("/")[2])
     return route.path.format_map(
-        {"id": ids.get(chosen, ""), "type": "verification.completed", "host": "https%3A%2F%2Fseed%3A443"}
+        {"id": ids.get(chosen, ""), "n": "1", "type": "verification.completed", "host": "https%3A%2F%2Fseed%3A443"}
     )
 
 

@@ -83,7 +83,8 @@ def configuration(ids: dict[str, str], operator_key: str) -> str:
         if route.scope is Scope.OPERATOR
     ]
     rows += [
-        f'[[operations]]\ninclude-operation-id = "{operation}"\nparameters = {{ "path.id" = "{one}" }}\n'
+        f'[[operations]]\ninclude-operation-id = "{operation}"\n'
+        f'parameters = {{ "path.id" = "{one}", "path.n" = "1" }}\n'
         for operation, one in ids.items()
     ]
     return "\n".join(rows)

@@ -14,7 +14,7 @@ from dispatcher.kit import clock
 from dispatcher.ledger import replay_steps, replays, wishes
 from dispatcher.ledger.connections import connect
 from dispatcher.ledger.endpoints import EndpointLedger
-from dispatcher.ledger.logs import LogLedger
+from dispatcher.ledger.lists import ListLedger, LogFilter
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.delivery import Delivery, DeliveryState
 from dispatcher.model.endpoint import EndpointStatus
@@ -85,22 +85,23 @@ async def test_a_ping_to_another_endpoint_is_missed_by_nobody(stage: Stage, want
 async def test_a_replayed_delivery_goes_on_counting_and_keeps_its_place_in_the_log(stage: Stage) -> None:
     (delivery,) = await stage.accept(1)
     await stage.settle([delivery._replace(attempts=3)], VerdictKind.EXHAUSTED)
-    log = LogLedger(stage.pool)
-    (before,) = await log.deliveries(stage.number, limit=10)
+    log = ListLedger(stage.pool)
+    (before,) = (await log.deliveries(stage.tenant, stage.number, limit=10)).deliveries
     await stage.replay(Wanted.FAILED)
     await stage.drained()
 
-    (open_again,) = await log.deliveries(stage.number, limit=10)
+    (open_again,) = (await log.deliveries(stage.tenant, stage.number, limit=10)).deliveries
     (claimed,) = await stage.process.claim()
     await stage.settle([claimed])
-    (ended,) = await log.deliveries(stage.number, limit=10)
+    (ended,) = (await log.deliveries(stage.tenant, limit=10)).deliveries
 
     assert (claimed.delivery_id, claimed.attempts, claimed.attempts_before) == (delivery.delivery_id, 4, 4)
     assert claimed.created_at == delivery.created_at
     assert {before.place, open_again.place, ended.place} == {before.place}
     assert [one.state for one in (before, open_again, ended)] == ["exhausted", "retrying", "delivered"]
     assert (before.attempts, ended.attempts) == (4, 5)
-    assert await log.deliveries(stage.number, states=(DeliveryState.EXHAUSTED,), limit=10) == []
+    exhausted = LogFilter(states=(DeliveryState.EXHAUSTED,))
+    assert (await log.deliveries(stage.tenant, stage.number, wanted=exhausted, limit=10)).deliveries == []
 
 
 async def test_a_claim_and_an_adoption_know_the_attempts_made_before(stage: Stage) -> None:

@@ -42,3 +42,25 @@ WHERE (a.started_at, a.delivery_id, a.attempt_no) < ($6::timestamptz, $7::bigint
   AND ($10::text[] IS NULL OR a.event_type = ANY($10)) AND ($11::text[] IS NULL OR a.outcome = ANY($11))
   AND ($13::boolean IS NULL OR (octet_length(a.event_id) = 16) = $13)
 ORDER BY a.started_at DESC, a.delivery_id DESC, a.attempt_no DESC LIMIT $14
+
+-- name: whole_attempt
+-- Read one request of one account with its endpoint, its event's body and what was kept of the answer; the latest,
+-- should an interrupted attempt bear the same number. Indexes: attempt_delivery, the event's key, response_delivery.
+-- $1 account, $2 environment, $3 delivery, $4 attempt.
+SELECT a.started_at, a.delivery_id, a.attempt_no, a.event_id, a.event_type, a.subject, a.duration_ms, a.status, a.outcome,
+       a.verdict, a.next_at, a.detail, p.endpoint_id, p.public_id AS endpoint, p.url, p.header_names, p.changed_at,
+       e.body AS event_body, r.headers, r.body, r.is_cut
+FROM attempt a
+JOIN endpoint p USING (endpoint_id)
+LEFT JOIN LATERAL (
+  SELECT e.body FROM event e
+  WHERE e.event_id = a.event_id AND e.account_id = a.account_id AND e.environment = a.environment LIMIT 1) e ON true
+LEFT JOIN LATERAL (
+  SELECT r.headers, r.body, r.is_cut FROM response r
+  WHERE r.delivery_id = a.delivery_id AND r.attempt_no = a.attempt_no AND r.started_at = a.started_at LIMIT 1) r ON true
+WHERE a.delivery_id = $3 AND a.account_id = $1 AND a.environment = $2 AND a.attempt_no = $4 AND a.outcome IS NOT NULL
+ORDER BY a.started_at DESC LIMIT 1
+
+-- name: secrets_of_attempt
+-- Read those of the given secrets of an endpoint that are still there. Index: primary key.
+SELECT secret_id, sealed_key FROM endpoint_secret WHERE endpoint_id = $1 AND secret_id = ANY($2::bigint[])
