@@ -177,7 +177,7 @@ async def test_bodies_are_shown_to_a_key_that_may_read_payloads_only(made: Made)
     ("content_type", "body", "is_cut", "expected"),
     [
         (b"text/html", "<script>alert('ü')</script>\x1b[2J".encode(), False, ("utf-8", False)),
-        (b"text/html; charset=latin-1", b"caf\xe9", False, ("utf-8", True)),
+        (b"text/html; charset=latin-1", b"ol\xe9", False, ("utf-8", True)),
         (b"application/json", "\N{REPLACEMENT CHARACTER}".encode(), False, ("utf-8", False)),
         (b"image/png", b"\x89PNG\r\n\x1a\n\xff", False, ("base64", False)),
         (b"text/plain", b"a\x00b", False, ("base64", False)),
