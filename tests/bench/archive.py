@@ -43,11 +43,11 @@ SELECT started_at, i, at, 1 + i % $7::int, $1, $2, substring(sha256(n::text::byt
        (ARRAY['verification.created', 'verification.started', 'verification.completed'])[1 + n % 3],
        'ver_' || n / 4, k, 20 + i % 100, CASE WHEN is_good THEN 200 ELSE 500 + i % 4 END,
        CASE WHEN is_good THEN 'delivered' WHEN i % 997 = 0 THEN 'tls_error' ELSE 'http_5xx' END,
-       CASE WHEN k < $8 THEN 'retry' WHEN is_good THEN 'delivered' WHEN i % 5 = 0 THEN 'canceled' ELSE 'exhausted' END,
+       CASE WHEN k < $8 THEN 'retry' WHEN is_good THEN 'delivered' WHEN i % 3 = 0 THEN 'canceled' ELSE 'exhausted' END,
        '{"wait_ms":12.5,"keys":[1],"at":1793700000,"of":5}', 1
 FROM (SELECT i, k, i / $9::int AS n, $3::timestamptz + i / $9::int * $4::interval AS at,
              $3::timestamptz + i / $9::int * $4::interval + 10800 / $8::int * k * interval '1 second' AS started_at,
-             k = $8 AND i % 10 <> 0 AS is_good
+             k = $8 AND i / $7::int % 10 <> 0 AS is_good
       FROM generate_series($5::int, $6::int) i, generate_series(1, $8::int) k) made
 WHERE started_at < now()
 """
