@@ -65,7 +65,8 @@ async def read_everything(api: Api, endpoint_id: str) -> list[bytes]:
     answers = []
     for route in ROUTES:
         if route.method == "GET" and route.status == 200:
-            values = {"id": endpoint_id, "type": "verification.completed", "host": "https%3A%2F%2Fexample.com%3A443"}
+            host = "https%3A%2F%2Fexample.com%3A443"
+            values = {"id": endpoint_id, "n": "1", "type": "verification.completed", "host": host}
             key = operator if route.scope is Scope.OPERATOR else api.key
             answers.append((await api.get(route.path.format_map(values), key=key)).raw)
     return answers

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from unittest.mock import patch
 
+import orjson
 import pytest
 
 from dispatcher.kit import clock
@@ -60,6 +61,17 @@ async def test_a_delivered_row_leaves_and_its_attempt_tells_the_story(world: Wor
     assert b'"wait_ms":20.0' in row["detail"]
     assert b'"keys":[7,6]' in row["detail"]
     assert process.replica.held == set()
+
+
+async def test_an_attempt_remembers_what_its_request_said_of_itself(world: World) -> None:
+    process = await world.process()
+    (delivery,) = await deliveries(world, process)
+
+    again = settled(delivery._replace(attempts_before=4), VerdictKind.DELIVERED, signed_at=1_793_700_000)
+    await process.settlements.settle([again._replace(last_attempt=14)])
+
+    detail = orjson.loads(await world.value("SELECT detail FROM attempt"))
+    assert (detail["at"], detail["of"], detail["before"]) == (1_793_700_000, 14, 4)
 
 
 async def test_a_retry_goes_back_with_its_due_time(world: World) -> None:

@@ -81,6 +81,7 @@ async def test_a_request_is_signed_and_says_what_it_is() -> None:
     assert headers["user-agent"] == "Test-Webhooks/1 (+https://docs.test)"
     assert headers["webhook-id"] == show_event_id(delivery.event_id)
     assert abs(int(headers["webhook-timestamp"]) - clock.now()) < 10
+    assert outcome.signed_at == int(headers["webhook-timestamp"])
     assert headers["x-webhook-event"] == "check.completed"
     assert headers["x-webhook-delivery"] == DeliveryIds(b"i" * 32).show(delivery.delivery_id)
     assert headers["x-webhook-attempt"] == "2/3"

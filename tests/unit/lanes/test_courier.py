@@ -78,6 +78,7 @@ async def test_a_delivery_that_was_sent_again_gets_its_whole_schedule() -> None:
     courier, sender, _ = a_courier(a_target(schedule=(0.0, 42.0)), an_outcome(OutcomeKind.HTTP_5XX, status=500))
 
     first = await courier.carry(a_delivery(attempts=10, attempts_before=10))
+    assert first.last_attempt == 12
     second = await courier.carry(a_delivery(attempts=11, attempts_before=10))
 
     assert [attempt_no for _, _, attempt_no in sender.asked] == [11, 12]
