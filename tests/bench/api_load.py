@@ -101,7 +101,7 @@ async def _readers(lab: Lab, url: str, endpoint: str, keys: list[str]) -> AsyncI
 
 
 async def _read(url: str, plan: dict[str, list[str]]) -> dict[str, int]:
-    """Make requests at a steady pace, whether or not answers come as fast, until SIGTERM."""
+    """Make requests at a steady pace, slower when so many are unanswered, until SIGTERM."""
     told = {"answers": 0, "refused": 0}
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
@@ -109,15 +109,19 @@ async def _read(url: str, plan: dict[str, list[str]]) -> dict[str, int]:
     keys, paths = cycle(plan["keys"]), cycle(plan["paths"])
 
     async def ask(client: aiohttp.ClientSession) -> None:
-        async with room, client.get(next(paths), headers={"Authorization": f"Bearer {next(keys)}"}) as answer:
-            await answer.read()
-            told["answers"] += 1
-            told["refused"] += answer.status != 200
+        try:
+            async with client.get(next(paths), headers={"Authorization": f"Bearer {next(keys)}"}) as answer:
+                await answer.read()
+        finally:
+            room.release()
+        told["answers"] += 1
+        told["refused"] += answer.status != 200
 
     began, n_asked = time.monotonic(), 0
     async with aiohttp.ClientSession(url) as client, asyncio.TaskGroup() as group:
         while not ended.is_set():
             await asyncio.sleep(max(0.0, began + n_asked / READS_PER_SECOND - time.monotonic()))
+            await room.acquire()
             group.create_task(ask(client))
             n_asked += 1
     return told
