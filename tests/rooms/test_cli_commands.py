@@ -267,6 +267,27 @@ async def test_an_operators_key_leads_through_the_api_which_writes_it_down(shop:
     assert [one["id"] for one in others] == [made["id"]]
 
 
+async def test_hosts_are_the_same_through_the_api_and_from_the_database(shop: Shop) -> None:
+    host = "https://example.com:443"
+    shop.terminal.environment["DISPATCHER_API_KEY"] = (await KeyLedger(shop.api.pool).create(None)).text
+
+    for words in (
+        ("list",),
+        ("show", host),
+        ("set", host, "--rate", "10", "--burst", "20"),
+        ("set", host, "--in-flight", "7", "--resume"),
+        ("set", host, "--defaults"),
+    ):
+        through_api = (await shop.terminal.run("hosts", *words, "-o", "json")).json
+        direct = (await shop.terminal.run("hosts", *words, "--database", "-o", "json")).json
+        assert through_api == direct
+
+    refused = await shop.terminal.run("hosts", "set", host, "--rate", "1000", "--burst", "2", code=1)
+    unknown = await shop.terminal.run("hosts", "show", "https://nobody.example:443", code=1)
+    assert "/burst: " in refused.err
+    assert "404" in unknown.err
+
+
 async def test_a_key_given_on_the_command_line_is_the_one_that_is_used(shop: Shop) -> None:
     said = await shop.terminal.run(
         "accounts", "list", "--api-key", shop.terminal.environment["DISPATCHER_API_KEY"], code=1
