@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from dispatcher.cli.shelf import Shelf
     from dispatcher.embedded.trial_receiver import Behaviour, Received
     from dispatcher.receiver import Inbox
 
@@ -25,11 +26,15 @@ def receive(
     inbox: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Remember received events in this file, and tell repetitions.")
     ] = None,
+    save: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Write each request whole into this folder, for `verify`.")
+    ] = None,
     show_body: Annotated[bool, typer.Option("--body", help="Print bodies too.")] = False,
 ) -> None:
     """Receive webhooks on this machine and print them, failing as asked.
 
     Example: dispatcher receive --port 9000 --secret whsec_… --status 500,500,204 --inbox inbox.db
+    Example: dispatcher receive --save requests
     """
     from dispatcher.embedded.trial_receiver import Behaviour
 
@@ -40,7 +45,7 @@ def receive(
     seconds = float(found[1]) / (1000 if found[2] == "ms" else 1)
     behaviour = Behaviour(_statuses(status), fail_rate, seconds, _secrets(secret or []))
     try:
-        asyncio.run(_serve(behaviour, port, _inbox(inbox), show_body=show_body))
+        asyncio.run(_serve(behaviour, port, _inbox(inbox), _shelf(save), show_body=show_body))
     except KeyboardInterrupt:
         return
     except OSError as fault:
@@ -84,12 +89,29 @@ def _statuses(text: str) -> tuple[int, ...]:
     return statuses
 
 
-async def _serve(behaviour: "Behaviour", port: int, inbox: "Inbox | None", *, show_body: bool) -> None:
+def _shelf(folder: Path | None) -> "Shelf | None":
+    from dispatcher.cli.shelf import Shelf
+
+    if folder is None:
+        return None
+    try:
+        return Shelf(folder)
+    except OSError as fault:
+        message = f"{folder} cannot take requests: {fault.strerror}"
+        raise typer.BadParameter(message, param_hint="--save") from fault
+
+
+async def _serve(
+    behaviour: "Behaviour", port: int, inbox: "Inbox | None", shelf: "Shelf | None", *, show_body: bool
+) -> None:
     from dispatcher.embedded.trial_receiver import TrialReceiver
 
-    receiver = TrialReceiver(
-        behaviour, port=port, on_received=lambda got: _print(got, show_body=show_body), inbox=inbox
-    )
+    def show(got: "Received") -> None:
+        _print(got, show_body=show_body)
+        if shelf is not None:
+            typer.echo(f"{'':<14}{shelf.put(got)}")
+
+    receiver = TrialReceiver(behaviour, port=port, on_received=show, inbox=inbox)
     async with receiver:
         typer.echo(f"receiving on {receiver.url}/ (Ctrl-C ends)", err=True)
         await asyncio.Event().wait()

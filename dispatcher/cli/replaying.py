@@ -38,6 +38,7 @@ def replay(
         typer.Option("--type", help="Only these types or groups. Repeat it.", autocompletion=subscriptions),
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Deliveries per second; gentle by itself.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait until all are in the queue.")] = True,
     yes: YesOption = False,
     output: FormOption = Form.TABLE,
@@ -46,6 +47,7 @@ def replay(
 
     Ctrl-C stops the watching, not the replay: `dispatcher replays cancel` ends that.
 
+    Example: dispatcher deliveries replay --endpoint we_3JqPz7LmA0 --since 6h --dry-run
     Example: dispatcher deliveries replay --endpoint we_3JqPz7LmA0 --since 6h
     Example: dispatcher deliveries replay --endpoint we_3JqPz7LmA0 --since 30d --what missing --yes
     """
@@ -55,6 +57,9 @@ def replay(
     body = {name: value for name, value in wish.items() if value is not None}
     path = f"/v1/webhook_endpoints/{endpoint}/replay"
     counted = api.call("POST", path, {**body, "dry_run": True})
+    if dry_run:
+        show_one(counted, output)
+        return
     amount = f"{'at least ' if counted['at_least'] else ''}{counted['expected']}"
     if counted["expected"] == 0 and not counted["at_least"]:
         say("no event fits: nothing to send")

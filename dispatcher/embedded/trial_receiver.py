@@ -45,7 +45,8 @@ class Received:
     is_verified: bool
     is_duplicate: bool
     fault: str
-    body: bytes
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 class TrialReceiver:
@@ -115,6 +116,7 @@ class TrialReceiver:
                 is_verified=bool(self.behaviour.secrets) and not fault,
                 is_duplicate=claim is not None and claim.standing is Standing.DONE,
                 fault=fault,
+                headers=tuple(request.headers.items()),
                 body=body,
             )
         )

@@ -3,8 +3,11 @@
 import asyncio
 import json
 import os
+import re
+import signal
 import subprocess
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,44 @@ class Terminal:
         """Run a command with JSON output and return what it printed."""
         return json.loads(await self.run(*words, "-o", "json"))
 
+    @asynccontextmanager
+    async def following(self, *words: str) -> AsyncIterator["Screen"]:
+        """Run a command that goes on until it is told to stop; it must then end well."""
+        process = await asyncio.create_subprocess_exec(
+            *command(*words),
+            env=self._environment,
+            cwd=REPO,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            assert process.stdout is not None
+            yield Screen(process.stdout)
+            process.send_signal(signal.SIGINT)
+            await process.communicate()
+            assert process.returncode == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+class Screen:
+    """What a running command prints, line by line."""
+
+    def __init__(self, lines: asyncio.StreamReader) -> None:
+        self._lines = lines
+
+    async def until(self, pattern: str) -> re.Match[str]:
+        """Wait for a line that the pattern is found in."""
+        seen = []
+        async with asyncio.timeout(60):
+            while line := (await self._lines.readline()).decode():
+                seen.append(line)
+                if found := re.search(pattern, line):
+                    return found
+        raise AssertionError(f"no line has {pattern}: {seen}")
+
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
@@ -80,6 +121,46 @@ async def test_the_five_minute_tour(world: World) -> None:
         assert made["id"] in await terminal.run("endpoints", "list")
         await terminal.run("endpoints", "delete", made["id"], "--yes")
         assert await terminal.json("endpoints", "list") == []
+
+
+async def test_an_endpoint_is_watched_paused_and_caught_up_with(world: World, tmp_path: Path) -> None:
+    terminal, saved = Terminal(world.folder), tmp_path / "requests"
+    async with (
+        terminal.following("receive", "--port", "0", "--save", str(saved)) as receiver,
+        terminal.following("events", "tail", "-o", "jsonl") as tail,
+    ):
+        url = (await receiver.until(r"receiving on (\S+)/ "))[1]
+        made = await terminal.json("endpoints", "add", f"{url}/hook", "-e", "verification.*")
+        await tail.until("following attempts")
+        async with terminal.following("listen", "--forward-to", f"{url}/local") as listening:
+            await listening.until("^listening")
+            (first,) = await terminal.json("trigger", "verification.completed")
+            event = first["event_id"]
+            await tail.until(f'"event_id":"{event}".*"verdict":"delivered"')
+            await listening.until(f"{event} -> 204")
+
+        await terminal.run("endpoints", "pause", made["id"])
+        (missed,) = await terminal.json("trigger", "verification.created", "--no-follow")
+        async with asyncio.timeout(60):
+            while not await terminal.json("events", "list", "--type", "verification.created"):
+                await asyncio.sleep(0.05)
+        words = ("--endpoint", made["id"], "--since", "1h", "--what", "all", "--dry-run")
+        counted = await terminal.json("deliveries", "replay", *words)
+        await terminal.run("endpoints", "resume", made["id"])
+        await tail.until(f'"event_id":"{missed["event_id"]}".*"verdict":"delivered"')
+
+    assert counted["expected"] >= 1
+    (kept,) = [
+        path for path in await asyncio.to_thread(lambda: list(saved.iterdir())) if signed_for("hook", path, event)
+    ]
+    verified = await terminal.json("verify", str(kept), "--secret", made["secret"])
+    assert (verified["verified"], verified["id"]) == (True, event)
+    await terminal.run("verify", str(kept), "--secret", "whsec_" + "A" * 43 + "=", code=3)
+
+
+def signed_for(path: str, file: Path, event: str) -> bool:
+    """Tell whether a saved request went to `/path` with that event."""
+    return file.read_bytes().startswith(f"POST /{path} ".encode()) and event in file.name
 
 
 async def test_trigger_follows_each_delivery_to_its_end(world: World) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.receiver.capture import read_request
+
 COMMAND = [sys.executable, "-m", "dispatcher", "receive", "--port", "0"]
 ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1"}
 
@@ -28,8 +30,12 @@ class Terminal:
                 status = answer.status
         except urllib.error.HTTPError as refused:
             status = refused.code
+        return status, self.line()
+
+    def line(self) -> str:
+        """Return the next line that is printed."""
         assert self._process.stdout is not None
-        return status, self._process.stdout.readline().strip()
+        return self._process.stdout.readline().strip()
 
 
 @contextmanager
@@ -82,3 +88,25 @@ def test_what_it_cannot_start_with_is_told(words: tuple[str, ...], told: str) ->
 
     assert done.returncode == 2
     assert told in done.stderr
+
+
+def test_requests_are_saved_whole_under_names_of_our_own(tmp_path: Path) -> None:
+    folder = tmp_path / "requests"
+    with receiving("--save", str(folder)) as terminal:
+        terminal.send("evt_1")
+        first = terminal.line()
+        terminal.send("../../evt_2")
+        second = terminal.line()
+
+    assert [first, second] == [str(folder / "0001-evt_1.http"), str(folder / "0002-request.http")]
+    saved = read_request(Path(second).read_bytes())
+    assert saved.all_of("webhook-id") == ["../../evt_2"]
+    assert saved.body == b"{}"
+    assert Path(first).stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(AssertionError, match="cannot take requests"), receiving("--save", str(tmp_path / "file" / "x")):
+        pass
