@@ -69,7 +69,7 @@ def show_one(row: Mapping[str, Any], form: Form) -> None:
     width = max((len(name) for name in row), default=0)
     for name, value in row.items():
         shown = cell(value)
-        if is_time(name) and value is not None:
+        if is_time(name) and isinstance(value, str | dt.datetime):
             shown = f"{shown} ({_relative(value, now)})"
         typer.echo(f"{name:<{width}}  {paint(plain(shown))}")
 
