@@ -1,12 +1,17 @@
 """What a person does to one delivery: send it again, cancel it, try it now."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
+
+import orjson
 
 from dispatcher.api.call import Answer, Call
+from dispatcher.api.idempotency import repeat
 from dispatcher.api.problems import Problem, ProblemCode, not_found
 from dispatcher.api.shapes import show_delivery
-from dispatcher.ledger.wishes import Wish, WishLedger
+from dispatcher.ledger.deeds import Action, KeptAnswer
+from dispatcher.ledger.logs import LoggedDelivery
+from dispatcher.ledger.wishes import DeliveryName, Fate, Wish, WishLedger
 
 _REFUSALS: Final[Mapping[Wish, tuple[ProblemCode, str]]] = {
     Wish.ENDED: (ProblemCode.DELIVERY_ENDED, "send it again with `resend`"),
@@ -20,34 +25,41 @@ _REFUSALS: Final[Mapping[Wish, tuple[ProblemCode, str]]] = {
 
 async def resend_delivery(call: Call) -> Answer:
     """Open a finished delivery once more: one attempt now, then its schedule from the second entry on."""
-    number = _number(call)
-    return await _answer(call, number, await WishLedger(call.services.pool).resend(call.tenant, number))
+    return _answer(call, await _ledger(call).resend(call.deed(Action.DELIVERY_RESENT), _name(call)))
 
 
 async def cancel_delivery(call: Call) -> Answer:
     """Cancel an open delivery; one that is being sent right now, as soon as that has failed."""
-    number = _number(call)
-    return await _answer(call, number, await WishLedger(call.services.pool).cancel(call.tenant, number))
+    return _answer(call, await _ledger(call).cancel(call.deed(Action.DELIVERY_CANCELED), _name(call)))
 
 
 async def retry_delivery(call: Call) -> Answer:
     """Let a waiting delivery fall due now; limits and pauses hold all the same."""
-    number = _number(call)
-    return await _answer(call, number, await WishLedger(call.services.pool).retry(call.tenant, number))
+    return _answer(call, await _ledger(call).retry(call.deed(Action.DELIVERY_RETRIED), _name(call)))
 
 
-def _number(call: Call) -> int:
+def _ledger(call: Call) -> WishLedger:
+    return WishLedger(call.services.pool, show=lambda delivery: orjson.dumps(_show(call, delivery)))
+
+
+def _name(call: Call) -> DeliveryName:
     number = call.services.delivery_ids.parse(call.path["id"])
     if number is None:
         raise not_found()
-    return number
+    return DeliveryName(number, call.services.delivery_ids.show(number))
 
 
-async def _answer(call: Call, number: int, wish: Wish) -> Answer:
-    if wish in _REFUSALS:
-        code, detail = _REFUSALS[wish]
-        raise Problem(code, detail)
-    found = await call.logs.delivery(call.tenant, number) if wish is Wish.GRANTED else None
-    if found is None:
-        raise not_found()
-    return Answer(show_delivery(found, call.services.delivery_ids, call.tenant.environment), 202)
+def _answer(call: Call, fate: Fate) -> Answer:
+    match fate:
+        case LoggedDelivery():
+            return Answer(_show(call, fate), 202)
+        case KeptAnswer():
+            return repeat(fate, call.ask)
+        case Wish() if fate in _REFUSALS:
+            raise Problem(*_REFUSALS[fate])
+        case Wish():
+            raise not_found()
+
+
+def _show(call: Call, delivery: LoggedDelivery) -> dict[str, Any]:
+    return show_delivery(delivery, call.services.delivery_ids, call.tenant.environment)

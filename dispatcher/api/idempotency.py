@@ -16,9 +16,10 @@ _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 def read_ask(route: Route, path: str, key: str | None, body: object) -> Ask | None:
-    """Return what a request asks to be done once, None without a key. `body` is the body as parsed.
+    """Return what a request asks to be done once, None without a key.
 
-    Equal documents are equal requests, however they are spaced and ordered.
+    `body` is the body as parsed, None where none is taken. Equal documents are equal requests, however they are spaced
+    and ordered.
 
     Raises:
         Problem: 400; the key cannot be kept.

@@ -4,18 +4,22 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
+
 from dispatcher.api.call import Answer, Call
+from dispatcher.api.idempotency import repeat
 from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found, refused
 from dispatcher.api.replay_models import ReplayBody
 from dispatcher.api.shapes import show_instant
 from dispatcher.kit import clock
+from dispatcher.ledger.deeds import Action, KeptAnswer
 from dispatcher.ledger.replays import NotEnabled, ReplayLedger, Running
 from dispatcher.model.replay import Replay, Selection, Wanted
 from dispatcher.policy.catalogue import Catalogue
 
 
 async def create_replay(call: Call) -> Answer:
-    """Start a replay of an endpoint, or (dry run) only count what it would make."""
+    """Start a replay of an endpoint, or (dry run) only count what it would make: no answer of that is kept."""
     body: ReplayBody = call.body
     selection = _selection(body, call.services.catalogue)
     endpoint = await call.endpoints.find(call.tenant, call.path["id"])
@@ -25,10 +29,19 @@ async def create_replay(call: Call) -> Answer:
     expected = await ledger.count(endpoint.endpoint_id, selection)
     if body.dry_run:
         return Answer({"object": "replay_count", "expected": expected.n, "at_least": expected.is_minimum})
-    made = await ledger.create(call.tenant, endpoint.public_id, selection, rate=body.rate, expected=expected)
+    made = await ledger.create(
+        call.deed(Action.REPLAY_CREATED),
+        endpoint.public_id,
+        selection,
+        rate=body.rate,
+        expected=expected,
+        show=lambda made: orjson.dumps(show_replay(made)),
+    )
     match made:
         case None:
             raise not_found()
+        case KeptAnswer():
+            return repeat(made, call.ask)
         case NotEnabled():
             raise Problem(ProblemCode.ENDPOINT_NOT_ENABLED, f"it is {made.status}; enabling it sends what it misses")
         case Running():
@@ -61,7 +74,7 @@ async def read_replay(call: Call) -> Answer:
 
 async def cancel_replay(call: Call) -> Answer:
     """End a replay and show it; the deliveries that it made go their way."""
-    found = await ReplayLedger(call.services.pool).cancel(call.tenant, call.path["id"])
+    found = await ReplayLedger(call.services.pool).cancel(call.deed(Action.REPLAY_CANCELED), call.path["id"])
     if found is None:
         raise not_found()
     return Answer(show_replay(found))

@@ -124,6 +124,7 @@ ROUTES: Final = (
         body=ReplayBody,
         problems=(ProblemCode.ENDPOINT_NOT_ENABLED, ProblemCode.REPLAY_RUNNING),
         other_answers={200: ReplayCountShown},
+        keeps_answers=True,
     ),
     Route(
         method="DELETE",
@@ -158,6 +159,7 @@ ROUTES: Final = (
         answer=TrialShown,
         body=TrialBody,
         problems=(ProblemCode.NOT_DELIVERING,),
+        keeps_answers=True,
     ),
     Route(
         method="GET",
@@ -245,6 +247,7 @@ ROUTES: Final = (
             ProblemCode.EVENT_GONE,
             ProblemCode.ATTEMPTS_USED_UP,
         ),
+        keeps_answers=True,
     ),
     Route(
         method="POST",
@@ -256,6 +259,7 @@ ROUTES: Final = (
         answer=DeliveryShown,
         status=202,
         problems=(ProblemCode.DELIVERY_ENDED,),
+        keeps_answers=True,
     ),
     Route(
         method="POST",
@@ -267,6 +271,7 @@ ROUTES: Final = (
         answer=DeliveryShown,
         status=202,
         problems=(ProblemCode.DELIVERY_ENDED, ProblemCode.DELIVERY_HELD),
+        keeps_answers=True,
     ),
     Route(
         method="GET",

@@ -158,11 +158,11 @@ class ApiServer:
         route, path = self._table.find(request.method, raw_path)
         bearer, tenant = await self._enter(route, request, headers)
         query = check_query(route.query, list(request.query.items()))
-        body = ask = None
+        body = document = None
         if route.body is not None:
             document = await self._body(request)
             body = check_body(route.body, document)
-            ask = read_ask(route, raw_path, request.headers.get(KEY_HEADER), document)
+        ask = read_ask(route, raw_path, request.headers.get(KEY_HEADER), document)
         if ask is not None and (kept := await self._deeds.kept_answer(tenant, ask.key)) is not None:
             return repeat(kept, ask)
         return await route.handler(

@@ -8,6 +8,7 @@ from typing import Any, Final
 import orjson
 
 from dispatcher.api.call import Answer, Call
+from dispatcher.api.idempotency import repeat
 from dispatcher.api.models import TrialBody
 from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found, refused
 from dispatcher.api.shapes import MASK
@@ -48,7 +49,10 @@ _RAW_BODY_HINT: Final = (
 
 
 async def send_test(call: Call) -> Answer:
-    """Send one signed test event, or (dry run) show what would be sent. Paused and disabled endpoints get it, too."""
+    """Send one signed test event, or (dry run) show what would be sent. Paused and disabled endpoints get it, too.
+
+    Two requests with one idempotency key at the same moment both send, and are answered the same.
+    """
     body: TrialBody = call.body
     endpoint = await call.endpoints.find(call.tenant, call.path["id"])
     if endpoint is None:
@@ -63,10 +67,13 @@ async def send_test(call: Call) -> Answer:
     trial = await _made(trials.send, delivery)
     assert trial.outcome is not None
     deed = call.deed(Action.ENDPOINT_TESTED)
-    await TrialLedger(call.services.pool).record(deed, endpoint.public_id, delivery, trial.outcome, trial.key_ids)
+    shown = _show(call, endpoint, delivery, trial)
+    kept = await TrialLedger(call.services.pool).record(
+        deed, endpoint.public_id, delivery, trial.outcome, trial.key_ids, answer=orjson.dumps(shown)
+    )
     if trial.outcome.kind is OutcomeKind.DELIVERED and endpoint.verified_at is None:
         call.services.on_endpoint_changed(endpoint.endpoint_id)
-    return Answer(_show(call, endpoint, delivery, trial))
+    return Answer(shown) if kept is None else repeat(kept, call.ask)
 
 
 async def read_sample(call: Call) -> Answer:

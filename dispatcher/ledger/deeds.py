@@ -40,6 +40,11 @@ class Action(StrEnum):
     KEY_REVOKED = "api_key.revoked"
     ACCOUNT_CREATED = "account.created"
     HOST_CHANGED = "host.changed"
+    REPLAY_CREATED = "replay.created"
+    REPLAY_CANCELED = "replay.canceled"
+    DELIVERY_RESENT = "delivery.resent"
+    DELIVERY_CANCELED = "delivery.canceled"
+    DELIVERY_RETRIED = "delivery.retried"
 
 
 class Ask(NamedTuple):

@@ -11,7 +11,7 @@ import asyncpg
 import orjson
 
 from dispatcher.ledger.accounts import Tenant
-from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.connections import Pool, Session
 from dispatcher.ledger.responses import Headers, load_headers
 from dispatcher.model.delivery import DeliveryState
 from dispatcher.model.outcome import OutcomeKind, VerdictKind
@@ -140,9 +140,9 @@ class EventPage(NamedTuple):
 
 
 class LogLedger:
-    """Reads only. Every call raises Unavailable when Postgres is away."""
+    """Reads only; through a session what that has changed, too. Every call raises Unavailable when Postgres is away."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool | Session) -> None:
         self._pool = pool
 
     async def endpoint_number(self, tenant: Tenant, public_id: str) -> int | None:

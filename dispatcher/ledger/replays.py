@@ -1,16 +1,20 @@
 """Replays as an account asks for them: made, read, canceled. The steps of a job are `replay_steps`."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 import asyncpg
 
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.deeds import Deed, KeptAnswer, begin, keep, note
 from dispatcher.ledger.holding import MOST_COUNTED
-from dispatcher.ledger.wishes import cancel_some
+from dispatcher.ledger.wishes import cancel_some, count_of
 from dispatcher.model.endpoint import EndpointStatus
 from dispatcher.model.ids import new_replay_id
 from dispatcher.model.replay import Replay, ReplayKind, ReplayState, Selection, Tally, Wanted
+
+_ACCEPTED: Final = 202
 
 
 class Running(NamedTuple):
@@ -38,15 +42,26 @@ class ReplayLedger:
         return Tally(row["n"], row["is_minimum"])
 
     async def create(
-        self, tenant: Tenant, endpoint: str, selection: Selection, *, rate: float | None, expected: Tally
-    ) -> Replay | Running | NotEnabled | None:
+        self,
+        deed: Deed,
+        endpoint: str,
+        selection: Selection,
+        *,
+        rate: float | None,
+        expected: Tally,
+        show: Callable[[Replay], bytes],
+    ) -> Replay | Running | NotEnabled | KeptAnswer | None:
         """Make a job for an endpoint; None when the account has no such endpoint.
 
-        `rate` None is half of what the endpoint takes; more than the whole is the whole.
+        `rate` None is half of what the endpoint takes; more than the whole is the whole. `show` gives the answer to
+        keep.
         """
         public_id = new_replay_id()
         async with self._pool.transaction() as session:
-            row = await session.fetchrow("lock_endpoint", *tenant, endpoint)
+            kept = await begin(session, deed)
+            if kept is not None:
+                return kept
+            row = await session.fetchrow("lock_endpoint", *deed.owner, endpoint)
             if row is None:
                 return None
             if row["status"] != EndpointStatus.ENABLED:
@@ -60,9 +75,12 @@ class ReplayLedger:
                 running = await session.fetchrow("running_replay", number)
                 assert running is not None
                 return Running(running["public_id"])
-            found = await session.fetchrow("find_replay", *tenant, public_id)
+            found = await session.fetchrow("find_replay", *deed.owner, public_id)
             assert found is not None
-            return _replay(found)
+            replay = _replay(found)
+            await note(session, deed, public_id, after=_facts(replay), facts=_facts(replay))
+            await keep(session, deed, _ACCEPTED, show(replay))
+            return replay
 
     async def find(self, tenant: Tenant, public_id: str) -> Replay | None:
         """Return a job of the tenant, None when there is none."""
@@ -76,19 +94,19 @@ class ReplayLedger:
         rows = await self._pool.fetch("list_replays", *tenant, endpoint, below, limit)
         return [_replay(row) for row in rows]
 
-    async def cancel(self, tenant: Tenant, public_id: str) -> Replay | None:
+    async def cancel(self, deed: Deed, public_id: str) -> Replay | None:
         """End a job and return it as it stands then; one that ended before stays as it ended.
 
         Deliveries that it made go their way. With a drain the deliveries that are still held are canceled, those first,
         so that a fault in between leaves the drain to go on.
         """
-        while not await self._cancel(tenant, public_id):
+        while not await self._cancel(deed, public_id):
             pass
-        return await self.find(tenant, public_id)
+        return await self.find(deed.owner, public_id)
 
-    async def _cancel(self, tenant: Tenant, public_id: str) -> bool:
+    async def _cancel(self, deed: Deed, public_id: str) -> bool:
         async with self._pool.transaction() as session:
-            row = await session.fetchrow("find_replay", *tenant, public_id)
+            row = await session.fetchrow("find_replay", *deed.owner, public_id)
             if row is None or row["state"] != ReplayState.RUNNING:
                 return True
             number = row["endpoint_id"]
@@ -97,13 +115,29 @@ class ReplayLedger:
             is_paying = endpoint is not None and endpoint["status"] == EndpointStatus.ENABLED
             if row["kind"] == ReplayKind.DRAIN and is_paying and await cancel_some(session, number, only_held=True):
                 return False
-            await session.execute("end_replay", row["replay_id"])
+            if count_of(await session.execute("end_replay", row["replay_id"])):
+                facts = {"endpoint_id": row["endpoint"], "kind": row["kind"]}
+                states = {"status": ReplayState.RUNNING}, {"status": ReplayState.CANCELED}
+                await note(session, deed, public_id, before=states[0], after=states[1], facts=facts)
             return True
 
 
 def _columns(selection: Selection) -> tuple[object, ...]:
     types = None if selection.types is None else list(selection.types)
     return selection.wanted, types, selection.since, selection.until
+
+
+def _facts(replay: Replay) -> dict[str, object]:
+    selection = replay.selection
+    return {
+        "endpoint_id": replay.endpoint,
+        "what": selection.wanted,
+        "since": selection.since,
+        "until": selection.until,
+        "types": selection.types,
+        "rate": replay.rate,
+        "expected": replay.expected.n,
+    }
 
 
 def _replay(row: asyncpg.Record) -> Replay:

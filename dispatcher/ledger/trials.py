@@ -6,11 +6,12 @@ from typing import Final
 import orjson
 
 from dispatcher.ledger.connections import Pool
-from dispatcher.ledger.deeds import Deed, note
+from dispatcher.ledger.deeds import Deed, KeptAnswer, begin, keep, note
 from dispatcher.model.delivery import Delivery
 from dispatcher.model.outcome import Outcome, OutcomeKind
 
 _MOST_MS: Final = 1_000
+_OK: Final = 200
 
 
 class TrialLedger:
@@ -27,12 +28,24 @@ class TrialLedger:
         return number
 
     async def record(
-        self, deed: Deed, public_id: str, delivery: Delivery, outcome: Outcome, key_ids: tuple[int, ...]
-    ) -> None:
-        """Write a test's attempt and its line in the audit log; a first success verifies the endpoint."""
+        self,
+        deed: Deed,
+        public_id: str,
+        delivery: Delivery,
+        outcome: Outcome,
+        key_ids: tuple[int, ...],
+        *,
+        answer: bytes,
+    ) -> KeptAnswer | None:
+        """Write a test's attempt and its line in the audit log; a first success verifies the endpoint.
+
+        A request that was made is written down whatever else happened: should another with the same idempotency key
+        have been faster, its answer is returned, and `answer` is not kept.
+        """
         is_delivered = outcome.kind is OutcomeKind.DELIVERED
         started_at: dt.datetime = delivery.created_at
         async with self._pool.transaction() as session:
+            kept = await begin(session, deed)
             await session.execute(
                 "record_trial",
                 started_at,
@@ -51,6 +64,9 @@ class TrialLedger:
             if is_delivered:
                 await session.execute("verify_endpoint", delivery.endpoint_id)
             await note(session, deed, public_id, facts={"event_type": delivery.event_type, "outcome": outcome.kind})
+            if kept is None:
+                await keep(session, deed, _OK, answer)
+            return kept
 
 
 def _detail(outcome: Outcome, key_ids: tuple[int, ...]) -> dict[str, object]:

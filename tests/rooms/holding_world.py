@@ -13,14 +13,40 @@ from dispatcher.ledger.connections import Link, Pool
 from dispatcher.ledger.holding import HoldingLedger
 from dispatcher.ledger.replay_steps import StepLedger
 from dispatcher.ledger.replays import ReplayLedger
-from dispatcher.ledger.wishes import WishLedger
+from dispatcher.ledger.wishes import DeliveryName, Fate, Wish, WishLedger
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.outcome import Outcome, OutcomeKind, Verdict, VerdictKind
 from dispatcher.model.replay import Replay, Selection, Tally, Wanted
 from tests.rooms.ledger_world import Process, World, a_batch, an_event
+from tests.rooms.test_api_harness import a_deed
 
 NOTHING = Tally(0, is_minimum=False)
 _parts = count()
+
+
+class Wishes:
+    """Wishes of a tenant for deliveries, told in short."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._ledger = WishLedger(pool, show=repr_bytes)
+
+    async def resend(self, tenant: Tenant, number: int) -> Wish:
+        return _wish(await self._ledger.resend(a_deed(tenant), DeliveryName(number, "dlv_1")))
+
+    async def cancel(self, tenant: Tenant, number: int) -> Wish:
+        return _wish(await self._ledger.cancel(a_deed(tenant), DeliveryName(number, "dlv_1")))
+
+    async def retry(self, tenant: Tenant, number: int) -> Wish:
+        return _wish(await self._ledger.retry(a_deed(tenant), DeliveryName(number, "dlv_1")))
+
+
+def _wish(fate: Fate) -> Wish:
+    return fate if isinstance(fate, Wish) else Wish.GRANTED
+
+
+def repr_bytes(thing: object) -> bytes:
+    """Return some bytes for an answer that nobody reads."""
+    return repr(thing).encode()
 
 
 class Stage:
@@ -33,7 +59,7 @@ class Stage:
         self.account = account
         self.holding = HoldingLedger(pool)
         self.replays = ReplayLedger(pool)
-        self.wishes = WishLedger(pool)
+        self.wishes = Wishes(pool)
         self.links: list[Link] = []
         self.process: Process
         self.number = 0
@@ -107,7 +133,9 @@ class Stage:
         """Ask for a replay of the endpoint."""
         chosen = Selection(wanted, **selection)
         expected = await self.replays.count(self.number, chosen)
-        made = await self.replays.create(self.tenant, self.public_id, chosen, rate=None, expected=expected)
+        made = await self.replays.create(
+            a_deed(self.tenant), self.public_id, chosen, rate=None, expected=expected, show=repr_bytes
+        )
         assert isinstance(made, Replay)
         return made
 

@@ -20,7 +20,7 @@ from dispatcher.model.delivery import Delivery, DeliveryState
 from dispatcher.model.endpoint import EndpointStatus
 from dispatcher.model.outcome import VerdictKind
 from dispatcher.model.replay import Replay, ReplayState, Selection, Tally, Wanted
-from tests.rooms.holding_world import NOTHING, Stage, open_stage
+from tests.rooms.holding_world import NOTHING, Stage, open_stage, repr_bytes
 from tests.rooms.test_api_harness import DEFAULT_LIMITS, a_deed, ledger_template, ledger_url
 
 
@@ -272,9 +272,14 @@ async def test_an_endpoint_has_one_replay_at_a_time(stage: Stage) -> None:
     first = await stage.replay(Wanted.ALL)
 
     second = await stage.replays.create(
-        stage.tenant, stage.public_id, Selection(Wanted.ALL), rate=None, expected=NOTHING
+        a_deed(stage.tenant),
+        stage.public_id,
+        Selection(Wanted.ALL),
+        rate=None,
+        expected=NOTHING,
+        show=repr_bytes,
     )
-    await stage.replays.cancel(stage.tenant, first.public_id)
+    await stage.replays.cancel(a_deed(stage.tenant), first.public_id)
     third = await stage.replay(Wanted.ALL)
 
     assert second == replays.Running(first.public_id)
@@ -287,7 +292,12 @@ async def test_a_held_endpoint_gets_no_replay_and_one_that_runs_waits(stage: Sta
     await stage.holding.hold(stage.tenant, stage.public_id, EndpointStatus.PAUSED)
 
     refused = await stage.replays.create(
-        stage.tenant, stage.public_id, Selection(Wanted.ALL), rate=None, expected=NOTHING
+        a_deed(stage.tenant),
+        stage.public_id,
+        Selection(Wanted.ALL),
+        rate=None,
+        expected=NOTHING,
+        show=repr_bytes,
     )
     await stage.run(most=3)
     (waiting,) = await stage.world.rows("SELECT state, n_made FROM replay")
@@ -304,10 +314,15 @@ async def test_rates_are_half_of_what_the_endpoint_takes_or_what_was_asked_up_to
 
     async def rate_of(asked: float | None) -> float:
         made = await stage.replays.create(
-            stage.tenant, stage.public_id, Selection(Wanted.ALL), rate=asked, expected=NOTHING
+            a_deed(stage.tenant),
+            stage.public_id,
+            Selection(Wanted.ALL),
+            rate=asked,
+            expected=NOTHING,
+            show=repr_bytes,
         )
         assert isinstance(made, Replay)
-        await stage.replays.cancel(stage.tenant, made.public_id)
+        await stage.replays.cancel(a_deed(stage.tenant), made.public_id)
         return made.rate
 
     assert [await rate_of(asked) for asked in (None, 5.0, 1_000.0)] == [20.0, 5.0, 40.0]
@@ -319,11 +334,11 @@ async def test_a_canceled_replay_makes_nothing_more_and_what_ended_stays_so(stag
     await stage.settle(await stage.accept(2))
     job = await stage.replay(Wanted.ALL)
 
-    canceled = await stage.replays.cancel(stage.tenant, job.public_id)
+    canceled = await stage.replays.cancel(a_deed(stage.tenant), job.public_id)
     await stage.run()
     done = await stage.replay(Wanted.ALL)
     await stage.drained()
-    too_late = await stage.replays.cancel(stage.tenant, done.public_id)
+    too_late = await stage.replays.cancel(a_deed(stage.tenant), done.public_id)
 
     assert canceled is not None
     assert (canceled.state, canceled.n_made) == (ReplayState.CANCELED, 0)
@@ -340,7 +355,7 @@ async def test_canceling_a_drain_cancels_what_is_still_held(stage: Stage, monkey
     await stage.holding.enable(stage.tenant, stage.public_id)
     (drain,) = await stage.replays.page(stage.tenant, limit=10)
 
-    await stage.replays.cancel(stage.tenant, drain.public_id)
+    await stage.replays.cancel(a_deed(stage.tenant), drain.public_id)
     await stage.run()
 
     assert await stage.world.value("SELECT count(*) FROM delivery") == 0
@@ -361,13 +376,13 @@ async def test_jobs_are_listed_newest_first_and_never_to_strangers(stage: Stage)
     assert await stage.replays.page(stage.tenant, endpoint=other[1], limit=10) == [page[0]]
     assert await stage.replays.page(stranger, limit=10) == []
     assert await stage.replays.find(stranger, first.public_id) is None
-    assert await stage.replays.cancel(stranger, first.public_id) is None
+    assert await stage.replays.cancel(a_deed(stranger), first.public_id) is None
     assert await stage.world.value("SELECT count(*) FROM replay WHERE state = 'running'") == 2
 
 
 async def test_jobs_are_forgotten_ninety_days_after_they_ended(stage: Stage) -> None:
     old, young = await stage.replay(Wanted.ALL), (await stage.endpoint())[1]
-    await stage.replays.cancel(stage.tenant, old.public_id)
+    await stage.replays.cancel(a_deed(stage.tenant), old.public_id)
     await stage.world.sql.execute("UPDATE replay SET ended_at = now() - interval '91 days'")
     await stage.holding.hold(stage.tenant, young, EndpointStatus.PAUSED)
     await stage.holding.enable(stage.tenant, young)
