@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 import orjson
 import structlog
 
-from dispatcher.model.endpoint import EndpointStatus, HostLimits, SealedTarget, SigningKey, Target
+from dispatcher.kit import clock
+from dispatcher.model.endpoint import EndpointStatus, HostLimits, SealedKey, SealedTarget, SigningKey, Target
 from dispatcher.model.errors import SealBroken, Unavailable
 from dispatcher.policy.pacing import UNVERIFIED
 
@@ -24,7 +25,7 @@ _LOOK_BACK_SECONDS: Final = 15.0
 """Changes are looked for this far back each time, so that one that committed late is seen."""
 
 _EXPIRY_SECONDS: Final = 60.0
-"""Everything is read again after this long: secrets whose overlap ended leave no trace in `changed_at`."""
+"""Everything is read again after this long: a key ring that was mended leaves no trace in `changed_at`."""
 
 _MOST_HELD: Final = 100_000
 _PORTS: Final = {"https": 443, "http": 80}
@@ -85,6 +86,8 @@ class Directory:
     async def target(self, endpoint_id: int) -> Target | None:
         """Return where to send; awaits Postgres only for an endpoint not in memory. None: it does not exist.
 
+        A secret whose overlap is over is not in it from that moment on, whether Postgres can be asked or not.
+
         Raises:
             SealBroken: a secret or header of it cannot be opened; try again later.
             Unavailable: not in memory and Postgres is away.
@@ -95,7 +98,7 @@ class Directory:
             found = self._targets.get(endpoint_id)
         if isinstance(found, SealBroken):
             raise found
-        return found
+        return None if found is None else self._without_ended(found)
 
     def peek(self, endpoint_id: int) -> Target | None:
         """Return what is in memory about an endpoint, without asking anybody."""
@@ -161,6 +164,8 @@ class Directory:
                 _log.warning("directory_stale", reason=str(fault))
 
     async def _read(self, endpoint_ids: list[int]) -> None:
+        # Taken before, so that a slow answer makes no secret live longer.
+        asked_mono = clock.mono()
         rows = await self._book.targets(endpoint_ids)
         for number in set(endpoint_ids) - {row.endpoint_id for row in rows}:
             self.forget(number)
@@ -172,13 +177,25 @@ class Directory:
             # tried again: the key ring may have been mended since.
             if self._rows.get(row.endpoint_id) != row or isinstance(self._targets.get(row.endpoint_id), SealBroken):
                 self._rows[row.endpoint_id] = row
-                self._targets[row.endpoint_id] = self._open(row)
+                self._targets[row.endpoint_id] = self._open(row, asked_mono)
 
-    def _open(self, row: SealedTarget) -> Target | SealBroken:
+    def _without_ended(self, target: Target) -> Target:
+        """Return a target without the secrets that ended; the same object when none did, as in `_read`."""
+        now = clock.mono()
+        keys = tuple(key for key in target.keys if now < key.end_mono)
+        if len(keys) < len(target.keys):
+            target = self._targets[target.endpoint_id] = replace(target, keys=keys)
+        return target
+
+    def _open(self, row: SealedTarget, read_mono: float) -> Target | SealBroken:
         try:
             keys = tuple(
-                SigningKey(number, self._seals.open(sealed, f"endpoint_secret:{row.public_id}:{number}"))
-                for number, sealed in row.sealed_keys
+                SigningKey(
+                    stored.key_id,
+                    self._seals.open(stored.sealed, f"endpoint_secret:{row.public_id}:{stored.key_id}"),
+                    _end_mono(stored, row, read_mono),
+                )
+                for stored in row.sealed_keys
             )
             headers: dict[str, str] = {}
             if row.sealed_headers is not None:
@@ -204,3 +221,7 @@ class Directory:
             is_verified=row.is_verified,
             rate_limit=row.rate_limit,
         )
+
+
+def _end_mono(key: SealedKey, row: SealedTarget, read_mono: float) -> float:
+    return math.inf if key.expires_at is None else read_mono + (key.expires_at - row.read_at).total_seconds()

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from dispatcher.ledger.connections import Link
 from dispatcher.ledger.hosts import limits_row
-from dispatcher.model.endpoint import EndpointStatus, HostLimits, SealedTarget
+from dispatcher.model.endpoint import EndpointStatus, HostLimits, SealedKey, SealedTarget
 
 
 class DirectoryLedger:
@@ -26,7 +26,13 @@ class DirectoryLedger:
                 host_id=row["host_id"],
                 url=row["url"],
                 sealed_headers=row["sealed_headers"],
-                sealed_keys=tuple(zip(row["secret_ids"] or (), row["sealed_keys"] or (), strict=True)),
+                sealed_keys=tuple(
+                    SealedKey(*key)
+                    for key in zip(
+                        row["secret_ids"] or (), row["sealed_keys"] or (), row["key_ends"] or (), strict=True
+                    )
+                ),
+                read_at=row["read_at"],
                 schedule=None if row["schedule"] is None else tuple(float(s) for s in row["schedule"]),
                 is_verified=row["is_verified"],
                 limits=HostLimits(row["rate"], row["burst"], row["in_flight"]),

@@ -1,7 +1,10 @@
 """An endpoint as the sender sees it: everything one attempt needs, secrets opened."""
 
+import datetime as dt
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class EndpointStatus(StrEnum):
@@ -25,10 +28,11 @@ class HealthState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """One live secret. `key` is the raw HMAC key and never appears in a repr."""
+    """One secret. `key` is the raw HMAC key and never appears in a repr; from `end_mono` on it signs no more."""
 
     key_id: int
     key: bytes = field(repr=False)
+    end_mono: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +77,20 @@ class HostLimits:
     in_flight: int
 
 
+class SealedKey(NamedTuple):
+    """One secret as it is stored. `expires_at` None: until another takes its place."""
+
+    key_id: int
+    sealed: bytes
+    expires_at: dt.datetime | None
+
+
 @dataclass(frozen=True, slots=True)
 class SealedTarget:
     """One endpoint's row: where to send, how fast, and what to sign with, still sealed.
 
-    `sealed_keys` pairs secret ids with sealed keys, newest first; `schedule` is None for the environment's default.
+    `sealed_keys` are those in force, newest first; `schedule` is None for the environment's default. `read_at` is the
+    database's time, by which secrets expire; it makes no difference between two rows.
     """
 
     endpoint_id: int
@@ -88,7 +101,8 @@ class SealedTarget:
     host_id: int
     url: str
     sealed_headers: bytes | None
-    sealed_keys: tuple[tuple[int, bytes], ...]
+    sealed_keys: tuple[SealedKey, ...]
+    read_at: dt.datetime = field(compare=False)
     schedule: tuple[float, ...] | None
     is_verified: bool
     limits: HostLimits

@@ -7,8 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
+from dispatcher.api.shapes import show_instant
 from dispatcher.ledger.connections import Link
 from dispatcher.ledger.directory import DirectoryLedger
+from dispatcher.model.endpoint import SealedKey
 from dispatcher.policy.signing import show_secret
 from tests.rooms.test_api_harness import Api, Reply, api, ledger_template, ledger_url, pool, shared_api, vault
 
@@ -19,16 +21,21 @@ async def rotate(api: Api, made: Reply, members: dict[str, Any], **headers: str)
     return await api.call("POST", f"{ENDPOINTS}/{made.body['id']}/rotate_secret", members, headers=headers)
 
 
-async def signing_secrets(api: Api, made: Reply) -> list[str]:
-    """Return what signs for an endpoint, newest first, as those who send see it."""
+async def stored_keys(api: Api, made: Reply) -> tuple[SealedKey, ...]:
+    """Return the keys of an endpoint, newest first, as those who send read them."""
     link = Link(api.database, "test")
     async with api.sql() as sql:
         number = await sql.fetchval("SELECT endpoint_id FROM endpoint WHERE public_id = $1", made.body["id"])
     (target,) = await DirectoryLedger(link).targets([number])
     await link.aclose()
+    return target.sealed_keys
+
+
+async def signing_secrets(api: Api, made: Reply) -> list[str]:
+    """Return what signs for an endpoint, newest first."""
     return [
-        show_secret(api.vault.open(sealed, f"endpoint_secret:{made.body['id']}:{secret}"))
-        for secret, sealed in target.sealed_keys
+        show_secret(api.vault.open(key.sealed, f"endpoint_secret:{made.body['id']}:{key.key_id}"))
+        for key in await stored_keys(api, made)
     ]
 
 
@@ -43,6 +50,8 @@ async def test_the_new_secret_is_shown_once_and_both_sign(api: Api) -> None:
     assert rotated.body["previous_secret_last4"] == made.body["secret"][-4:]
     assert read.body["previous_secret_expires_at"] == rotated.body["previous_secret_expires_at"] is not None
     assert read.headers["ETag"] != made.headers["ETag"]
+    ends = [show_instant(key.expires_at) for key in await stored_keys(api, made)]
+    assert ends == [None, rotated.body["previous_secret_expires_at"]]
     assert rotated.body["secret"].encode() not in read.raw
     assert len(api.changed) == 2
 

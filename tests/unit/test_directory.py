@@ -1,6 +1,7 @@
 """Where to send, kept in memory: fresh within a second, loaded in one go, one bad secret harming nobody else."""
 
 import asyncio
+import datetime as dt
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -8,12 +9,13 @@ from dataclasses import replace
 import pytest
 
 from dispatcher.directory import Directory
-from dispatcher.model.endpoint import EndpointStatus, HostLimits, SealedTarget, Target
+from dispatcher.model.endpoint import EndpointStatus, HostLimits, SealedKey, SealedTarget, Target
 from dispatcher.model.errors import SealBroken, Unavailable
 
 pytestmark = [pytest.mark.looptime, pytest.mark.asyncio(loop_scope="function")]
 
 LIMITS = HostLimits(100.0, 100, 64)
+READ_AT = dt.datetime(2026, 11, 3, 9, tzinfo=dt.UTC)
 
 
 def a_row(number: int = 1) -> SealedTarget:
@@ -27,7 +29,8 @@ def a_row(number: int = 1) -> SealedTarget:
         host_id=10 + number,
         url="https://example.com/hook?x=1",
         sealed_headers=None,
-        sealed_keys=((9, b"new"), (7, b"old")),
+        sealed_keys=(SealedKey(9, b"new", None), SealedKey(7, b"old", READ_AT + dt.timedelta(hours=1))),
+        read_at=READ_AT,
         schedule=None,
         is_verified=True,
         limits=LIMITS,
@@ -155,13 +158,49 @@ async def test_a_vanished_row_is_forgotten() -> None:
 async def test_everything_is_read_again_once_a_minute() -> None:
     world = World(a_row())
     await world.target(1)
-    # A secret whose time is over leaves no trace in what changed.
-    world.book.rows[1] = replace(a_row(), sealed_keys=((9, b"new"),))
+    # What somebody takes away by hand leaves no trace in what changed.
+    world.book.rows[1] = replace(a_row(), sealed_keys=(SealedKey(9, b"new", None),))
 
     async with world.running():
         await asyncio.sleep(61)
 
     assert [key.key_id for key in (await world.target(1)).keys] == [9]
+
+
+async def test_a_secret_whose_time_is_over_signs_no_more_from_that_moment_on_even_in_an_outage() -> None:
+    world = World(a_row())
+    both = await world.target(1)
+    world.book.is_away = True
+
+    async with world.running():
+        await asyncio.sleep(3_599.5)
+        assert await world.target(1) is both
+        await asyncio.sleep(0.5)
+        left = await world.target(1)
+
+    assert [key.key_id for key in left.keys] == [9]
+    assert await world.target(1) is left
+
+
+async def test_a_slow_answer_makes_no_secret_live_longer() -> None:
+    world = World(a_row())
+    world.book.seconds = 2.0
+    await world.target(1)
+
+    await asyncio.sleep(3_598.0)
+
+    assert [key.key_id for key in (await world.target(1)).keys] == [9]
+
+
+async def test_reading_the_same_row_later_changes_nothing() -> None:
+    world = World(a_row())
+    target = await world.target(1)
+    world.book.rows[1] = replace(a_row(), read_at=READ_AT + dt.timedelta(seconds=60))
+
+    async with world.running():
+        await asyncio.sleep(61)
+
+    assert await world.target(1) is target
 
 
 async def test_an_outage_leaves_what_is_known() -> None:
@@ -177,7 +216,7 @@ async def test_an_outage_leaves_what_is_known() -> None:
 
 
 async def test_a_secret_that_does_not_open_quarantines_its_own_endpoint_alone() -> None:
-    world = World(replace(a_row(1), sealed_keys=((9, b"broken"),)), a_row(2))
+    world = World(replace(a_row(1), sealed_keys=(SealedKey(9, b"broken", None),)), a_row(2))
     await world.directory.load([1, 2])
 
     with pytest.raises(SealBroken):
@@ -186,7 +225,7 @@ async def test_a_secret_that_does_not_open_quarantines_its_own_endpoint_alone() 
 
 
 async def test_a_secret_that_opens_again_ends_the_quarantine_though_its_row_never_changed() -> None:
-    world = World(replace(a_row(1), sealed_keys=((9, b"broken"),)))
+    world = World(replace(a_row(1), sealed_keys=(SealedKey(9, b"broken", None),)))
     with pytest.raises(SealBroken):
         await world.directory.target(1)
 

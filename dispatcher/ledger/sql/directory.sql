@@ -6,7 +6,10 @@ SELECT e.endpoint_id, e.public_id, a.public_id AS account, e.environment, e.stat
        (SELECT array_agg(secret_id ORDER BY secret_id DESC) FROM endpoint_secret s
          WHERE s.endpoint_id = e.endpoint_id AND (s.expires_at IS NULL OR s.expires_at > now())) AS secret_ids,
        (SELECT array_agg(sealed_key ORDER BY secret_id DESC) FROM endpoint_secret s
-         WHERE s.endpoint_id = e.endpoint_id AND (s.expires_at IS NULL OR s.expires_at > now())) AS sealed_keys
+         WHERE s.endpoint_id = e.endpoint_id AND (s.expires_at IS NULL OR s.expires_at > now())) AS sealed_keys,
+       (SELECT array_agg(expires_at ORDER BY secret_id DESC) FROM endpoint_secret s
+         WHERE s.endpoint_id = e.endpoint_id AND (s.expires_at IS NULL OR s.expires_at > now())) AS key_ends,
+       now() AS read_at
 FROM endpoint e JOIN host h USING (host_id) JOIN account a ON a.account_id = e.account_id
 WHERE e.endpoint_id = ANY($1::int[])
 
