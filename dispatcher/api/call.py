@@ -152,6 +152,13 @@ class Route:
     has_versions: bool = False
 
     @property
+    def may_lack_body(self) -> bool:
+        """Tell whether a request without a body means one with an empty object: nothing has to be said."""
+        if self.body is None or self.method != "POST":
+            return False
+        return not any(field.is_required() for field in self.body.model_fields.values())
+
+    @property
     def placeholders(self) -> tuple[str, ...]:
         """Return the names of the path's placeholders, in order."""
         return tuple(_PLACEHOLDER.findall(self.path))

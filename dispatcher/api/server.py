@@ -160,7 +160,7 @@ class ApiServer:
         query = check_query(route.query, list(request.query.items()))
         body = document = None
         if route.body is not None:
-            document = await self._body(request)
+            document = {} if route.may_lack_body and not request.body_exists else await self._body(request)
             body = check_body(route.body, document)
         ask = read_ask(route, raw_path, request.headers.get(KEY_HEADER), document)
         if ask is not None and (kept := await self._deeds.kept_answer(tenant, ask.key)) is not None:

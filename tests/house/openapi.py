@@ -89,7 +89,8 @@ def _operation(route: Route) -> Document:
     }
     if route.body is not None:
         schema = {"$ref": f"#/components/schemas/{route.body.__name__}"}
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        is_required = not route.may_lack_body
+        operation["requestBody"] = {"required": is_required, "content": {"application/json": {"schema": schema}}}
     answers = {route.status: route.answer, **route.other_answers}
     successes = {str(status): _success(route, status, answers[status]) for status in sorted(answers)}
     operation["responses"] = successes | _refusals(route)

@@ -59,7 +59,7 @@ def request_head(api: Api, *lines: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/nope", "/v1/webhook_endpoints/", "/v1/deliveries", "/v1//events", "/%2e%2e"]
+    "path", ["/", "/v1", "/v1/nope", "/v1/webhook_endpoints/", "/v1/delivery", "/v1//events", "/%2e%2e"]
 )
 async def test_an_unknown_path_is_a_problem(api: Api, path: str) -> None:
     reply = await api.get(path, key=None)

@@ -109,6 +109,12 @@ async def test_a_test_is_one_real_signed_request_and_tells_what_came_of_it(teste
     assert sent["x-webhook-attempt"] == "1/1"
 
 
+async def test_a_test_needs_no_body(tested: Bench) -> None:
+    reply = await tested.api.call("POST", f"{tested.path}/test")
+
+    assert (reply.status, reply.body["event_type"]) == (200, "verification.completed")
+
+
 async def test_a_test_is_logged_and_verifies_the_endpoint(tested: Bench) -> None:
     reply = await tested.test()
 
