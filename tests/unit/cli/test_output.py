@@ -84,3 +84,11 @@ def test_nothing_to_show_is_no_fault(capsys: Printed) -> None:
     show_one({}, Form.TABLE)
 
     assert capsys.readouterr().out == ""
+
+
+def test_an_instant_is_told_from_now_and_a_number_of_seconds_is_not(capsys: Printed) -> None:
+    show_one({"signed_at": 1_795_698_262, "made_at": "2020-01-01T00:00:00Z"}, Form.TABLE)
+
+    signed, made = lines_of(capsys)
+    assert signed.endswith("1795698262")
+    assert made.endswith("d ago)")
