@@ -1,11 +1,15 @@
 """The status of an endpoint: pause it, disable it, put it into service again, and what it holds meanwhile."""
 
+import datetime as dt
+from collections.abc import Collection
 from typing import Literal
 
 from dispatcher.api.call import Answer, Call
 from dispatcher.api.models import Incoming, Outgoing
 from dispatcher.api.problems import not_found
+from dispatcher.api.versions import mismatch
 from dispatcher.ledger.deeds import Action
+from dispatcher.ledger.endpoints import Changed
 from dispatcher.ledger.holding import HoldingLedger
 from dispatcher.model.endpoint import EndpointStatus
 
@@ -34,17 +38,20 @@ async def count_held(call: Call) -> Answer:
     return Answer({"object": "held", "endpoint_id": found.public_id, "count": held.n, "at_least": held.is_minimum})
 
 
-async def set_status(call: Call, status: EndpointStatus) -> None:
+async def set_status(call: Call, status: EndpointStatus, *, versions: Collection[dt.datetime] | None) -> None:
     """Pause, disable or enable the endpoint of the call; `?replay=none` forgets what it missed.
 
     Raises:
-        Problem: 404.
+        Problem: 404; 412, it is none of `versions`.
     """
     ledger, public_id, deed = HoldingLedger(call.services.pool), call.path["id"], call.deed(Action.STATUS_CHANGED)
     if status is EndpointStatus.ENABLED:
-        number = await ledger.enable(call.tenant, public_id, pays=call.query.replay is None, deed=deed)
+        pays = call.query.replay is None
+        number = await ledger.enable(call.tenant, public_id, pays=pays, deed=deed, versions=versions)
     else:
-        number = await ledger.hold(call.tenant, public_id, status, deed=deed)
+        number = await ledger.hold(call.tenant, public_id, status, deed=deed, versions=versions)
     if number is None:
         raise not_found()
+    if isinstance(number, Changed):
+        raise mismatch()
     call.services.on_endpoint_changed(number)

@@ -14,7 +14,7 @@ from dispatcher.api.models import EndpointBody, EndpointChangeBody
 from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found, pointer, refused
 from dispatcher.api.registration import EVERY_MEMBER, body_of, check, look_up, settings_of
 from dispatcher.api.shapes import MASK, show_endpoint, show_instant, show_new_endpoint
-from dispatcher.api.versions import read_if_match, show_tag
+from dispatcher.api.versions import mismatch, read_if_match, show_tag
 from dispatcher.ledger.deeds import Action, KeptAnswer
 from dispatcher.ledger.endpoints import Changed, NewEndpoint, StoredEndpoint, TooMany
 from dispatcher.model.endpoint import EndpointStatus
@@ -85,10 +85,12 @@ async def change_endpoint(call: Call) -> Answer:
     versions = read_if_match(call.headers.get("If-Match"))
     before = await _find(call)
     if versions is not None and before.changed_at not in versions:
-        raise _mismatch()
+        raise mismatch()
     after, warnings = await _change_settings(call, before, is_any=versions is None)
     if "status" in patch.model_fields_set:
-        await set_status(call, EndpointStatus(patch.status))
+        # What else is in the body was changed under the lock already, to a version that the client cannot know.
+        is_alone = len(patch.model_fields_set) == 1
+        await set_status(call, EndpointStatus(patch.status), versions=versions if is_alone else None)
         after = await _find(call)
     shown = _with_extras(show_endpoint(after), after, warnings)
     return Answer(shown, headers={"ETag": show_tag(after.changed_at)})
@@ -102,7 +104,7 @@ async def delete_endpoint(call: Call) -> Answer:
     if number is None:
         raise not_found()
     if isinstance(number, Changed):
-        raise _mismatch()
+        raise mismatch()
     call.services.on_endpoint_changed(number)
     return Answer(None, 204)
 
@@ -130,12 +132,12 @@ async def _change_settings(call: Call, before: StoredEndpoint, *, is_any: bool) 
             case Changed() if is_any:
                 before = await _find(call)
             case Changed():
-                raise _mismatch()
+                raise mismatch()
             case StoredEndpoint():
                 call.services.on_endpoint_changed(after.endpoint_id)
                 return after, warnings
     if members:
-        raise _mismatch()
+        raise mismatch()
     return before, []
 
 
@@ -172,7 +174,3 @@ def _with_extras(shown: dict[str, object], endpoint: StoredEndpoint, warnings: S
     if warnings:
         shown["warnings"] = warnings
     return shown
-
-
-def _mismatch() -> Problem:
-    return Problem(ProblemCode.ETAG_MISMATCH, "read it again and see whether the change still makes sense")

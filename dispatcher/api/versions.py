@@ -42,6 +42,11 @@ def read_if_match(header: str | None) -> frozenset[dt.datetime] | None:
     return frozenset(version for version in found if version is not None)
 
 
+def mismatch() -> Problem:
+    """Return the refusal of a change to a version that is no more."""
+    return Problem(ProblemCode.ETAG_MISMATCH, "read it again and see whether the change still makes sense")
+
+
 def _read(tag: str) -> dt.datetime | None:
     strong = _TAG.fullmatch(tag)
     if strong is None or not _VERSION.fullmatch(strong[1]):

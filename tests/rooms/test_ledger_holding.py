@@ -11,7 +11,7 @@ import pytest
 
 from dispatcher.kit.supervise import spawn
 from dispatcher.ledger import holding, wishes
-from dispatcher.ledger.endpoints import EndpointLedger
+from dispatcher.ledger.endpoints import Changed, EndpointLedger
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.endpoint import EndpointStatus
 from dispatcher.model.outcome import VerdictKind
@@ -408,3 +408,33 @@ async def test_a_person_who_disables_an_endpoint_is_told_of_to_those_who_ask(sta
         "pending_events": 0,
     }
     assert await stage.world.value("SELECT endpoint_id FROM delivery") == asked
+
+
+@pytest.mark.parametrize("pays", [True, False])
+async def test_a_change_of_status_that_comes_after_another_change_is_noticed_under_the_lock(
+    stage: Stage, pays: bool
+) -> None:
+    seen = await stage.world.value("SELECT changed_at FROM endpoint WHERE endpoint_id = $1", stage.number)
+    await pause(stage)
+    paused = await stage.world.value("SELECT changed_at FROM endpoint WHERE endpoint_id = $1", stage.number)
+
+    late = [
+        await stage.holding.hold(stage.tenant, stage.public_id, EndpointStatus.DISABLED, versions={seen}),
+        await stage.holding.enable(stage.tenant, stage.public_id, pays=pays, versions={seen}),
+    ]
+    status = await stage.world.value("SELECT status FROM endpoint WHERE endpoint_id = $1", stage.number)
+    in_time = await stage.holding.enable(stage.tenant, stage.public_id, pays=pays, versions={seen, paused})
+
+    assert (late, status, in_time) == ([Changed(), Changed()], "paused", stage.number)
+
+
+@pytest.mark.parametrize("pays", [True, False])
+async def test_of_two_who_enable_the_same_version_at_once_one_is_told_that_it_changed(stage: Stage, pays: bool) -> None:
+    await pause(stage)
+    seen = await stage.world.value("SELECT changed_at FROM endpoint WHERE endpoint_id = $1", stage.number)
+
+    done = await asyncio.gather(
+        *(stage.holding.enable(stage.tenant, stage.public_id, pays=pays, versions={seen}) for _ in range(4))
+    )
+
+    assert sorted(map(str, done)) == sorted(map(str, [stage.number, *[Changed()] * 3]))
