@@ -20,6 +20,7 @@ import random
 import socket
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -32,6 +33,7 @@ from dispatcher.intake.dead_letters import DeadLetters
 from dispatcher.intake.decoding import Decoder
 from dispatcher.intake.loop import Doors as IntakeDoors
 from dispatcher.intake.loop import Intake, Rules
+from dispatcher.intake.producer import publish
 from dispatcher.journal import Journal
 from dispatcher.kit import clock, failpoints
 from dispatcher.kit.stopping import StopRequest
@@ -354,6 +356,7 @@ class Daemon:
             resolve=services.sender.look_up,
             on_endpoint_changed=deliverer.directory.forget if deliverer is not None else lambda _: None,
             source_ips=tuple(settings.egress.source_ips),
+            publish=partial(publish, kafka_settings(settings)) if settings.kafka.bootstrap_servers else None,
             trials=None if deliverer is None else Trials(deliverer.directory, services.sender),
             user_agent=services.sender.user_agent,
         )

@@ -44,12 +44,22 @@ class Trials(Protocol):
         ...
 
 
+class Publish(Protocol):
+    """Gives one record to Kafka: the door to intake, which this room does not know."""
+
+    async def __call__(
+        self, topic: str, value: bytes | None, *, key: bytes | None, headers: Sequence[tuple[str, bytes | None]]
+    ) -> tuple[int, int]:
+        """Return its partition and offset. Raises Unavailable: it may still arrive."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ApiServices:
     """What the API works with; the caller owns all of it. `pool` outlives the server.
 
-    `trials` is None in a process that does not deliver. `source_ips` are told to customers, for their firewalls.
-    `user_agent` is how requests to endpoints name their sender.
+    `trials` is None in a process that does not deliver, `publish` in one that knows no Kafka. `source_ips` are told to
+    customers, for their firewalls. `user_agent` is how requests to endpoints name their sender.
 
     `url_rules` are the test environment's; in live http is refused whatever they say. `host_defaults` are given
     to a host seen for the first time. `on_endpoint_changed` is told an endpoint's number after each commit.
@@ -66,6 +76,7 @@ class ApiServices:
     on_endpoint_changed: Callable[[int], None]
     trials: Trials | None
     user_agent: str
+    publish: Publish | None = None
     source_ips: tuple[str, ...] = ()
     listeners: Listeners = field(default_factory=Listeners)
 

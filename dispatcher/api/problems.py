@@ -42,6 +42,7 @@ class ProblemCode(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_TIMEOUT = "request_timeout"
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
+    REDRIVEN_BEFORE = "redriven_before"
     ENDPOINT_LIMIT = "endpoint_limit"
     ENDPOINT_NOT_ENABLED = "endpoint_not_enabled"
     REPLAY_RUNNING = "replay_running"
@@ -62,6 +63,7 @@ class ProblemCode(StrEnum):
     INTERNAL_ERROR = "internal_error"
     UNAVAILABLE = "unavailable"
     NOT_DELIVERING = "not_delivering"
+    NO_KAFKA = "no_kafka"
     TIMED_OUT = "timed_out"
 
 
@@ -88,6 +90,7 @@ KINDS: Final[Mapping[ProblemCode, _Kind]] = {
     ProblemCode.METHOD_NOT_ALLOWED: _Kind(HTTPStatus.METHOD_NOT_ALLOWED, "The method is not allowed here"),
     ProblemCode.REQUEST_TIMEOUT: _Kind(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive in time"),
     ProblemCode.IDEMPOTENCY_CONFLICT: _Kind(HTTPStatus.CONFLICT, "The idempotency key was used for another request"),
+    ProblemCode.REDRIVEN_BEFORE: _Kind(HTTPStatus.CONFLICT, "The record was given to Kafka before"),
     ProblemCode.ENDPOINT_LIMIT: _Kind(HTTPStatus.CONFLICT, "The account has as many endpoints as it may have"),
     ProblemCode.ENDPOINT_NOT_ENABLED: _Kind(HTTPStatus.CONFLICT, "The endpoint takes no deliveries now"),
     ProblemCode.REPLAY_RUNNING: _Kind(HTTPStatus.CONFLICT, "The endpoint has a replay already"),
@@ -107,6 +110,7 @@ KINDS: Final[Mapping[ProblemCode, _Kind]] = {
     ProblemCode.RATE_LIMITED: _Kind(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests"),
     ProblemCode.INTERNAL_ERROR: _Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "Something failed on our side"),
     ProblemCode.NOT_DELIVERING: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "This process sends no requests"),
+    ProblemCode.NO_KAFKA: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "This process publishes no records"),
     ProblemCode.UNAVAILABLE: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "We cannot serve this right now"),
     ProblemCode.TIMED_OUT: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "We could not finish this in time"),
 }

@@ -90,3 +90,11 @@ class Producer:
         except (KafkaError, TimeoutError) as fault:
             message = f"Kafka did not acknowledge the records ({type(fault).__name__}); any may still arrive"
             raise Unavailable(message) from fault
+
+
+async def publish(
+    settings: KafkaSettings, topic: str, value: bytes | None, *, key: bytes | None = None, headers: Headers = ()
+) -> tuple[int, int]:
+    """Send one record over a connection of its own, as `Producer.send` does."""
+    async with Producer(settings) as producer:
+        return await producer.send(topic, value, key=key, headers=headers)

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import asyncpg
 
-from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.connections import Pool, Session
+from dispatcher.ledger.deeds import Deed, note
 from dispatcher.model.event import DeadReason
 
 
@@ -16,6 +17,11 @@ class DeadPlace(NamedTuple):
     topic: str
     partition: int
     offset: int
+
+    @property
+    def shown(self) -> str:
+        """Return the place as people name it; the log is left out, the latest is meant."""
+        return f"{self.topic}/{self.partition}/{self.offset}"
 
     @property
     def seal(self) -> str:
@@ -55,7 +61,10 @@ class DeadRecordCopy(NamedTuple):
 
 
 class DeadEventLedger:
-    """Dead events in Postgres; for the operator. Every call raises Unavailable when Postgres is away."""
+    """Dead events in Postgres; for the operator. Every call raises Unavailable when Postgres is away.
+
+    A `deed` is written down in the transaction that does it.
+    """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -70,26 +79,50 @@ class DeadEventLedger:
         row = await self._pool.fetchrow("find_dead_event", *place)
         return None if row is None else _copy(row)
 
+    async def look_inside(self, deed: Deed, place: DeadPlace) -> DeadRecordCopy | None:
+        """Return what `find` does, and write down that it was opened."""
+        async with self._pool.transaction() as session:
+            row = await session.fetchrow("find_dead_event", *place)
+            if row is None:
+                return None
+            await _note(session, deed, place)
+            return _copy(row)
+
     async def places(self, topic: str, partition: int, offset: int) -> list[DeadPlace]:
         """Return the dead events at one offset, latest first; more than one when the topic was made anew."""
         rows = await self._pool.fetch("find_dead_places", topic, partition, offset)
         return [DeadPlace(row["log_id"], topic, partition, offset) for row in rows]
 
-    async def take(self, place: DeadPlace) -> DeadRecordCopy | None:
+    async def take(self, place: DeadPlace, *, deed: Deed | None = None) -> DeadRecordCopy | None:
         """Mark a dead event as redriven and return its record; None when it is not there or was taken before.
 
         The caller gives the record to Kafka, or calls `put_back`. A caller that dies in between leaves it marked.
         """
-        row = await self._pool.fetchrow("take_dead_event", *place)
-        return None if row is None else _copy(row)
+        async with self._pool.transaction() as session:
+            row = await session.fetchrow("take_dead_event", *place)
+            if row is None:
+                return None
+            await _note(session, deed, place)
+            return _copy(row)
 
-    async def put_back(self, place: DeadPlace) -> None:
+    async def put_back(self, place: DeadPlace, *, deed: Deed | None = None) -> None:
         """Take the mark off again: the record did not reach Kafka."""
-        await self._pool.execute("put_back_dead_event", *place)
+        async with self._pool.transaction() as session:
+            await session.execute("put_back_dead_event", *place)
+            await _note(session, deed, place)
 
-    async def discard(self, place: DeadPlace) -> bool:
+    async def discard(self, place: DeadPlace, *, deed: Deed | None = None) -> bool:
         """Delete a dead event for good; tell whether it was there."""
-        return await self._pool.fetchrow("discard_dead_event", *place) is not None
+        async with self._pool.transaction() as session:
+            if await session.fetchrow("discard_dead_event", *place) is None:
+                return False
+            await _note(session, deed, place)
+            return True
+
+
+async def _note(session: Session, deed: Deed | None, place: DeadPlace) -> None:
+    if deed is not None:
+        await note(session, deed, place.shown, facts={"log_id": place.log_id})
 
 
 def _facts(row: asyncpg.Record) -> StoredDeadEvent:

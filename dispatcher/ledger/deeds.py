@@ -45,6 +45,11 @@ class Action(StrEnum):
     DELIVERY_RESENT = "delivery.resent"
     DELIVERY_CANCELED = "delivery.canceled"
     DELIVERY_RETRIED = "delivery.retried"
+    DEAD_EVENT_OPENED = "dead_event.opened"
+    DEAD_EVENT_REDRIVEN = "dead_event.redriven"
+    DEAD_EVENT_PUT_BACK = "dead_event.put_back"
+    """Kafka did not take it: the redrive before this line did not happen."""
+    DEAD_EVENT_DISCARDED = "dead_event.discarded"
 
 
 class Ask(NamedTuple):

@@ -11,7 +11,7 @@ import asyncpg
 import orjson
 import pytest
 
-from dispatcher.api.call import ApiServices, Resolve, RouteTable, Trials
+from dispatcher.api.call import ApiServices, Publish, Resolve, RouteTable, Trials
 from dispatcher.api.models import ProblemShown
 from dispatcher.api.problems import Problem
 from dispatcher.api.routes import ROUTES
@@ -60,6 +60,25 @@ class PaperTrials:
 
 
 PAPER_TRIALS = PaperTrials()
+
+
+@dataclass
+class PaperKafka:
+    """A Kafka that takes what it is given, or says why not."""
+
+    taken: list[tuple[Any, ...]] = field(default_factory=list)
+    fault: Exception | None = None
+
+    async def publish(
+        self, topic: str, value: bytes | None, *, key: bytes | None, headers: Sequence[tuple[str, bytes | None]]
+    ) -> tuple[int, int]:
+        if self.fault is not None:
+            raise self.fault
+        self.taken.append((topic, value, key, list(headers)))
+        return 0, len(self.taken)
+
+
+PAPER_KAFKA = PaperKafka()
 
 
 @dataclass(frozen=True)
@@ -204,6 +223,7 @@ async def serving(
     options: ApiOptions | None = None,
     resolve: Resolve | None = None,
     trials: Trials | None = PAPER_TRIALS,
+    publish: Publish | None = PAPER_KAFKA.publish,
 ) -> AsyncIterator[Api]:
     """Serve the API on a free port, with one account and a key for its test environment."""
     names = Names()
@@ -219,6 +239,7 @@ async def serving(
         resolve=resolve or names.resolve,
         on_endpoint_changed=changed.append,
         trials=trials,
+        publish=publish,
         source_ips=("192.0.2.0/28",),
         user_agent="Example-Webhooks/1",
     )

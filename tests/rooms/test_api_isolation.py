@@ -61,6 +61,11 @@ async def make_things(api: Api, tenant: Tenant) -> Things:
         await sql.execute("UPDATE endpoint SET status = 'deleted' WHERE endpoint_id = $1", busy)
         replay = await seeds.replay(busy)
         public_id = await sql.fetchval("SELECT public_id FROM endpoint WHERE endpoint_id = $1", endpoint)
+        await sql.execute(
+            "INSERT INTO dead_event (log_id, topic, part, off, reason, detail, headers) "
+            "VALUES ('log', 't', 0, 1, 'not_json', '', '[]') "
+            "ON CONFLICT (log_id, topic, part, off) DO UPDATE SET redriven_at = NULL"
+        )
         account = await sql.fetchval("SELECT public_id FROM account WHERE account_id = $1", tenant.account_id)
     show = api.services.delivery_ids.show
     key = await KeyLedger(api.pool).create(tenant, name="to be looked at")
@@ -70,7 +75,13 @@ async def make_things(api: Api, tenant: Tenant) -> Things:
 def path_of(route: Route, ids: dict[str, str]) -> str:
     chosen = {"resendDelivery": "finished"}.get(route.operation_id, route.path.split("/")[2])
     return route.path.format_map(
-        {"id": ids.get(chosen, ""), "n": "1", "type": "verification.completed", "host": "https%3A%2F%2Fseed%3A443"}
+        {
+            "id": ids.get(chosen, ""),
+            "n": "1",
+            "type": "verification.completed",
+            "host": "https%3A%2F%2Fseed%3A443",
+            "place": "t%2F0%2F1",
+        }
     )
 
 
