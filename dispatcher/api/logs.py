@@ -13,7 +13,7 @@ from dispatcher.api.models import DeliveriesQuery, EventsQuery, LogQuery, PageQu
 from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found
 from dispatcher.api.shapes import show_attempt, show_delivery, show_event_type, show_stats
 from dispatcher.kit import clock
-from dispatcher.ledger.lists import ListLedger
+from dispatcher.ledger.lists import ListLedger, LogFilter
 from dispatcher.ledger.logs import AttemptPlace, DeliveryPlace, EventPlace, LoggedAttempt
 from dispatcher.model.ids import parse_event_id
 
@@ -22,13 +22,14 @@ _POLL_SECONDS: Final = 0.3
 
 async def list_deliveries(call: Call) -> Answer:
     """List the deliveries of an endpoint, newest first."""
+    wanted = _wanted(call)
     endpoint = await _endpoint(call)
-    return await _deliveries(call, call.cursors(f"deliveries:{endpoint}"), endpoint)
+    return await _deliveries(call, call.cursors(f"deliveries:{endpoint}"), wanted, endpoint)
 
 
 async def list_all_deliveries(call: Call) -> Answer:
     """List the deliveries of all endpoints, newest first."""
-    return await _deliveries(call, call.cursors("deliveries"), None)
+    return await _deliveries(call, call.cursors("deliveries"), _wanted(call), None)
 
 
 async def read_delivery(call: Call) -> Answer:
@@ -153,9 +154,13 @@ def _attempts(call: Call, cursors: Cursors, page: Sequence[LoggedAttempt], follo
     return Answer({"data": [show_attempt(one, call.services.delivery_ids) for one in page], "next": shown_next})
 
 
-async def _deliveries(call: Call, cursors: Cursors, endpoint: int | None) -> Answer:
+def _wanted(call: Call) -> LogFilter:
     query: DeliveriesQuery = call.query
-    wanted = read_filter(query, call.services.catalogue, status=query.status)
+    return read_filter(query, call.services.catalogue, status=query.status)
+
+
+async def _deliveries(call: Call, cursors: Cursors, wanted: LogFilter, endpoint: int | None) -> Answer:
+    query: DeliveriesQuery = call.query
     before = None
     if query.after is not None:
         micros, number = cursors.read(query.after, 2)
