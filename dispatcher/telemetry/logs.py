@@ -34,6 +34,7 @@ _REPEATED: Final = frozenset(
         "duty_failed",
         "hosts_unavailable",
         "intake_waits",
+        "postgres_awaited",
         "settle_failed",
         "tokens_unavailable",
     }
