@@ -65,8 +65,8 @@ async def read_everything(api: Api, endpoint_id: str) -> list[bytes]:
     answers = []
     for route in ROUTES:
         if route.method == "GET" and route.status == 200:
-            host = "https%3A%2F%2Fexample.com%3A443"
-            values = {"id": endpoint_id, "n": "1", "type": "verification.completed", "host": host}
+            host, place = "https%3A%2F%2Fexample.com%3A443", "t%2F0%2F1"
+            values = {"id": endpoint_id, "n": "1", "type": "verification.completed", "host": host, "place": place}
             key = operator if route.scope is Scope.OPERATOR else api.key
             answers.append((await api.get(route.path.format_map(values), key=key)).raw)
     return answers
