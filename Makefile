@@ -20,7 +20,7 @@ ARGS ?=
 CHECKS := check-ruff check-format check-types check-imports check-dependencies check-spelling check-dead-code check-yaml
 
 .PHONY: help setup run test lint format types test-unit test-rooms test-contract test-journey test-kafka \
-        bench chaos schema verify lock clean $(CHECKS)
+        sweep bench chaos schema verify lock clean $(CHECKS)
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ test-journey: $(DEV_STAMP) ## Run the whole process through stops, kills and res
 
 test-kafka: $(DEV_STAMP) ## Run the tests that need a real Apache Kafka (a JDK and Maven)
 	@$(PYTEST) tests/kafka $(ARGS)
+
+sweep: $(DEV_STAMP) ## Run the tests of which `make test` runs a few: every guard taken out, the longest outages
+	@$(PYTEST) -m sweep $(ARGS)
 
 bench: $(DEV_STAMP) ## Measure throughput, CPU, latency and memory; prints ratios of one run
 	@exec $(BIN)/python -m tests.bench $(ARGS)

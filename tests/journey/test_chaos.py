@@ -11,7 +11,7 @@ from tests.chaos.world import Size
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
-POINTS = (Point.ACCEPT_SENT, Point.KAFKA_COMMITTED, Point.ATTEMPT_WRITTEN, Point.SETTLE_SENT)
+POINTS = (Point.ACCEPT_SENT, Point.ATTEMPT_WRITTEN, Point.SETTLE_SENT)
 
 
 async def test_kills_at_the_points_that_matter_lose_nothing_and_repeat_no_more_than_was_in_flight(

@@ -71,6 +71,7 @@ async def test_a_frozen_postgres_holds_everything_up_and_loses_nothing(
         postgres.stop()
 
 
+@pytest.mark.sweep
 async def test_an_outage_longer_than_every_lease_lets_nobody_take_over_the_living(
     kafka_server: KafkaServer, tmp_path: Path
 ) -> None:

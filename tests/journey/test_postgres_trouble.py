@@ -168,7 +168,7 @@ async def test_connections_killed_twice_a_second_cost_nothing(patient: Patient) 
 async def test_replies_that_get_lost_leave_neither_gap_nor_repeat(patient: Patient) -> None:
     async def trouble() -> None:
         down = patient.proxy.downstream
-        for _ in range(round(SECONDS * 2.5)):
+        for _ in range(round(SECONDS * 1.2)):
             # Greetings of new connections, then answers to statements.
             await down.until(down.n_bytes + 5_000)
             down.drop()

@@ -23,7 +23,15 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "DISPATCHER_TEST_TALLY"}
 
 
-@pytest.mark.parametrize("name", [name for name, guard in GUARDS.items() if guard.broken])
+IN_EVERY_RUN = {"fence", "flush-number"}
+NAMES = [
+    pytest.param(name, marks=() if name in IN_EVERY_RUN else pytest.mark.sweep)
+    for name, guard in GUARDS.items()
+    if guard.broken
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 async def test_without_a_guard_the_tests_that_need_it_fail(name: str, postgres_server: DatabaseServer) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.chaos.without", name, *GUARDS[name].broken, "-q", "-p", "no:cacheprovider"),
