@@ -100,6 +100,7 @@ class Deliverer:
             default_limits=limits,
             on_limits=self._adopt_limits,
         )
+        services.sender.may_write = replica.may_send
         self.recorder = Recorder(SettlementLedger(links.settlement, replica, services.delivery_ids), services.journal)
         self.courier = Courier(
             sender=services.sender,

@@ -83,6 +83,9 @@ class Sender:
         self._ids = ids
         self._getaddrinfo = getaddrinfo
         self._tls = make_tls_context(options.ca_file)
+        self.may_write: Callable[[float], bool] = lambda _: True
+        """Asked with the monotonic time just before a request is written: looking up, dialling or standing still may
+        have outlasted the lease, and then another replica has the delivery."""
         # By endpoint, each with the very target that it was made from.
         self._templates: dict[int, tuple[Target, Template]] = {}
         self._pool = Pool(options.most_idle)
@@ -184,6 +187,9 @@ class Sender:
 
     async def _exchange(self, connection: Connection, work: _Work, phases: Phases, *, reused: bool) -> Outcome | None:
         """Return the outcome on this connection, None when a reused one was already dead."""
+        if not self.may_write(clock.mono()):
+            connection.close()
+            return Outcome(OutcomeKind.INTERRUPTED, clock.mono() - work.started, phases=phases, reason="lease in doubt")
         signed_at = int(clock.now())
         try:
             request = self._fill(work.template, work.delivery, work.attempt_no, signed_at)

@@ -607,6 +607,22 @@ async def test_a_connection_in_use_across_a_new_policy_is_closed_after_its_excha
             await sink.emptied.wait()
 
 
+async def test_nothing_is_written_once_the_lease_is_in_doubt() -> None:
+    written: list[bytes] = []
+
+    async def script(visit: Visit) -> None:
+        await visit.until_client_leaves()
+
+    async with raw_sink(script) as sink, a_sender() as sender:
+        sender.may_write = lambda _: False
+        outcome = await sender.send(plain_target(sink.port), a_body(), 1, on_written=written.append)
+        async with asyncio.timeout(5):
+            await sink.emptied.wait()
+
+    assert (outcome.kind, outcome.reason) == (OutcomeKind.INTERRUPTED, "lease in doubt")
+    assert written == []
+
+
 async def test_many_hostile_servers_at_once_leave_nothing_behind() -> None:
     async def script(visit: Visit) -> None:
         kind = visit.number % 6
