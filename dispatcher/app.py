@@ -397,6 +397,9 @@ class Daemon:
             async with asyncio.TaskGroup() as group:
                 passing = _Passing(group, deliverer, intake)
                 roots = [group.create_task(_for_ever(name, work), name=name) for name, work in eternal]
+                if deliverer is not None:
+                    for task in (*roots, *passing.tasks):
+                        task.add_done_callback(partial(_halt_unless_done, deliverer.board))
                 if intake is not None:
                     await self._until_joined(intake)
                 await self._on_ready(self)
@@ -428,6 +431,11 @@ class _Passing:
         if intake is not None:
             self._taking.append(group.create_task(intake.run(), name="intake"))
 
+    @property
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Return all of them."""
+        return self._taking if self._deliverer is None else [*self._taking, self._recording]
+
     async def end(self, drain_seconds: float, stop: StopRequest) -> None:
         """Take nothing more, empty the lanes, write every result."""
         deliverer = self._deliverer
@@ -458,6 +466,12 @@ async def _refuse(deliveries: Sequence[Delivery]) -> None:
 
 async def _nothing() -> None:
     pass
+
+
+def _halt_unless_done(board: Board, task: asyncio.Task[None]) -> None:
+    """Let the board start nothing more when a root task fell, or was canceled because another one did."""
+    if task.cancelled() or task.exception() is not None:
+        board.halt()
 
 
 async def _for_ever(name: str, work: Coroutine[Any, Any, None]) -> None:

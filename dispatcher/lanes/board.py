@@ -262,6 +262,10 @@ class Board:
             await self._quiet.wait()
         return queued
 
+    def halt(self) -> None:
+        """Start nothing more: something this process needs has fallen, and what it sends now it could not record."""
+        self._stopped = True
+
     def interrupt(self) -> None:
         """Cancel every attempt under way."""
         for task in list(self._tasks):

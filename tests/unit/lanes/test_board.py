@@ -271,6 +271,18 @@ async def test_attempts_that_outlast_the_drain_are_interrupted_and_still_settled
     assert [s.attempt_no for s in world.settled] == [99] * 5
 
 
+async def test_a_halted_board_starts_nothing_even_when_its_attempts_are_cut() -> None:
+    world = World(limits=HostLimits(rate=1e6, burst=1_000_000, in_flight=5), seconds=3_600.0)
+    world.submit(20)
+    await asyncio.sleep(0.1)
+
+    world.board.halt()
+    world.board.interrupt()
+    await asyncio.sleep(10)
+
+    assert (len(world.started), len(world.settled)) == (5, 5)
+
+
 async def test_a_lane_without_work_is_forgotten() -> None:
     world = World()
 
