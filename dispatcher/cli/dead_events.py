@@ -1,174 +1,109 @@
-"""`dispatcher dead-events`: records that could not become events, straight in the database."""
+"""`dispatcher dead-events`: records that could not become events."""
 
-import asyncio
 import base64
-import os
-from typing import TYPE_CHECKING, Annotated, Any
+import re
+from typing import Annotated, Any, Final
+from urllib.parse import quote
 
-import orjson
 import typer
 
+from dispatcher.cli import dead_event_book
 from dispatcher.cli.asking import YesOption, demand
-from dispatcher.cli.database import with_pool
 from dispatcher.cli.grammar import Noun
-from dispatcher.cli.listing import collect
+from dispatcher.cli.listing import show_list
 from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, show_done, show_one, show_page
-from dispatcher.model.errors import DispatcherError
-
-if TYPE_CHECKING:
-    from dispatcher.ledger.connections import Pool
-    from dispatcher.ledger.dead_events import DeadPlace, DeadRecordCopy, StoredDeadEvent
+from dispatcher.cli.ways import Way
 
 app = Noun()
 
 _COLUMNS = ("id", "reason", "seen_at", "redriven_at", "detail…")
+_PLACE: Final = re.compile(r"[A-Za-z0-9._-]{1,249}/[0-9]{1,10}/[0-9]{1,19}")
+_LAST_PARTITION: Final = (1 << 31) - 1
+_LAST_OFFSET: Final = (1 << 63) - 1
 
-IdArgument = Annotated[str, typer.Argument(metavar="TOPIC/PARTITION/OFFSET", help="As `dead-events list` shows it.")]
+
+def _named(text: str) -> str:
+    partition, offset = [*text.split("/"), "", ""][1:3]
+    if not _PLACE.fullmatch(text) or int(partition) > _LAST_PARTITION or int(offset) > _LAST_OFFSET:
+        message = "a dead event is named like verification.events.v1/3/1042"
+        raise typer.BadParameter(message)
+    return text
+
+
+IdArgument = Annotated[
+    str, typer.Argument(metavar="TOPIC/PARTITION/OFFSET", help="As `dead-events list` shows it.", callback=_named)
+]
 
 
 @app.command("list")
-def list_(
-    limit: LimitOption = 50,
-    every: AllOption = False,
-    output: FormOption = Form.TABLE,
-) -> None:
+def list_(way: Way, limit: LimitOption = 50, every: AllOption = False, output: FormOption = Form.TABLE) -> None:
     """List dead events, latest first. Their values stay sealed.
 
     Example: dispatcher dead-events list -o jsonl
     """
-    from dispatcher.ledger.dead_events import DeadEventLedger
-
-    async def work(pool: "Pool") -> "list[StoredDeadEvent]":
-        book = DeadEventLedger(pool)
-        return await collect(
-            lambda last, n: book.page(before=None if last is None else (last.seen_at, last.place), limit=n),
-            limit=limit,
-            every=every,
-        )
-
-    rows = [_shown(found) for found in with_pool(work)]
-    show_page(rows, _COLUMNS, output, None if every else limit)
+    api = way.operator()
+    if api is None:
+        show_page(dead_event_book.rows(limit, every=every), _COLUMNS, output, None if every else limit)
+    else:
+        show_list(api, "/v1/dead_events", _COLUMNS, output, limit=limit, every=every)
 
 
 @app.command("show")
 def show(
+    way: Way,
     event: IdArgument,
     value: Annotated[
         bool, typer.Option("--value", help="Open the sealed value too; it may hold personal data.")
     ] = False,
     output: FormOption = Form.TABLE,
 ) -> None:
-    """Show one dead event with its headers.
+    """Show one dead event with its headers. Programs get the value in base64.
 
     Example: dispatcher dead-events show verification.events.v1/3/1042 --value
     """
-    from dispatcher.ledger.dead_events import DeadEventLedger
-
-    async def work(pool: "Pool") -> "DeadRecordCopy | None":
-        return await DeadEventLedger(pool).find(await _place(pool, event))
-
-    found = with_pool(work)
-    if found is None:
-        raise _not_there(event)
-    row = _shown(found.facts)
-    row["headers"] = {name: None if text is None else text.decode("utf-8", "replace") for name, text in _headers(found)}
-    if value:
-        opened = _open(found)
-        row["value"] = None if opened is None else opened.decode("utf-8", "replace")
-    show_one(row, output)
+    api = way.operator()
+    if api is None:
+        found = dead_event_book.read(event, value=value)
+    else:
+        found = api.get(_path(event), value="true" if value else None)
+    show_one(_readable(found) if output is Form.TABLE else found, output)
 
 
 @app.command("redrive")
-def redrive(event: IdArgument, output: FormOption = Form.TABLE) -> None:
+def redrive(way: Way, event: IdArgument, output: FormOption = Form.TABLE) -> None:
     """Publish a dead event's record to its topic again, once its cause is mended.
 
     Example: dispatcher dead-events redrive verification.events.v1/3/1042
     """
-    from dispatcher.ledger.dead_events import DeadEventLedger
-
-    async def work(pool: "Pool") -> tuple[int, int]:
-        ledger = DeadEventLedger(pool)
-        place = await _place(pool, event)
-        found = await ledger.take(place)
-        if found is None:
-            message = f"{event} was redriven before; `dead-events show` tells when"
-            raise DispatcherError(message)
-        try:
-            return await _publish(found)
-        except BaseException:
-            await asyncio.shield(ledger.put_back(place))
-            raise
-
-    partition, offset = with_pool(work)
-    done = {"id": event, "redriven": True, "partition": partition, "offset": offset}
-    show_done(done, f"published {event} again, as partition {partition} offset {offset}", output)
+    api = way.operator()
+    done = dead_event_book.redrive(event) if api is None else api.call("POST", f"{_path(event)}/redrive")
+    place = f"partition {done['partition']} offset {done['offset']}"
+    show_done(done, f"published {event} again, as {place}", output)
 
 
 @app.command("discard")
-def discard(event: IdArgument, yes: YesOption = False, output: FormOption = Form.TABLE) -> None:
+def discard(way: Way, event: IdArgument, yes: YesOption = False, output: FormOption = Form.TABLE) -> None:
     """Delete a dead event for good.
 
     Example: dispatcher dead-events discard verification.events.v1/3/1042
     """
-    from dispatcher.ledger.dead_events import DeadEventLedger
-
+    api = way.operator()
     demand(f"Delete {event} for good?", yes=yes)
-
-    async def work(pool: "Pool") -> bool:
-        return await DeadEventLedger(pool).discard(await _place(pool, event))
-
-    if not with_pool(work):
-        raise _not_there(event)
+    if api is None:
+        dead_event_book.discard(event)
+    else:
+        api.call("DELETE", _path(event))
     show_done({"id": event, "discarded": True}, f"discarded {event}", output)
 
 
-async def _place(pool: "Pool", text: str) -> "DeadPlace":
-    from dispatcher.ledger.dead_events import DeadEventLedger
-
-    topic, partition, offset = ([*text.rsplit("/", 2), "", ""])[:3]
-    if not (topic and partition.isdigit() and offset.isdigit()):
-        message = "a dead event is named like verification.events.v1/3/1042"
-        raise DispatcherError(message)
-    places = await DeadEventLedger(pool).places(topic, int(partition), int(offset))
-    if not places:
-        raise _not_there(text)
-    return places[0]
+def _path(event: str) -> str:
+    return f"/v1/dead_events/{quote(event, safe='')}"
 
 
-def _not_there(event: str) -> DispatcherError:
-    return DispatcherError(f"there is no dead event {event}; `dead-events list` shows them")
-
-
-def _shown(found: "StoredDeadEvent") -> dict[str, Any]:
-    place = found.place
-    return {
-        "id": f"{place.topic}/{place.partition}/{place.offset}",
-        "reason": found.reason.value,
-        "detail": found.detail,
-        "key": None if found.key is None else found.key.decode("utf-8", "replace"),
-        "seen_at": found.seen_at,
-        "redriven_at": found.redriven_at,
-    }
-
-
-def _headers(found: "DeadRecordCopy") -> list[tuple[str, bytes | None]]:
-    return [(name, None if text is None else base64.b64decode(text)) for name, text in orjson.loads(found.headers)]
-
-
-def _open(found: "DeadRecordCopy") -> bytes | None:
-    from dispatcher.cli.client import ready_file
-    from dispatcher.settings import load
-    from dispatcher.vault import Vault
-
-    if found.sealed_value is None:
-        return None
-    key_file = load(os.environ, required=False).secrets.key_file or ready_file().with_name("key-ring.json")
-    return Vault.load(key_file).open(found.sealed_value, found.facts.place.seal)
-
-
-async def _publish(found: "DeadRecordCopy") -> tuple[int, int]:
-    from dispatcher.cli.kafka import kafka_place
-    from dispatcher.intake.producer import Producer
-
-    async with Producer(kafka_place().settings) as producer:
-        return await producer.send(found.facts.place.topic, _open(found), key=found.facts.key, headers=_headers(found))
+def _readable(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a dead event as a person reads it: headers by name, the value as text."""
+    row = {**found, "headers": {one["name"]: one["value"] for one in found["headers"]}}
+    if "value_base64" in row:
+        value = row.pop("value_base64")
+        row["value"] = None if value is None else base64.b64decode(value).decode("utf-8", "replace")
+    return row

@@ -378,7 +378,9 @@ async def test_what_people_wrote_cannot_move_the_cursor(shop: Shop) -> None:
         ("accounts list --database --api-key whd_op_x", 2, ("--database", "--api-key")),
         ("accounts create --id nonsense", 2, ("acct_",)),
         ("hosts show https://nobody.example:443", 1, ("hosts list",)),
-        ("dead-events show nonsense", 1, ("named like",)),
+        ("dead-events show nonsense", 2, ("named like",)),
+        ("dead-events show topic/0/99999999999999999999", 2, ("named like",)),
+        ("dead-events show topic/0/1", 1, ("dead-events list",)),
         ("profile use nobody", 1, ("no profile nobody", "dispatcher login")),
         ("events tail --endpoint " + "x" * 65, 1, ("endpoint: ",)),
         ("listen --forward-to ftp://x", 2, ("http://localhost:3000/webhooks",)),
@@ -493,8 +495,40 @@ async def test_a_dead_event_is_published_again(shop: Shop, kafka_server: KafkaSe
     said = await shop.terminal.run("dead-events", "redrive", shop.dead_event, "-o", "json")
     again = await shop.terminal.run("dead-events", "redrive", shop.dead_event, code=1)
 
-    assert said.json["redriven"] is True
+    assert said.json["id"] == shop.dead_event
     assert "redriven before" in again.err
+
+
+async def test_dead_events_go_through_the_api_with_an_operators_key(shop: Shop) -> None:
+    key = await KeyLedger(shop.api.pool).create(None)
+    shop.terminal.environment["DISPATCHER_API_KEY"] = key.text
+
+    for words in (("list", "--all"), ("show", shop.dead_event), ("show", shop.dead_event, "--value")):
+        through_api = (await shop.terminal.run("dead-events", *words, "-o", "json")).json
+        direct = (await shop.terminal.run("dead-events", *words, "--database", "-o", "json")).json
+        assert timeless(through_api) == timeless(direct)
+    read = await shop.terminal.run("dead-events", "show", shop.dead_event, "--value")
+    redriven = await shop.terminal.run("dead-events", "redrive", shop.dead_event)
+    again = await shop.terminal.run("dead-events", "redrive", shop.dead_event, code=1)
+    await shop.terminal.run("dead-events", "discard", shop.dead_event, "--yes")
+    gone = await shop.terminal.run("dead-events", "show", shop.dead_event, code=1)
+
+    assert "at byte 3" in read.out
+    assert "partition 0 offset 1" in redriven.out + redriven.err
+    assert "redriven_before" in again.err
+    assert "404" in gone.err
+    async with shop.api.sql() as sql:
+        noted = await sql.fetch("SELECT action FROM audit_log WHERE actor = $1 ORDER BY audit_id", key.key_id)
+    deeds = ["opened", "opened", "redriven", "discarded"]
+    assert [row["action"] for row in noted] == [f"dead_event.{deed}" for deed in deeds]
+
+
+def timeless(found: object) -> object:
+    """Return what was found without its instants, which the database tells to the microsecond."""
+    if isinstance(found, list):
+        return [timeless(one) for one in found]
+    assert isinstance(found, dict)
+    return {name: value for name, value in found.items() if not name.endswith("_at")}
 
 
 @pytest.mark.parametrize(
