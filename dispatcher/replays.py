@@ -16,7 +16,7 @@ from dispatcher.kit import clock
 from dispatcher.model.errors import PoisonBatch, Unavailable
 from dispatcher.model.replay import ReplayState, Step, Work
 
-_LOOK_SECONDS: Final = 0.25
+_LOOK_SECONDS: Final = 0.5
 _AGAIN_SECONDS: Final = 1.0
 _STRAYS_SECONDS: Final = 30.0
 

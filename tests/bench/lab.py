@@ -55,7 +55,7 @@ class Lab:
             "EGRESS__ALLOW_HTTP": "true",
             "EGRESS__CA_FILE": str(self.folder / "ca.pem"),
             "LIMITS__HOST_RATE": "100000",
-            "LIMITS__HOST_BURST": "10000",
+            "LIMITS__HOST_BURST": "100001",
             "LIMITS__HOST_IN_FLIGHT": "3",
             "LIMITS__IN_FLIGHT": "50",
             "DATA_DIR": str(self.folder / "data"),

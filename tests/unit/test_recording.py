@@ -100,6 +100,22 @@ async def test_a_lone_settlement_is_written_within_the_linger_time() -> None:
     task.cancel()
 
 
+@pytest.mark.parametrize(("per_second", "fewest", "most"), [(1_000, 15, 35), (5_000, 350, 500)])
+async def test_a_busy_process_waits_for_fuller_batches(per_second: int, fewest: int, most: int) -> None:
+    book = Book(seconds=0.005)
+    recorder = Recorder(book, Meter())
+    task = asyncio.get_running_loop().create_task(recorder.run())
+
+    for _ in range(per_second):
+        recorder.settle(a_settlement())
+        await asyncio.sleep(1 / per_second)
+
+    sizes = [len(batch) for batch in book.batches][2:]
+    assert fewest <= min(sizes)
+    assert max(sizes) <= most
+    task.cancel()
+
+
 async def test_settlements_that_come_during_a_flush_share_the_next_one() -> None:
     book = Book(seconds=1.0)
     recorder = Recorder(book, Meter())
