@@ -357,6 +357,7 @@ class Daemon:
             resolve=services.sender.look_up,
             on_endpoint_changed=deliverer.directory.forget if deliverer is not None else lambda _: None,
             source_ips=tuple(settings.egress.source_ips),
+            source_ips_change_at=settings.egress.source_ips_change_at,
             publish=partial(publish, kafka_settings(settings)) if settings.kafka.bootstrap_servers else None,
             trials=None if deliverer is None else Trials(deliverer.directory, services.sender),
             user_agent=services.sender.user_agent,

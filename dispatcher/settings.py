@@ -5,6 +5,7 @@ A setting is the environment variable `DISPATCHER_<GROUP>__<NAME>` or the same k
 below each field is what the generated table in the README says.
 """
 
+import datetime as dt
 import difflib
 import json
 import tomllib
@@ -68,6 +69,21 @@ def _read_topics(value: object) -> object:
     if isinstance(value, str) and len(value) > 2 and value.startswith("/") and value.endswith("/"):
         return (value,)
     return _read_list(value)
+
+
+def _read_instant(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if not value:
+        return None
+    message = "give an instant with its offset, like 2026-12-01T06:00:00Z"
+    try:
+        instant = dt.datetime.fromisoformat(value)
+    except ValueError as fault:
+        raise ValueError(message) from fault
+    if instant.tzinfo is None:
+        raise ValueError(message)
+    return instant.astimezone(dt.UTC)
 
 
 def _read_bytes(value: object) -> object:
@@ -212,6 +228,9 @@ class Egress(Group):
     deny_cidrs: CidrsField = _doc((), description="Own public ranges to refuse.")
     source_ips: CidrsField = _doc(
         (), description="Where requests come from, for customers' firewalls: told by `GET /v1/webhook_source_ips`."
+    )
+    source_ips_change_at: Annotated[dt.datetime | None, BeforeValidator(_read_instant)] = _doc(
+        None, description="When they change next, as `2026-12-01T06:00:00Z`: told there, too, as `changes_at`."
     )
     allow_http: bool = _doc(
         default=False, description="http:// endpoints, in the test environment only. Embedded: true."

@@ -1,5 +1,6 @@
 """The nouns of the API: a route, a call on its way through one, its answer, and what handlers work with."""
 
+import datetime as dt
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,7 +60,8 @@ class ApiServices:
     """What the API works with; the caller owns all of it. `pool` outlives the server.
 
     `trials` is None in a process that does not deliver, `publish` in one that knows no Kafka. `source_ips` are told to
-    customers, for their firewalls. `user_agent` is how requests to endpoints name their sender.
+    customers, for their firewalls, with the time of the next change if one is planned. `user_agent` is how requests to
+    endpoints name their sender.
 
     `url_rules` are the test environment's; in live http is refused whatever they say. `host_defaults` are given
     to a host seen for the first time. `on_endpoint_changed` is told an endpoint's number after each commit.
@@ -78,6 +80,7 @@ class ApiServices:
     user_agent: str
     publish: Publish | None = None
     source_ips: tuple[str, ...] = ()
+    source_ips_change_at: dt.datetime | None = None
     listeners: Listeners = field(default_factory=Listeners)
 
 

@@ -11,7 +11,7 @@ from dispatcher.api.cursors import Cursors, from_micros, to_micros
 from dispatcher.api.filters import read_filter
 from dispatcher.api.models import DeliveriesQuery, EventsQuery, LogQuery, PageQuery
 from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found
-from dispatcher.api.shapes import show_attempt, show_delivery, show_event_type, show_stats
+from dispatcher.api.shapes import show_attempt, show_delivery, show_event_type, show_instant, show_stats
 from dispatcher.kit import clock
 from dispatcher.ledger.lists import ListLedger, LogFilter
 from dispatcher.ledger.logs import AttemptPlace, DeliveryPlace, EventPlace, LoggedAttempt
@@ -120,7 +120,8 @@ async def read_schema(call: Call) -> Answer:
 
 async def read_source_ips(call: Call) -> Answer:
     """Show the addresses that requests come from."""
-    return Answer({"data": call.services.source_ips, "changes_at": None})
+    services = call.services
+    return Answer({"data": services.source_ips, "changes_at": show_instant(services.source_ips_change_at)})
 
 
 async def read_openapi(call: Call) -> Answer:

@@ -1,5 +1,6 @@
 """A served API on a database of its own, and a client that holds every answer against the route table."""
 
+import datetime as dt
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -241,6 +242,7 @@ async def serving(
         trials=trials,
         publish=publish,
         source_ips=("192.0.2.0/28",),
+        source_ips_change_at=dt.datetime(2026, 12, 1, 6, tzinfo=dt.UTC),
         user_agent="Example-Webhooks/1",
     )
     account = await AccountLedger(pool).create()

@@ -447,4 +447,4 @@ async def test_only_the_feed_can_wait(logged: Logged) -> None:
 async def test_where_requests_come_from_is_told_to_everybody(api: Api) -> None:
     reply = await api.get("/v1/webhook_source_ips", key=None)
 
-    assert reply.body == {"data": ["192.0.2.0/28"], "changes_at": None}
+    assert reply.body == {"data": ["192.0.2.0/28"], "changes_at": "2026-12-01T06:00:00.000Z"}

@@ -1,5 +1,6 @@
 """Settings: every fault at once, the right source wins, nothing secret is shown."""
 
+import datetime as dt
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,12 @@ def test_embedded_defaults_yield_to_whatever_is_set_even_to_nothing() -> None:
     assert (strict.egress.allow_cidrs, strict.egress.allow_http) == ((), False)
 
 
+def test_an_instant_is_kept_in_utc(needed: dict[str, str]) -> None:
+    settings = load({**needed, "DISPATCHER_EGRESS__SOURCE_IPS_CHANGE_AT": "2026-12-01T07:00:00+01:00"})
+
+    assert settings.egress.source_ips_change_at == dt.datetime(2026, 12, 1, 6, tzinfo=dt.UTC)
+
+
 def test_no_secret_is_shown(needed: dict[str, str], tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_text("hunter23\n")
@@ -153,6 +160,8 @@ def test_a_password_from_a_file_takes_the_place_of_the_one_in_the_url(needed: di
         ({"RETENTION__RESPONSE_DAYS": "91"}, "at least as long as events"),
         ({"DATABASE__URL": "mysql://db"}, "begins with postgresql://"),
         ({"HTTP__BIND": "localhost"}, "give host:port"),
+        ({"EGRESS__SOURCE_IPS_CHANGE_AT": "2026-12-01T06:00:00"}, "an instant with its offset"),
+        ({"EGRESS__SOURCE_IPS_CHANGE_AT": "soon"}, "an instant with its offset"),
         ({"HTTP__BIND": "localhost:65536"}, "give host:port"),
         ({"METRICS__BIND": "localhost:-1"}, "give host:port"),
         ({"RETRY__LIVE": ""}, "1 to 24 entries"),
