@@ -4,17 +4,21 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from enum import StrEnum
 from random import Random
 from types import MappingProxyType
 from typing import Final, NamedTuple
+
+import asyncpg
 
 from dispatcher.kit.failpoints import HANG, Point
 from tests.chaos.world import ChaosWorld
 from tests.support.daemon import Daemon
 
 _DEATH_SECONDS: Final = 30.0
+_OLD_DAY_SECONDS: Final = 0.1
 _AFTERMATH_SECONDS: Final = 3.0
 """How long a process that raised may take to end; one that is still there then goes on."""
 
@@ -96,12 +100,10 @@ class Sweep:
         n_before = len(self._processes.faults)
         slot = await self._free_slot()
         victim = self._processes.make(slot, armed)
-        if point in (Point.DETACH_SENT, Point.DAY_DETACHED):
-            # So that there is something to drop.
-            await self._world.world.fetch("SELECT make_day((now() AT TIME ZONE 'UTC')::date - 40)")
-        await victim.launch()
-        await self._lead_to(point, victim, slot)
-        reached = await self._until(lambda: _has_spoken(victim), _DEATH_SECONDS)
+        async with self._something_to_drop(point):
+            await victim.launch()
+            await self._lead_to(point, victim, slot)
+            reached = await self._until(lambda: _has_spoken(victim), _DEATH_SECONDS)
         self._processes.died(victim, armed, 0)
         how = await self._aftermath(victim, action)
         self._processes.ends[how] += 1
@@ -111,6 +113,29 @@ class Sweep:
         exposed = sum(fault.exposed for fault in self._processes.faults[n_before:])
         n_kills = len(self._processes.faults) - n_before
         return Cycle(armed, n_kills, exposed, time.monotonic() - began, reached, target)
+
+    @asynccontextmanager
+    async def _something_to_drop(self, point: Point) -> AsyncIterator[None]:
+        """See to it that there is an old day where one is needed: again and again, for all processes drop it."""
+
+        async def make() -> None:
+            while True:
+                # It is refused while the day stands half-detached.
+                with contextlib.suppress(asyncpg.PostgresError):
+                    await self._world.world.fetch("SELECT make_day((now() AT TIME ZONE 'UTC')::date - 40)")
+                await asyncio.sleep(_OLD_DAY_SECONDS)
+
+        if point not in (Point.DETACH_SENT, Point.DAY_DETACHED):
+            yield
+            return
+        making = asyncio.get_running_loop().create_task(make(), name="old-day")
+        try:
+            yield
+        finally:
+            making.cancel()
+            await asyncio.wait([making])
+            if not making.cancelled():
+                making.result()
 
     async def _lead_to(self, point: Point, victim: Daemon, slot: int) -> None:
         """Do what it takes for a process to come to a point that it does not come to by itself."""
