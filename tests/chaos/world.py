@@ -40,6 +40,17 @@ _OTHERS_SHARE: Final = 0.2
 """So many of the events are a second account's."""
 
 
+_HOW_IT_STANDS: Final = (
+    "SELECT *, now() AS seen_at FROM replica",
+    "SELECT host_id, authority, scale, tat, paused_until FROM host",
+    "SELECT endpoint_id, status, public_id FROM endpoint",
+    "SELECT topic, part, next_offset FROM ingest_progress",
+    "SELECT owner, endpoint_id, host_id, count(*), min(due_at), max(due_at) FROM delivery GROUP BY 1, 2, 3",
+    "SELECT pid, application_name, state, wait_event_type, wait_event, xact_start, query FROM pg_stat_activity",
+    "SELECT pid, relation::regclass::text AS relation, locktype, mode, granted FROM pg_locks WHERE NOT fastpath",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Size:
     """How big the world is. `n_processes` is how many there are at first; a run may change it up to `most`."""
@@ -158,14 +169,22 @@ class ChaosWorld:
     async def quiesce(self, seconds: float) -> float:
         """Stop producing and wait until nothing is open, at most so long; return how long it took.
 
-        What is left is the checker's to find.
+        What is left is the checker's to find; how it stands then is written to `not-quiet.txt`.
         """
         self.load.stopped = True
         began = time.monotonic()
         n_events = len(self.load.publisher.acknowledged_ids())
-        with contextlib.suppress(TimeoutError):
+        try:
             await self.world.until_settled(n_events, seconds=seconds)
+        except TimeoutError:
+            await self._tell_how_it_stands()
         return time.monotonic() - began
+
+    async def _tell_how_it_stands(self) -> None:
+        with (self.world.folder / "not-quiet.txt").open("w") as file:
+            for query in _HOW_IT_STANDS:
+                file.write(f"{query}\n")
+                file.writelines(f"  {dict(row)}\n" for row in await self.world.fetch(query))
 
     async def replay(self) -> None:
         """Start a replay of what is missing at every endpoint: nothing, if all is well. Every process steps them."""
