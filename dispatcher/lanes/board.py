@@ -300,6 +300,10 @@ class Board:
             for queue in lane.queues.values():
                 queue.is_probing = True
             self._send_back(lane, lane.queues.values(), seconds)
+            if lane.place is Place.WAITING:
+                # Nobody brings it tokens any more: what comes after the pause has to ask anew.
+                self._desk.forget(lane)
+                lane.place = Place.IDLE
 
     def _empty_endpoint(self, endpoint_id: int, seconds: float) -> None:
         for lane in self._lanes.values():

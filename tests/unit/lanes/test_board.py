@@ -441,6 +441,21 @@ async def test_a_paused_host_gives_back_what_it_holds_and_takes_nothing_until_th
     assert world.board.held_bytes > 0
 
 
+async def test_a_host_that_was_found_paused_when_it_wanted_tokens_goes_on_after_the_pause() -> None:
+    world = World(limits=HostLimits(rate=10.0, burst=10, in_flight=1))
+    world.tokens.paused[1] = asyncio.get_running_loop().time() + 5.0
+
+    world.submit(3)
+    await asyncio.sleep(0.1)
+    sent_back = [s.verdict.kind for s in world.settled]
+    await asyncio.sleep(6.0)
+    world.submit(3)
+    await asyncio.sleep(2.0)
+
+    assert sent_back == ["parked"] * 3
+    assert len(world.started) == 3
+
+
 async def test_a_paused_endpoint_leaves_its_neighbours_alone() -> None:
     world = World()
     world.board.pause_endpoint(1, 5.0)
