@@ -171,6 +171,7 @@ class Sweep:
             if action is Action.KILL:
                 await victim.kill()
                 return "did not come to its point"
+            self._processes.went_on(victim)
             return f"went on after {action}"
         return f"{action}, exit {code}"
 

@@ -30,6 +30,8 @@ _STOP_SECONDS: Final = 30.0
 """What is under way may take 10 s here; the rest of a stop is bounded, too."""
 
 _JUST_BEFORE_SECONDS: Final = 0.02
+_ARRIVED_SECONDS: Final = 0.5
+"""By then the endpoints have written down whatever had left a process that was stopped; far less than a lease."""
 _LAST_WORDS: Final = re.compile(r"^failpoint \S+ exposed=(\d+)$", re.MULTILINE)
 _TAKEN_OVER: Final = "was taken over"
 _AWAY: Final = "cannot connect to Postgres"
@@ -98,7 +100,7 @@ class Processes:
                 seen = await daemon.metrics()
                 n = seen["dispatcher_in_flight"] + seen["dispatcher_unsettled"]
         daemon.send(signal.SIGSTOP)
-        await asyncio.sleep(_JUST_BEFORE_SECONDS)
+        await asyncio.sleep(_ARRIVED_SECONDS)
         return self.died(daemon, what, round(n) + self.sent_since(daemon.name, asked))
 
     async def kill(self, daemon: Daemon) -> Fault:
@@ -121,6 +123,11 @@ class Processes:
         if (replica := replica_of(log)) is not None:
             self.deaths[replica] = fault
         return fault
+
+    def went_on(self, daemon: Daemon) -> None:
+        """Note that a process lives on after its fault: nobody has to take it over."""
+        for replica in [one for one, fault in self.deaths.items() if fault.sender == daemon.name]:
+            del self.deaths[replica]
 
     def blame(self, daemon: Daemon, what: str, exposed: int) -> Fault:
         """Note that a process may repeat more than was known when it died."""
