@@ -7,6 +7,7 @@ dead: it is terminated, never closed politely (a close can wait for ever on a se
 """
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, TypeVar
@@ -41,9 +42,18 @@ HOT: Final = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejo
 whenever its statistics say that it is empty, as they do after every drained backlog."""
 
 
+TAG_LENGTH: Final = 16
+"""Of the end of a session's name that says which process it belongs to."""
+
+
 def _settings(name: str, *, is_hot: bool = False) -> dict[str, str]:
     plain = {
         "application_name": f"dispatcher-{name}",
+        # Of a client that is gone without a word a session lives on, locks and all, for a quarter of an hour otherwise.
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "3",
+        "tcp_user_timeout": "20000",
         "timezone": "UTC",
         "statement_timeout": f"{int(STATEMENT_SECONDS * 1000)}",
         "lock_timeout": "2000",
@@ -87,12 +97,14 @@ async def patiently(work: Callable[[], Awaitable[T]], *, seconds: float = _START
 class Link:
     """One connection for one hot job, opened again after every fault; one statement at a time.
 
-    Own it with `aclose`. `on_lost` is called (no arguments) whenever a statement's outcome became unknown.
+    Own it with `aclose`. `on_lost` is called (no arguments) whenever a statement's outcome became unknown. `tag` tells
+    the sessions of one process from others'; by it whoever takes the process over ends them.
     """
 
-    def __init__(self, url: str, name: str, *, on_lost: Callable[[], None] | None = None) -> None:
+    def __init__(self, url: str, name: str, *, tag: str = "", on_lost: Callable[[], None] | None = None) -> None:
+        self.tag: Final = tag
         self._url = url
-        self._name = name
+        self._name = f"{name}-{tag}" if tag else name
         self._on_lost = on_lost
         self._connection: asyncpg.Connection | None = None
         self._turn = asyncio.Lock()
@@ -253,12 +265,13 @@ class Links:
 
     def __init__(self, url: str) -> None:
         self.lost: Callable[[], None] = lambda: None
-        self.intake = Link(url, "intake", on_lost=lambda: self.lost())  # noqa: PLW0108 - `lost` is set later
-        self.settlement = Link(url, "settlement")
-        self.claims = Link(url, "claims", on_lost=lambda: self.lost())  # noqa: PLW0108 - the same
-        self.hosts = Link(url, "hosts")
-        self.replays = Link(url, "replays")
-        self.control = Link(url, "control")
+        tag = secrets.token_hex(TAG_LENGTH // 2)
+        self.intake = Link(url, "intake", tag=tag, on_lost=lambda: self.lost())  # noqa: PLW0108 - `lost` is set later
+        self.settlement = Link(url, "settlement", tag=tag)
+        self.claims = Link(url, "claims", tag=tag, on_lost=lambda: self.lost())  # noqa: PLW0108 - the same
+        self.hosts = Link(url, "hosts", tag=tag)
+        self.replays = Link(url, "replays", tag=tag)
+        self.control = Link(url, "control", tag=tag)
 
     async def aclose(self) -> None:
         """Terminate all six."""

@@ -66,10 +66,12 @@ class Replica:
 async def register(link: Link, pod: str, lease_seconds: float, *, delivers: bool = True) -> Replica:
     """Enter a new replica and return it; its number was never used before. Unavailable when Postgres is away.
 
+    It is known to own the sessions that bear the link's tag: who takes it over ends them.
+
     `delivers` tells the others whether this one sends requests, and so takes a share of each host's limits.
     """
     sent = clock.mono()
-    row = await link.fetchrow("register", pod, lease_seconds, delivers)
+    row = await link.fetchrow("register", pod, lease_seconds, delivers, link.tag or None)
     return Replica(row["replica_id"], lease_seconds, sent)
 
 
@@ -102,7 +104,8 @@ class Membership:
         """Remove replicas whose lease ended and free their rows; return how many replicas and how many rows.
 
         One transaction of three statements, so that the release takes its snapshot after the lock: rows of an
-        accept that committed in between are seen. Does nothing unless `may_take_over`.
+        accept that committed in between are seen. Does nothing unless `may_take_over`. A replica whose session is in
+        the middle of a statement is left for the next call: its sessions are ended by this one.
         """
         if not self._replica.may_take_over(clock.mono()):
             return 0, 0

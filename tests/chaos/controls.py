@@ -118,6 +118,10 @@ def _never_adopt() -> None:
     _replace("dispatcher.ledger.claims:ClaimLedger", "adopt", nothing)
 
 
+def _leave_sessions() -> None:
+    _reword("expired", "pg_terminate_backend(a.pid)", "a.pid")
+
+
 def _forget_strays() -> None:
     _replace("dispatcher.lanes.due", "_STRAY_SECONDS", math.inf)
 
@@ -225,6 +229,12 @@ GUARDS: Final[Mapping[str, Guard]] = MappingProxyType(
             ),
             in_chaos=True,
             inline=(_SETTLEMENT + "test_without_its_number_a_repeated_batch_would_be_written_twice",),
+        ),
+        "sessions": Guard(
+            ("I1", "I7"),
+            "the sessions of a replica whose lease is over are ended, so that none of their locks delays its takeover",
+            _leave_sessions,
+            broken=(_REPLICAS + "test_a_session_that_waits_for_a_frozen_client_delays_no_takeover",),
         ),
         "settling": Guard(
             ("I1",),

@@ -12,7 +12,7 @@ import asyncpg
 
 from dispatcher.kit import clock
 from dispatcher.ledger.claims import ClaimLedger
-from dispatcher.ledger.connections import Link
+from dispatcher.ledger.connections import TAG_LENGTH, Link
 from dispatcher.ledger.health import HealthLedger
 from dispatcher.ledger.hosts import HostLedger
 from dispatcher.ledger.intake import IntakeLedger
@@ -67,7 +67,8 @@ class Process:
     """One replica as Postgres sees it, with its own links."""
 
     def __init__(self, url: str, *, full_hosts: Sequence[int] = (), delivers: bool = True) -> None:
-        self.links = {name: Link(url, name) for name in ("intake", "settlement", "claims", "hosts", "control")}
+        tag = secrets.token_hex(TAG_LENGTH // 2)
+        self.links = {name: Link(url, name, tag=tag) for name in ("intake", "settlement", "claims", "hosts", "control")}
         self.full_hosts = list(full_hosts)
         self.full_endpoints: list[int] = []
         self._delivers = delivers
@@ -118,9 +119,9 @@ class World:
         self.sql = connection
         self.processes: list[Process] = []
 
-    async def process(self, **options: Any) -> Process:
-        """Open one more replica."""
-        made = Process(self.url, **options)
+    async def process(self, *, url: str | None = None, **options: Any) -> Process:
+        """Open one more replica; `url` is another way to the database."""
+        made = Process(url or self.url, **options)
         self.processes.append(made)
         return await made.open()
 
@@ -162,9 +163,9 @@ class World:
         )
         return number
 
-    async def waiting(self, account: str, endpoint: int, n: int, *, seconds_ago: float = 1.0) -> None:
-        """Make `n` deliveries of one event that wait, due `seconds_ago`."""
-        event = an_event(account)
+    async def waiting(self, account: str, endpoint: int, n: int, *, seconds_ago: float = 1.0, **changes: Any) -> None:
+        """Make `n` deliveries of one event that wait, due `seconds_ago`; `changes` are the event's."""
+        event = an_event(account, **changes)
         today = clock.utcnow().date()
         await self.sql.execute(
             "INSERT INTO event (event_day, event_id, account_id, environment, event_type, occurred_at, body)"

@@ -287,7 +287,7 @@ async def test_a_connection_that_dies_makes_the_outcome_unknown_and_the_next_cal
         blocked = asyncio.get_running_loop().create_task(process.intake.accept(batch))
         await world.until_blocked(1)
         await world.sql.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'dispatcher-intake'"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'dispatcher-intake-%'"
             " AND datname = current_database()"
         )
         with pytest.raises(Unavailable):

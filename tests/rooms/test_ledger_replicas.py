@@ -1,12 +1,15 @@
 """Leases and takeover on a real Postgres: S5, S6 and the safety net."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 import pytest
 
 from dispatcher.kit import clock
 from dispatcher.model.errors import Fenced
 from tests.rooms.ledger_world import LEASE_SECONDS, World, a_batch, an_event, open_ledger
+from tests.support.faults import FaultProxy
 from tests.support.servers import DatabaseServer
 
 
@@ -68,6 +71,38 @@ async def test_a_dead_replicas_rows_are_freed_and_its_late_statements_change_not
     with pytest.raises(Fenced):
         await dead.claim()
     assert await world.value("SELECT count(*) FROM delivery WHERE owner = $1", survivor.replica.replica_id) == 5
+
+
+async def test_a_session_that_waits_for_a_frozen_client_delays_no_takeover(world: World, clock_of: list[float]) -> None:
+    account, host = await world.account(), await world.host()
+    endpoint = await world.endpoint(account, host=host)
+    # More than the kernel and the proxy take in: the session waits in the middle of its answer.
+    await world.waiting(account, endpoint, 100, body=b"x" * 262_144)
+    server = urlsplit(world.url)
+    assert server.port is not None
+    async with FaultProxy.between("127.0.0.1", server.port) as proxy:
+        frozen = await world.process(url=world.url.replace(f":{server.port}/", f":{proxy.port}/"))
+        survivor = await world.process()
+        await frozen.claim(full_hosts=[host])
+        proxy.downstream.stall()
+        claiming = asyncio.create_task(frozen.claim())
+        while not await world.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'ClientWrite'"):
+            assert not claiming.done()
+            await asyncio.sleep(0.01)
+        await world.expire(frozen)
+        for ahead in (3.0, 6.0, LEASE_SECONDS + 1.5):
+            clock_of[0] = ahead
+            await survivor.members.heartbeat()
+
+        async with asyncio.timeout(10):
+            while (taken := await survivor.members.take_over()) == (0, 0):
+                await asyncio.sleep(0.01)
+        free = await world.rows("SELECT FROM delivery FOR UPDATE SKIP LOCKED")
+        claiming.cancel()
+        await asyncio.wait([claiming])
+
+    assert taken == (1, 0)
+    assert len(free) == 100
 
 
 async def test_after_an_outage_nobody_is_taken_over_before_all_had_time_to_renew(

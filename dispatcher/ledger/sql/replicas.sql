@@ -1,6 +1,7 @@
 -- name: register
 -- Enter a new replica with a lease; its number is never used again.
-INSERT INTO replica (pod, lease_until, delivers) VALUES ($1, now() + make_interval(secs => $2), $3) RETURNING replica_id
+INSERT INTO replica (pod, lease_until, delivers, session_tag)
+VALUES ($1, now() + make_interval(secs => $2), $3, $4) RETURNING replica_id
 
 -- name: heartbeat
 -- Statement S5: renew the lease; no row means taken over. Returns the number of live
@@ -9,8 +10,18 @@ UPDATE replica SET lease_until = now() + make_interval(secs => $2) WHERE replica
 RETURNING (SELECT count(*) + 1 FROM replica WHERE lease_until > now() AND replica_id <> $1) AS live
 
 -- name: expired
--- Statement S6, first of three in one transaction: lock the replicas whose lease ended.
-SELECT replica_id FROM replica WHERE lease_until < now() - interval '2 seconds' AND replica_id <> $1 FOR UPDATE SKIP LOCKED
+-- Statement S6, first of three in one transaction: end the sessions of the replicas whose lease ended, and lock those
+-- that no session holds. A session that waits for a frozen or vanished client to read its answer, or to send the rest
+-- of a message, keeps its locks for as long as TCP has patience: no limit of the server ends those waits.
+WITH ended AS MATERIALIZED (
+  SELECT count(pg_terminate_backend(a.pid)) AS n
+  FROM replica r JOIN pg_stat_activity a ON right(a.application_name, 16) = r.session_tag
+  WHERE r.lease_until < now() - interval '2 seconds' AND r.replica_id <> $1
+    AND a.datname = current_database() AND a.usename = current_user
+)
+SELECT replica_id FROM replica
+WHERE lease_until < now() - interval '2 seconds' AND replica_id <> $1 AND (SELECT n FROM ended) >= 0
+FOR UPDATE SKIP LOCKED
 
 -- name: release_rows
 -- S6, second: free their deliveries. A statement of its own, so that its snapshot follows the lock.
