@@ -476,6 +476,9 @@ class Board:
                 lane.come_back(queue)
             if lane.place is Place.IDLE and lane.ring:
                 self._make_ready(lane)
+            if lane.place is Place.WAITING:
+                # The net: nobody waits for tokens that nobody fetches.
+                self._desk.ask(lane)
             if lane.is_idle and lane.place is Place.IDLE:
                 self._grow_idle(lane)
             else:

@@ -456,6 +456,16 @@ async def test_a_host_that_was_found_paused_when_it_wanted_tokens_goes_on_after_
     assert len(world.started) == 3
 
 
+async def test_a_lane_whose_ask_was_forgotten_goes_on_within_a_second() -> None:
+    world = World(limits=HostLimits(rate=10.0, burst=10, in_flight=1))
+    async with world.looking():
+        world.submit(1)
+        world.desk._asking.clear()
+        await asyncio.sleep(1.0)
+
+    assert len(world.started) == 1
+
+
 async def test_a_paused_endpoint_leaves_its_neighbours_alone() -> None:
     world = World()
     world.board.pause_endpoint(1, 5.0)
