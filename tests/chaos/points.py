@@ -104,7 +104,7 @@ class Sweep:
             await victim.launch()
             await self._lead_to(point, victim, slot)
             reached = await self._until(lambda: _has_spoken(victim), _DEATH_SECONDS)
-        self._processes.died(victim, armed, 0)
+        self._processes.died(victim, armed)
         how = await self._aftermath(victim, action)
         self._processes.ends[how] += 1
         if not victim.is_running:

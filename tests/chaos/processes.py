@@ -114,11 +114,12 @@ class Processes:
         """Return how many requests of a process came to the endpoints since a Unix time."""
         return sum(bool(one["at_unix"] >= when and sender_of(one) == name) for one in tail(self.sink.log))
 
-    def died(self, daemon: Daemon, what: str, exposed: int) -> Fault:
-        """Note a fault of a process, by its last words if it had any, after which it should be taken over."""
+    def died(self, daemon: Daemon, what: str, exposed: int | None = None) -> Fault:
+        """Note a fault of a process after which it should be taken over; None: it said itself what it exposed."""
         log = daemon.log.read_text(errors="replace")
-        if words := _LAST_WORDS.findall(log):
-            exposed = int(words[-1])
+        if exposed is None:
+            words = _LAST_WORDS.findall(log)
+            exposed = int(words[-1]) if words else 0
         fault = self.blame(daemon, what, exposed)
         if (replica := replica_of(log)) is not None:
             self.deaths[replica] = fault
