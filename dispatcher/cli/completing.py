@@ -1,4 +1,4 @@
-"""What the shell offers at the tab key: event types from the schemas, endpoint ids from the API."""
+"""What the shell offers at the tab key: event types from the schemas, closed lists, endpoint ids from the API."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +19,21 @@ def subscriptions(incomplete: str) -> Iterator[tuple[str, str]]:
     for group in sorted({one.group for one in _catalogue()}):
         if f"{group}.*".startswith(incomplete):
             yield f"{group}.*", f"every type of {group}"
+
+
+def delivery_states(incomplete: str) -> list[str]:
+    """Return the states of a delivery that begin so."""
+    from dispatcher.model.delivery import DeliveryState
+
+    return [state.value for state in DeliveryState if state.value.startswith(incomplete)]
+
+
+def outcomes(incomplete: str) -> list[str]:
+    """Return the outcomes, and the classes of them, that begin so."""
+    from dispatcher.model.outcome import OutcomeKind
+
+    names = ("2xx", "3xx", "4xx", "5xx", "no_answer", *OutcomeKind)
+    return [str(name) for name in names if name.startswith(incomplete)]
 
 
 def endpoint_ids(ctx: Any, incomplete: str) -> Iterator[tuple[str, str]]:

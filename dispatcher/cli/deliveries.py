@@ -7,6 +7,18 @@ import typer
 from dispatcher.cli.client import Api
 from dispatcher.cli.completing import endpoint_ids
 from dispatcher.cli.delivery_actions import cancel, resend, retry
+from dispatcher.cli.filters import (
+    EventOption,
+    OutcomesOption,
+    SinceOption,
+    StatesOption,
+    SubjectOption,
+    TestOption,
+    TypesOption,
+    UntilOption,
+    comma_list,
+    log_query,
+)
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.listing import show_list
 from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, say, show_one, show_rows
@@ -14,7 +26,8 @@ from dispatcher.cli.replaying import replay
 
 app = Noun()
 
-_COLUMNS = ("id", "status", "attempts", "next_attempt_at", "event_type…", "created_at", "event_id")
+_COLUMNS = ("id", "status", "attempts", "last_outcome", "next_attempt_at", "event_type…", "created_at", "event_id")
+_COLUMNS_OF_ALL = (*_COLUMNS[:-1], "endpoint_id", "event_id")
 _ATTEMPTS = ("attempt", "started_at", "outcome", "status_code", "duration_ms", "verdict", "next_at", "reason…")
 
 DeliveryArgument = Annotated[str, typer.Argument(metavar="DELIVERY", help="Id, dlv_…", show_default=False)]
@@ -23,19 +36,34 @@ DeliveryArgument = Annotated[str, typer.Argument(metavar="DELIVERY", help="Id, d
 @app.command("list")
 def list_(
     api: Api,
-    endpoint: Annotated[str, typer.Option("--endpoint", help="Id of the endpoint, we_…", autocompletion=endpoint_ids)],
-    status: Annotated[str | None, typer.Option(help="pending, retrying, held, delivered, exhausted, canceled.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", help="Only this endpoint's, we_…", autocompletion=endpoint_ids)
+    ] = None,
+    states: StatesOption = None,
+    types: TypesOption = None,
+    outcomes: OutcomesOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    event: EventOption = None,
+    subject: SubjectOption = None,
+    test: TestOption = None,
     limit: LimitOption = 25,
     every: AllOption = False,
     output: FormOption = Form.TABLE,
 ) -> None:
-    """List the deliveries of an endpoint, newest first.
+    """List deliveries, newest first. Times are of their creation, outcomes of the last attempt.
 
-    Example: dispatcher deliveries list --endpoint we_3JqPz7LmA0 --status exhausted
-    Example: dispatcher deliveries list --endpoint we_3JqPz7LmA0 --all -o jsonl
+    Example: dispatcher deliveries list --status retrying --status held
+    Example: dispatcher deliveries list --endpoint we_3JqPz7LmA0 --status exhausted --outcome 5xx --since 6h
+    Example: dispatcher deliveries list --subject ver_8Zk3QmT1xW5n --no-test --all -o jsonl
     """
-    path = f"/v1/webhook_endpoints/{endpoint}/deliveries"
-    show_list(api, path, _COLUMNS, output, limit=limit, every=every, status=status)
+    wanted = log_query(
+        types=types, outcomes=outcomes, since=since, until=until, event=event, subject=subject, test=test
+    )
+    path, columns = "/v1/deliveries", _COLUMNS_OF_ALL
+    if endpoint is not None:
+        path, columns = f"/v1/webhook_endpoints/{endpoint}/deliveries", _COLUMNS
+    show_list(api, path, columns, output, limit=limit, every=every, **wanted, status=comma_list(states))
 
 
 @app.command("show")

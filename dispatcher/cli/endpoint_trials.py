@@ -7,11 +7,11 @@ import typer
 from dispatcher.cli.client import Api
 from dispatcher.cli.completing import event_types
 from dispatcher.cli.endpoint_states import EndpointArgument
+from dispatcher.cli.exchange import phases_of, print_body, print_head
 from dispatcher.cli.output import Form, FormOption, show_one
 from dispatcher.cli.table import paint, plain
 
 _NOT_MET: Final = 3
-_PHASES: Final = {"dns_ms": "DNS", "connect_ms": "TCP", "tls_ms": "TLS", "wait_ms": "wait"}
 
 
 def try_out(
@@ -40,19 +40,17 @@ def try_out(
 
 def _print(found: dict[str, Any]) -> None:
     request = found["request"]
-    typer.echo(f"POST {plain(request['url'])}")
-    for name, value in request["headers"].items():
-        typer.echo(f"{plain(name)}: {plain(value)}")
-    typer.echo(f"\n{plain(request['body'])}\n")
+    print_head(f"POST {request['url']}", request["headers"].items())
+    print_body(request["body"])
+    typer.echo("")
     if not found["would_deliver"]:
         typer.echo(f"a real event like this would not be sent: {found['would_skip_because']}")
     if found["dry_run"]:
         return
-    steps = [f"{word} {found['phases'][name]:.0f} ms" for name, word in _PHASES.items() if found["phases"][name]]
     verdict = paint("delivered") if found["delivered"] else paint("fail")
     said = found["status_code"] or found["outcome"]
-    typer.echo(f"{verdict}  {said} in {found['duration_ms']} ms ({', '.join(steps)})")
+    steps = phases_of(found["phases"])
+    typer.echo(f"{verdict}  {said} in {found['duration_ms']} ms{steps and f' ({steps})'}")
     if found["error"]:
         typer.echo(f"  -> {plain(found['error'])}")
-    if found["response_body"]:
-        typer.echo(f"\n{plain(found['response_body'])}")
+    print_body(found["response_body"] or "")

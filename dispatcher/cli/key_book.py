@@ -1,7 +1,7 @@
 """API keys straight in the database: how the first one comes to be, and what the API shows to nobody."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
@@ -13,9 +13,15 @@ if TYPE_CHECKING:
     from dispatcher.ledger.keys import KeyFacts, NewKey
 
 
-def create(
-    account: str | None, environment: str | None, scopes: Sequence[str] | None, name: str | None
-) -> dict[str, Any]:
+class Wish(NamedTuple):
+    """A key that somebody wants. `scopes` None gives every one of its kind; without `expires_in` seconds no end."""
+
+    scopes: Sequence[str] | None
+    name: str | None
+    expires_in: int | None
+
+
+def create(account: str | None, environment: str | None, wish: Wish) -> dict[str, Any]:
     """Make a key of an account in an environment, an operator's for None, and return it as the API shows it.
 
     Raises:
@@ -25,14 +31,14 @@ def create(
     from dispatcher.ledger.keys import KeyLedger, Scope
 
     known = {one.value: one for one in Scope}
-    if unknown := [text for text in scopes or () if text not in known]:
+    if unknown := [text for text in wish.scopes or () if text not in known]:
         message = f"{', '.join(unknown)} is no scope; they are {', '.join(sorted(known))}"
         raise typer.BadParameter(message, param_hint="--scope")
-    chosen = None if scopes is None else [known[text] for text in scopes]
+    chosen = None if wish.scopes is None else [known[text] for text in wish.scopes]
 
     async def work(pool: "Pool") -> "NewKey":
         tenant = None if account is None else Tenant(await _number(pool, account), environment or "test")
-        return await KeyLedger(pool).create(tenant, scopes=chosen, name=name)
+        return await KeyLedger(pool).create(tenant, scopes=chosen, name=wish.name, expires_in_seconds=wish.expires_in)
 
     try:
         made = with_pool(work)

@@ -1,7 +1,6 @@
 """`dispatcher keys`: one's own API keys through the API, other accounts' and operators' for who runs the dispatcher."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -10,12 +9,17 @@ from dispatcher.cli.asking import YesOption, demand
 from dispatcher.cli.client import Environment
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, say, show_done, show_one, show_page
+from dispatcher.cli.times import parse_duration
 from dispatcher.cli.ways import Way
 from dispatcher.model.errors import DispatcherError
 
 app = Noun()
 
 _COLUMNS = ("id", "environment", "name…", "created_at", "last_used_at", "expires_at", "revoked_at", "scopes…")
+
+_SHORTEST_LIFE_SECONDS: Final = 60
+_LONGEST_LIFE_SECONDS: Final = 315_360_000
+"""What the API allows: ten years of 365 days."""
 
 AccountOption = Annotated[
     str | None, typer.Option("--account", help="acct_… of the account; by itself that of the key at hand.")
@@ -34,6 +38,9 @@ def create(
     operator: OperatorOption = False,
     scope: Annotated[list[str] | None, typer.Option("--scope", help="Limit what it may do. Repeat it.")] = None,
     name: Annotated[str | None, typer.Option(help="Your own word for it.")] = None,
+    expires_in: Annotated[
+        str | None, typer.Option("--expires-in", help="End it by itself after this long, like 12h or 90d.")
+    ] = None,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Make a key and print it, this once: for the account of the key at hand, for any --account, or an --operator's.
@@ -43,10 +50,11 @@ def create(
     Example: dispatcher keys create --account acct_5hQ2vN8rTb --env live
     Example: dispatcher keys create --account acct_5hQ2vN8rTb --scope deliveries:read --scope events:read
     Example: dispatcher keys create --operator
-    Example: dispatcher keys create --name deploy --scope endpoints:read
+    Example: dispatcher keys create --name deploy --scope endpoints:read --expires-in 90d
     """
     _demand_one(account, operator=operator)
-    show_one(_made(way, account, env, operator=operator, scopes=scope or None, name=name), output)
+    wish = key_book.Wish(scope or None, name, None if expires_in is None else _life(expires_in))
+    show_one(_made(way, account, env, wish, operator=operator), output)
     if output is Form.TABLE:
         say("\nStore the key now: it is not shown again.")
 
@@ -104,28 +112,30 @@ def revoke(
 
 
 def _made(
-    way: Way,
-    account: str | None,
-    env: Environment | None,
-    *,
-    operator: bool,
-    scopes: Sequence[str] | None,
-    name: str | None,
+    way: Way, account: str | None, env: Environment | None, wish: key_book.Wish, *, operator: bool
 ) -> dict[str, Any]:
-    wish = {"scopes": scopes, "name": name}
-    body: dict[str, Any] = {member: value for member, value in wish.items() if value is not None}
+    body = {member: value for member, value in wish._asdict().items() if value is not None}
     if operator:
         way.database("making an operator's key")
-        return key_book.create(None, None, scopes, name)
+        return key_book.create(None, None, wish)
     api = way.account(env) if account is None else way.operator()
     if api is None:
-        return key_book.create(account, env or Environment.TEST, scopes, name)
+        return key_book.create(account, env or Environment.TEST, wish)
     path = "/v1/api_keys"
     if account is not None:
         path = f"/v1/accounts/{account}/api_keys"
         body["environment"] = env or Environment.TEST
     made: dict[str, Any] = api.call("POST", path, body)
     return made
+
+
+def _life(text: str) -> int:
+    """Return the seconds of a key's life; a usage error when the API would not give it one."""
+    seconds = parse_duration(text)
+    if seconds is None or not _SHORTEST_LIFE_SECONDS <= seconds <= _LONGEST_LIFE_SECONDS:
+        message = "looks like 12h or 90d; from 1m to 3650d"
+        raise typer.BadParameter(message, param_hint="--expires-in")
+    return int(seconds)
 
 
 def _demand_one(account: str | None, *, operator: bool) -> None:

@@ -26,6 +26,7 @@ class Commands(LazyGroup):
         "verify": Entry("dispatcher.cli.verify:verify", "Tell which rule of the signature a request breaks."),
         "endpoints": Entry("dispatcher.cli.endpoints:app", "Where events are delivered to."),
         "deliveries": Entry("dispatcher.cli.deliveries:app", "What was sent, what waits, what failed."),
+        "attempts": Entry("dispatcher.cli.attempts:app", "Single requests as they were sent, and their answers."),
         "replays": Entry("dispatcher.cli.replays:app", "Events sent again or late, and how far that is."),
         "events": Entry("dispatcher.cli.events:app", "Events as they came in, and attempts as they are made."),
         "accounts": Entry("dispatcher.cli.accounts:app", "Customers of the verification product."),

@@ -1,6 +1,5 @@
 """`dispatcher deliveries replay`: send an endpoint's events of a time again, or late, and watch it happen."""
 
-import datetime as dt
 import time
 from enum import StrEnum
 from typing import Annotated, Any, Final
@@ -9,11 +8,10 @@ import typer
 
 from dispatcher.cli.asking import YesOption, demand
 from dispatcher.cli.client import Api
-from dispatcher.cli.completing import endpoint_ids, subscriptions
+from dispatcher.cli.completing import endpoint_ids
+from dispatcher.cli.filters import TypesOption, UntilOption, instant
 from dispatcher.cli.output import Form, FormOption, say, show_one
 from dispatcher.cli.progress import Progress
-from dispatcher.cli.times import parse_duration
-from dispatcher.kit import clock
 
 _POLL_SECONDS: Final = 0.5
 _NOT_MET: Final = 3
@@ -30,13 +28,10 @@ class Wanted(StrEnum):
 def replay(
     api: Api,
     endpoint: Annotated[str, typer.Option("--endpoint", help="Id of the endpoint, we_…", autocompletion=endpoint_ids)],
-    since: Annotated[str, typer.Option(help="Events that happened from then on: 1h ago, or 2026-11-03T09:00:00Z.")],
-    until: Annotated[str | None, typer.Option(help="And before then; now by itself.")] = None,
+    since: Annotated[str, typer.Option(help="Events that happened from then on: 6h, or 2026-11-03T09:00:00Z.")],
+    until: UntilOption = None,
     what: Annotated[Wanted, typer.Option(help="Those that failed, those never sent to it, or all.")] = Wanted.FAILED,
-    types: Annotated[
-        list[str] | None,
-        typer.Option("--type", help="Only these types or groups. Repeat it.", autocompletion=subscriptions),
-    ] = None,
+    types: TypesOption = None,
     rate: Annotated[float | None, typer.Option(help="Deliveries per second; gentle by itself.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait until all are in the queue.")] = True,
@@ -51,9 +46,9 @@ def replay(
     Example: dispatcher deliveries replay --endpoint we_3JqPz7LmA0 --since 6h
     Example: dispatcher deliveries replay --endpoint we_3JqPz7LmA0 --since 30d --what missing --yes
     """
-    wish = {"what": what.value, "types": types, "rate": rate, "since": _instant(since, "--since")}
+    wish = {"what": what.value, "types": types, "rate": rate, "since": instant(since, "--since")}
     if until is not None:
-        wish["until"] = _instant(until, "--until")
+        wish["until"] = instant(until, "--until")
     body = {name: value for name, value in wish.items() if value is not None}
     path = f"/v1/webhook_endpoints/{endpoint}/replay"
     counted = api.call("POST", path, {**body, "dry_run": True})
@@ -86,16 +81,3 @@ def watch(api: Api, job: dict[str, Any]) -> dict[str, Any]:
         except KeyboardInterrupt:
             say("it goes on; `dispatcher replays list` shows how far it is")
     return job
-
-
-def _instant(text: str, option: str) -> str:
-    """Return a moment as the API wants it: `1h` is an hour ago, anything else an ISO time."""
-    seconds = parse_duration(text)
-    if seconds is not None:
-        return (clock.utcnow() - dt.timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
-    try:
-        moment = dt.datetime.fromisoformat(text)
-    except ValueError as fault:
-        message = "looks like 6h or 2026-11-03T09:00:00Z"
-        raise typer.BadParameter(message, param_hint=option) from fault
-    return (moment if moment.tzinfo else moment.astimezone()).isoformat()

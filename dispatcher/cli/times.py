@@ -25,3 +25,18 @@ def parse_duration(text: str) -> float | None:
     if not _DURATION.fullmatch(text):
         return None
     return sum(float(number) * _UNITS[unit] for number, unit in _PIECE.findall(text))
+
+
+def parse_moment(text: str, now: dt.datetime) -> dt.datetime | None:
+    """Return an aware moment: `6h` is that long before `now`, anything else an ISO time, local without an offset.
+
+    None when the text is neither, or names a moment that no calendar has.
+    """
+    seconds = parse_duration(text)
+    try:
+        if seconds is not None:
+            return now - dt.timedelta(seconds=seconds)
+        moment = dt.datetime.fromisoformat(text)
+        return moment if moment.tzinfo else moment.astimezone()
+    except (ValueError, OverflowError):
+        return None

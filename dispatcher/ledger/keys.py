@@ -158,17 +158,18 @@ class KeyLedger:
         *,
         scopes: Iterable[Scope] | None = None,
         name: str | None = None,
+        expires_in_seconds: float | None = None,
     ) -> NewKey:
         """Make a key for one account and environment, or an operator's when `tenant` is None.
 
-        `scopes` None gives every one of its kind.
+        `scopes` None gives every one of its kind; without seconds it never expires.
 
         Raises:
             ValueError: a scope is not for this kind of key, or there is none.
             asyncpg.ForeignKeyViolationError: the account does not exist.
             Unavailable: it may have been made; nobody knows its secret.
         """
-        wish = KeyWish(None if scopes is None else tuple(scopes), name)
+        wish = KeyWish(None if scopes is None else tuple(scopes), name, expires_in_seconds)
         async with self._pool.transaction() as session:
             return await _insert(session, tenant, wish)
 

@@ -2,6 +2,7 @@
 # ruff: noqa: F401, F811 - fixtures are taken in by name
 
 import asyncio
+import datetime as dt
 import os
 import pty
 import re
@@ -56,7 +57,7 @@ async def shop(api: Api, tmp_path: Path) -> Shop:
         number = await sql.fetchval("SELECT endpoint_id FROM endpoint WHERE public_id = $1", made["id"])
         event = await seeds.event()
         delivery = await seeds.delivery(number, attempts=1, event_id=event)
-        await seeds.attempt(number, delivery, "retry", status=503)
+        await seeds.attempt(number, delivery, "retry", status=503, event_id=event)
         past = await seeds.event()
         ended = await seeds.ended(number, "exhausted")
         await sql.execute("UPDATE attempt SET event_id = $1 WHERE delivery_id = $2", past, ended)
@@ -110,8 +111,10 @@ READING = {
     "keys list": "keys list --account {account}",
     "endpoints list": "endpoints list",
     "endpoints show": "endpoints show {endpoint}",
-    "deliveries list": "deliveries list --endpoint {endpoint}",
+    "deliveries list": "deliveries list --endpoint {endpoint} --status retrying,held",
     "deliveries show": "deliveries show {delivery}",
+    "attempts list": "attempts list --endpoint {endpoint} --outcome 5xx --since 1d",
+    "attempts show": "attempts show {delivery} 1",
     "replays list": "replays list",
     "replays show": "replays show {replay}",
     "events list": "events list",
@@ -124,7 +127,7 @@ READING = {
 }
 CHANGING = {
     "accounts create": "accounts create --name mine",
-    "keys create": "keys create --account {account} --scope endpoints:read",
+    "keys create": "keys create --account {account} --scope endpoints:read --expires-in 90d",
     "keys revoke": "keys revoke {key_id} --account {account} --yes",
     "endpoints add": "endpoints add https://example.com/more -e verification.* --header X-Team:identity",
     "endpoints update": "endpoints update {endpoint} --url https://example.com/new -e * --rate-limit 5",
@@ -331,6 +334,14 @@ async def test_a_key_made_in_the_database_looks_like_one_that_the_api_made(shop:
     await shop.terminal.run("keys", "revoke", operators["id"], "--operator", "--yes")
 
 
+async def test_a_key_made_to_end_ends_whichever_way_it_was_made(shop: Shop) -> None:
+    for words in ((), ("--account", shop.account), ("--operator",)):
+        made = (await shop.terminal.run("keys", "create", *words, "--expires-in", "2h", "-o", "json")).json
+
+        created, expires = (dt.datetime.fromisoformat(made[name]) for name in ("created_at", "expires_at"))
+        assert abs(expires - created - dt.timedelta(hours=2)) < dt.timedelta(seconds=1)
+
+
 async def test_times_are_relative_for_people_and_iso_for_programs(shop: Shop) -> None:
     people = await shop.terminal.run("deliveries", "list", "--endpoint", shop.endpoint)
     programs = await shop.terminal.run("deliveries", "list", "--endpoint", shop.endpoint, "-o", "json")
@@ -363,6 +374,15 @@ async def test_what_people_wrote_cannot_move_the_cursor(shop: Shop) -> None:
         ),
         ("endpoints add https://example.com -e * --header nonsense", 2, ("Name: value",)),
         ("deliveries list --endpoint we_1 --status lost", 1, ("status: ", "400")),
+        ("deliveries list --type verification.complete", 1, ("type: ",)),
+        ("deliveries list --since yesterday", 2, ("--since", "6h")),
+        ("deliveries list --until 99999999999d", 2, ("--until",)),
+        ("attempts list", 2, ("--endpoint",)),
+        ("attempts list --endpoint we_1 --outcome lost", 1, ("outcome: ", "no_answer")),
+        ("attempts show dlv_nobody 1", 1, ("404",)),
+        ("attempts show dlv_nobody first", 2, ("N",)),
+        ("keys create --expires-in 90", 2, ("--expires-in", "90d")),
+        ("keys create --operator --expires-in 59s", 2, ("--expires-in", "1m")),
         ("events list --limit 0", 2, ("--limit",)),
         ("endpoints lst", 2, ("Did you mean 'list'",)),
         ("endpoint list", 2, ("Did you mean 'endpoints'",)),

@@ -10,7 +10,7 @@ from dispatcher.cli import table
 from dispatcher.cli.progress import bar
 from dispatcher.cli.table import draw, fit, plain, width_of
 from dispatcher.cli.tail import line_of
-from dispatcher.cli.times import parse_duration, relative
+from dispatcher.cli.times import parse_duration, parse_moment, relative
 
 NOW = dt.datetime(2026, 11, 3, 12, 0, 0, tzinfo=dt.UTC)
 
@@ -51,6 +51,24 @@ def test_instants_are_told_from_now_to_one_unit(seconds: float, expected: str) -
 )
 def test_durations_are_read_as_people_type_them(text: str, seconds: float | None) -> None:
     assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("6h", NOW - dt.timedelta(hours=6)),
+        ("0s", NOW),
+        ("2026-11-03T09:00:00Z", dt.datetime(2026, 11, 3, 9, tzinfo=dt.UTC)),
+        ("2026-11-03T10:00:00+01:00", dt.datetime(2026, 11, 3, 9, tzinfo=dt.UTC)),
+        ("2026-11-03", dt.datetime(2026, 11, 3).astimezone()),
+        ("yesterday", None),
+        ("", None),
+        ("99999999999d", None),
+        ("9999999d", None),
+    ],
+)
+def test_moments_are_ages_or_iso_times(text: str, moment: dt.datetime | None) -> None:
+    assert parse_moment(text, NOW) == moment
 
 
 def test_columns_shrink_then_the_last_are_left_out() -> None:

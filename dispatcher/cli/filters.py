@@ -1,0 +1,76 @@
+"""The filters of the delivery and attempt logs as options, and times as the command line takes them."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from dispatcher.cli.completing import delivery_states, outcomes, subscriptions
+from dispatcher.cli.times import parse_moment
+from dispatcher.kit import clock
+
+TypesOption = Annotated[
+    list[str] | None,
+    typer.Option("--type", help="Only these types or groups. Repeat it.", autocompletion=subscriptions),
+]
+OutcomesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--outcome",
+        help="Only these: 2xx, 3xx, 4xx, 5xx, no_answer, or a single one like http_429. Repeat it.",
+        autocompletion=outcomes,
+    ),
+]
+StatesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--status",
+        help="pending, retrying, held, delivered, exhausted or canceled. Repeat it.",
+        autocompletion=delivery_states,
+    ),
+]
+SinceOption = Annotated[
+    str | None, typer.Option("--since", help="From then on: 6h ago as 6h, or 2026-11-03T09:00:00Z.")
+]
+UntilOption = Annotated[str | None, typer.Option("--until", help="And before then, written like --since.")]
+EventOption = Annotated[str | None, typer.Option("--event", help="Only of this event, evt_…")]
+SubjectOption = Annotated[str | None, typer.Option("--subject", help="Only of this verification, by its id.")]
+TestOption = Annotated[
+    bool | None, typer.Option("--test/--no-test", help="Only what `endpoints test` sent, or nothing of it.")
+]
+
+
+def log_query(
+    *,
+    types: Sequence[str] | None,
+    outcomes: Sequence[str] | None,
+    since: str | None,
+    until: str | None,
+    event: str | None,
+    subject: str | None,
+    test: bool | None,
+) -> dict[str, Any]:
+    """Return the filters as the API takes them; a usage error for a time that is none."""
+    return {
+        "type": comma_list(types),
+        "outcome": comma_list(outcomes),
+        "since": None if since is None else instant(since, "--since"),
+        "until": None if until is None else instant(until, "--until"),
+        "event_id": event,
+        "subject": subject,
+        "test": None if test is None else str(test).lower(),
+    }
+
+
+def comma_list(words: Sequence[str] | None) -> str | None:
+    """Return an option that was repeated as the API takes a list; None when it was not given."""
+    return ",".join(words) if words else None
+
+
+def instant(text: str, option: str) -> str:
+    """Return a moment as the API takes it; a usage error of that option when it is none."""
+    moment = parse_moment(text, clock.utcnow())
+    if moment is None:
+        message = "looks like 6h or 2026-11-03T09:00:00Z"
+        raise typer.BadParameter(message, param_hint=option)
+    return moment.isoformat(timespec="milliseconds")
