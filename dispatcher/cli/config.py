@@ -34,7 +34,8 @@ def check(
 
 @app.command("make-key-ring")
 def make_key_ring(
-    path: Annotated[Path, typer.Argument(help="File to write; must not exist.")], output: FormOption = Form.TABLE
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write; must not exist.")],
+    output: FormOption = Form.TABLE,
 ) -> None:
     """Write a key ring with one new random key, readable by you alone. Keep a copy: without it no secret opens.
 

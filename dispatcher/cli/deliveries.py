@@ -60,9 +60,9 @@ def list_(
     wanted = log_query(
         types=types, outcomes=outcomes, since=since, until=until, event=event, subject=subject, test=test
     )
-    path, columns = "/v1/deliveries", _COLUMNS_OF_ALL
-    if endpoint is not None:
-        path, columns = f"/v1/webhook_endpoints/{endpoint}/deliveries", _COLUMNS
+    is_of_all = endpoint is None
+    path = "/v1/deliveries" if is_of_all else f"/v1/webhook_endpoints/{endpoint}/deliveries"
+    columns = _COLUMNS_OF_ALL if is_of_all else _COLUMNS
     show_list(api, path, columns, output, limit=limit, every=every, **wanted, status=comma_list(states))
 
 
@@ -83,6 +83,7 @@ def show(api: Api, delivery: DeliveryArgument, output: FormOption = Form.TABLE) 
         return
     typer.echo("")
     show_rows(attempts, _ATTEMPTS, output)
+    say(f"\n`dispatcher attempts show {found['id']} {attempts[0]['attempt']}` shows the last one whole")
 
 
 for _name, _command in (("resend", resend), ("retry", retry), ("cancel", cancel), ("replay", replay)):

@@ -10,7 +10,7 @@ from dispatcher.cli.output import Form, FormOption, show_rows
 
 _COLUMNS = ("id", "status", "attempts", "next_attempt_at", "event_type…", "endpoint_id")
 
-DeliveriesArgument = Annotated[list[str], typer.Argument(metavar="DELIVERY...", help="Ids, dlv_…", show_default=False)]
+DeliveriesArgument = Annotated[list[str], typer.Argument(metavar="DELIVERY", help="Ids, dlv_…", show_default=False)]
 
 
 def resend(api: Api, deliveries: DeliveriesArgument, output: FormOption = Form.TABLE) -> None:

@@ -37,7 +37,7 @@ class Part(StrEnum):
 
 def doctor(
     parts: Annotated[
-        list[Part] | None, typer.Argument(metavar="[PART]...", help="settings, database, kafka, api, egress; or all.")
+        list[Part] | None, typer.Argument(metavar="PART", help="settings, database, kafka, api, egress; or all.")
     ] = None,
     name: Annotated[str, typer.Option("--resolve", help="A public name that should resolve.")] = "example.com",
     url: Annotated[

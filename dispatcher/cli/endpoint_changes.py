@@ -67,7 +67,7 @@ def rotate_secret(
     """
     seconds = parse_duration(overlap)
     if seconds is None or seconds > _LONGEST_OVERLAP_SECONDS:
-        message = "looks like 0s, 1h or 7d, which is the longest"
+        message = "must look like 0s, 1h or 7d, which is the longest"
         raise typer.BadParameter(message, param_hint="--overlap")
     if seconds == 0 or force:
         demand(f"End a secret of {endpoint} now? Receivers that still use it refuse what comes next.", yes=yes)

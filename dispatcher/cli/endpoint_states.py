@@ -61,7 +61,8 @@ def _enable(api: Api, endpoint: str, output: Form) -> None:
     held = _held(api, endpoint)
     _change(api, endpoint, "enabled", output)
     if held != "0" and output is Form.TABLE:
-        say(f"\n{held} events were kept and are being sent; `dispatcher replays list` shows how far that is")
+        were = "event was kept and is" if held == "1" else "events were kept and are"
+        say(f"\n{held} {were} being sent; `dispatcher replays list` shows how far that is")
 
 
 def _held(api: Api, endpoint: str) -> str:

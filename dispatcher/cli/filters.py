@@ -71,6 +71,6 @@ def instant(text: str, option: str) -> str:
     """Return a moment as the API takes it; a usage error of that option when it is none."""
     moment = parse_moment(text, clock.utcnow())
     if moment is None:
-        message = "looks like 6h or 2026-11-03T09:00:00Z"
+        message = "must look like 6h or 2026-11-03T09:00:00Z"
         raise typer.BadParameter(message, param_hint=option)
     return moment.isoformat(timespec="milliseconds")

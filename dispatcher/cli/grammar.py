@@ -8,12 +8,12 @@ parameter is `way: Way` may go to the database instead.
 import functools
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from dispatcher.cli.client import Api, ApiKeyOption, ApiUrlOption, EnvironmentOption, ProfileOption, profile
 from dispatcher.cli.ways import DatabaseOption, Way
@@ -23,6 +23,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 _EXAMPLE: Final = re.compile(r"^Example: (.+)$", re.MULTILINE)
 _RAW: Final = "\b\n"
 """Before a paragraph: typer keeps its lines as they are."""
+
+_SENTENCE: Final = re.compile(r".+?[.](?=\s|$)", re.DOTALL)
+_TYPE: Final = re.compile(r" <(?:list\[)?(str|int|float|path|file|dir)(?: range)?\]?>")
+_WORDS: Final[Mapping[str, str]] = {
+    "str": " TEXT",
+    "int": " NUMBER",
+    "float": " NUMBER",
+    "path": " PATH",
+    "file": " FILE",
+    "dir": " FOLDER",
+}
+"""What a value is called in help, where typer would name a type of Python."""
 
 
 class Command(TyperCommand):
@@ -36,12 +48,42 @@ class Command(TyperCommand):
             options["epilog"] = _RAW + "\n".join(["Example:", *(f"  {one}" for one in self.examples)])
         super().__init__(*words, **options)
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the usage line; what is demanded stands bare, what may be left out in brackets."""
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options with a word for each value instead of a type."""
+        records = [(one.param_type_name, one.get_help_record(ctx)) for one in self.get_params(ctx)]
+        arguments = [(row[0].partition(" <")[0], row[1]) for kind, row in records if row and kind == "argument"]
+        options = [
+            (_TYPE.sub(lambda found: _WORDS[found[1]], row[0]), row[1])
+            for kind, row in records
+            if row and kind == "option"
+        ]
+        for title, rows in (("Arguments", arguments), ("Options", options)):
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
+class Group(TyperGroup):
+    """A group whose list tells of each command its whole first sentence."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands in the order in which they stand in the module."""
+        commands = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        rows = [(name, _first_sentence(command.help or "")) for name, command in commands if command is not None]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
 
 class Noun(typer.Typer):
     """A group of commands, or a single one, in plain text: help costs no import of a typesetter."""
 
     def __init__(self) -> None:
         super().__init__(
+            cls=Group,
             no_args_is_help=True,
             add_completion=False,
             rich_markup_mode=None,
@@ -95,6 +137,11 @@ def _way(ctx: typer.Context, api_url: str | None, api_key: str | None, name: str
     sources = (ctx.get_parameter_source(one.name) for one in _WHERE_OPTIONS)
     is_typed = any(source is not None and source.name == "COMMANDLINE" for source in sources)
     return Way(api_url, api_key, name, database=database, is_typed=is_typed)
+
+
+def _first_sentence(text: str) -> str:
+    found = _SENTENCE.match(text)
+    return " ".join((found[0] if found else text).split())
 
 
 def _option(name: str, annotation: Any, default: object = None) -> inspect.Parameter:

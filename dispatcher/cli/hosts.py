@@ -15,12 +15,14 @@ app = Noun()
 
 _COLUMNS = ("host…", "rate", "burst", "in_flight", "own_limits", "scale", "paused_seconds", "endpoints")
 
-HostArgument = Annotated[str, typer.Argument(help="scheme://name:port, as `hosts list` shows it.")]
+HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="scheme://name:port, as `hosts list` shows it.")]
 
 
 @app.command("list")
 def list_(way: Way, limit: LimitOption = 100, every: AllOption = False, output: FormOption = Form.TABLE) -> None:
     """List hosts with their limits, and who is slowed down or paused right now.
+
+    The scale is the share of its rate that a host gets just now; it is below 1 while it recovers from trouble.
 
     Example: dispatcher hosts list -o json
     """
@@ -62,7 +64,7 @@ def set_(
         message = "give --rate, --burst or --in-flight, or --defaults, or --resume"
         raise typer.BadParameter(message)
     if rate is not None and rate <= 0:
-        message = "is more than 0"
+        message = "must be more than 0"
         raise typer.BadParameter(message, param_hint="--rate")
     api = way.operator()
     if api is None:

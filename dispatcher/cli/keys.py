@@ -21,12 +21,17 @@ _SHORTEST_LIFE_SECONDS: Final = 60
 _LONGEST_LIFE_SECONDS: Final = 315_360_000
 """What the API allows: ten years of 365 days."""
 
+_SCOPES_HELP: Final = (
+    "Only this: endpoints:read, endpoints:write, deliveries:read, deliveries:write, events:read, payloads:read, "
+    "keys:write or listen. Repeat it; everything by itself."
+)
+
 AccountOption = Annotated[
     str | None, typer.Option("--account", help="acct_… of the account; by itself that of the key at hand.")
 ]
 OperatorOption = Annotated[bool, typer.Option("--operator", help="Keys without an account; in the database alone.")]
 KeyEnvironmentOption = Annotated[
-    Environment | None, typer.Option("--env", help="Environment of the keys; test by itself.", show_default=False)
+    Environment | None, typer.Option("--env", help="Environment of the key; test by itself.", show_default=False)
 ]
 
 
@@ -36,16 +41,17 @@ def create(
     account: AccountOption = None,
     env: KeyEnvironmentOption = None,
     operator: OperatorOption = False,
-    scope: Annotated[list[str] | None, typer.Option("--scope", help="Limit what it may do. Repeat it.")] = None,
+    scope: Annotated[list[str] | None, typer.Option("--scope", help=_SCOPES_HELP)] = None,
     name: Annotated[str | None, typer.Option(help="Your own word for it.")] = None,
     expires_in: Annotated[
         str | None, typer.Option("--expires-in", help="End it by itself after this long, like 12h or 90d.")
     ] = None,
     output: FormOption = Form.TABLE,
 ) -> None:
-    """Make a key and print it, this once: for the account of the key at hand, for any --account, or an --operator's.
+    """Make a key and print it, this once.
 
-    An operator's key is made straight in the database: it is how the first key comes to be.
+    It is for the account of the key at hand, for any --account, or an operator's. The latter is made straight in the
+    database: it is how the first key comes to be.
 
     Example: dispatcher keys create --account acct_5hQ2vN8rTb --env live
     Example: dispatcher keys create --account acct_5hQ2vN8rTb --scope deliveries:read --scope events:read
@@ -69,7 +75,9 @@ def list_(
     every: AllOption = False,
     output: FormOption = Form.TABLE,
 ) -> None:
-    """List the keys of the account of the key at hand; with --account or --operator those, from the database.
+    """List keys: those of one's own account, of any --account, or the --operator's.
+
+    One's own come through the API, the others from the database.
 
     Example: dispatcher keys list
     Example: dispatcher keys list --account acct_5hQ2vN8rTb
@@ -86,14 +94,14 @@ def list_(
 @app.command("revoke")
 def revoke(
     way: Way,
-    key: Annotated[str, typer.Argument(help="Id of the key, as `keys list` shows it.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Its id, as `keys list` shows it.")],
     account: AccountOption = None,
     env: KeyEnvironmentOption = None,
     operator: OperatorOption = False,
     yes: YesOption = False,
     output: FormOption = Form.TABLE,
 ) -> None:
-    """End a key of the account of the key at hand, of any --account, or an --operator's; noticed within seconds.
+    """End a key: one of one's own account, of any --account, or an --operator's. Noticed within seconds.
 
     Example: dispatcher keys revoke 3JqPz7LmA0Qx --yes
     Example: dispatcher keys revoke 3JqPz7LmA0Qx --account acct_5hQ2vN8rTb
@@ -133,7 +141,7 @@ def _life(text: str) -> int:
     """Return the seconds of a key's life; a usage error when the API would not give it one."""
     seconds = parse_duration(text)
     if seconds is None or not _SHORTEST_LIFE_SECONDS <= seconds <= _LONGEST_LIFE_SECONDS:
-        message = "looks like 12h or 90d; from 1m to 3650d"
+        message = "must look like 12h or 90d; from 1m to 3650d"
         raise typer.BadParameter(message, param_hint="--expires-in")
     return int(seconds)
 

@@ -74,7 +74,7 @@ def listen(
 def _check_target(url: str, *, allow_remote: bool) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        message = "looks like http://localhost:3000/webhooks"
+        message = "must look like http://localhost:3000/webhooks"
         raise typer.BadParameter(message, param_hint="--forward-to")
     if not (allow_remote or _is_here(parts.hostname)):
         message = f"{parts.hostname} is another machine: events would leave this one. Give --allow-remote to mean it"

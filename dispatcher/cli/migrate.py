@@ -1,11 +1,11 @@
 """`dispatcher migrate`: bring the database's schema forward."""
 
 import asyncio
-import os
 from typing import Annotated
 
 import typer
 
+from dispatcher.cli.database import database_url
 from dispatcher.cli.output import Form, FormOption, say, show_rows
 
 
@@ -20,9 +20,8 @@ def migrate(
     """
     from dispatcher.ledger.migrate import migrate as apply
     from dispatcher.ledger.migrate import pending
-    from dispatcher.settings import load
 
-    url = load(os.environ, required=False).database_url()
+    url = database_url()
     found = asyncio.run(pending(url) if check else apply(url))
     word = "missing" if check else "applied"
     if output is Form.TABLE:

@@ -7,7 +7,7 @@ control characters in it.
 
 import datetime as dt
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import islice
 from typing import Annotated, Any, Final
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 import orjson
 import typer
 
-from dispatcher.cli.table import draw, paint, plain
+from dispatcher.cli.table import draw, paint, plain, width_of
 from dispatcher.cli.times import relative
 from dispatcher.kit import clock
 
@@ -61,17 +61,19 @@ def show_page(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], form: F
 
 
 def show_one(row: Mapping[str, Any], form: Form) -> None:
-    """Print one object: as `name  value` lines, or as JSON."""
+    """Print one object: as `name  value` lines, members of members as `name.name  value`, or as JSON."""
     if form is not Form.TABLE:
         _write(row, indent=form is Form.JSON)
         return
     now = clock.utcnow()
-    width = max((len(name) for name in row), default=0)
-    for name, value in row.items():
+    lines = [(plain(name), value) for name, value in _flat(row)]
+    width = max((width_of(name) for name, _ in lines), default=0)
+    for name, value in lines:
         shown = cell(value)
-        if is_time(name) and isinstance(value, str | dt.datetime):
-            shown = f"{shown} ({_relative(value, now)})"
-        typer.echo(f"{name:<{width}}  {paint(plain(shown))}")
+        instant = _instant(value) if is_time(name) else None
+        if instant is not None:
+            shown = f"{shown} ({relative(instant, now)})"
+        typer.echo(f"{name}{' ' * (width - width_of(name))}  {paint(plain(shown))}")
 
 
 def say(text: str) -> None:
@@ -100,9 +102,19 @@ def cell(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
         return ", ".join(cell(item) for item in value)
+    if isinstance(value, dt.datetime):
+        return value.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if isinstance(value, dict):
         return orjson.dumps(value, default=str).decode()
     return str(value)
+
+
+def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in row.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _write(value: object, *, indent: bool) -> None:
@@ -126,10 +138,16 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
 
 
 def _relative(value: object, now: dt.datetime) -> str:
+    instant = _instant(value)
+    return plain(cell(value)) if instant is None else relative(instant, now)
+
+
+def _instant(value: object) -> dt.datetime | None:
+    """Return the aware instant that a value is or tells, None when it is none: what strangers wrote may be anything."""
     instant = value
     if isinstance(value, str):
         try:
             instant = dt.datetime.fromisoformat(value)
         except ValueError:
-            return plain(value)
-    return relative(instant, now) if isinstance(instant, dt.datetime) else plain(cell(value))
+            return None
+    return instant if isinstance(instant, dt.datetime) and instant.tzinfo is not None else None

@@ -61,9 +61,10 @@ def replay(
         if output is not Form.TABLE:
             show_one(counted, output)
         return
-    demand(f"Send {amount} events to {endpoint}?", yes=yes)
+    demand(f"Send {amount} event{'s' if amount != '1' else ''} to {endpoint}?", yes=yes)
     job = api.call("POST", path, body)
     if follow:
+        say(f"{job['id']} puts {amount} into the queue, {job['rate']:g} per second; Ctrl-C stops the watching alone")
         job = watch(api, job)
     show_one(job, output)
     if follow and job["status"] != "done":

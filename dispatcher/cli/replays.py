@@ -9,7 +9,7 @@ from dispatcher.cli.client import Api
 from dispatcher.cli.completing import endpoint_ids
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.listing import show_list
-from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, show_one
+from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, say, show_one
 from dispatcher.cli.replaying import watch
 
 app = Noun()
@@ -29,7 +29,7 @@ def list_(
     every: AllOption = False,
     output: FormOption = Form.TABLE,
 ) -> None:
-    """List replays and drains, newest first.
+    """List replays and drains, newest first. A drain sends what an endpoint missed while it was out of service.
 
     Example: dispatcher replays list
     """
@@ -58,4 +58,7 @@ def cancel(api: Api, replay: ReplayArgument, yes: YesOption = False, output: For
     Example: dispatcher replays cancel rpl_5hQ2vN8rTb --yes
     """
     demand(f"End the replay {replay}? What it has not sent yet is not sent by it.", yes=yes)
-    show_one(api.call("DELETE", f"/v1/replays/{replay}"), output)
+    found = api.call("DELETE", f"/v1/replays/{replay}")
+    show_one(found, output)
+    if found["status"] == "done":
+        say("\nIt was done before: there was nothing to end.")

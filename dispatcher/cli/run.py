@@ -44,6 +44,7 @@ def run(
 ) -> None:
     """Consume events and deliver them until SIGTERM or Ctrl-C; a second one does not wait for requests under way.
 
+    Example: dispatcher run --embedded --demo
     Example: dispatcher run --processes 4 --roles ingest,deliver
     """
     if demo and not embedded:

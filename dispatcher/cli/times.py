@@ -11,12 +11,14 @@ _STEPS: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
 def relative(instant: dt.datetime, now: dt.datetime) -> str:
-    """Return how far `instant` is from `now`, both aware, to one unit: `now`, `3 min ago`, `in 5 s`."""
+    """Return how far `instant` is from `now`, both aware, to one unit: `now`, `3 min ago`, `in 5 s`.
+
+    What lies ahead is rounded, so that a key made for 90 days ends `in 90 d`; what is past counts whole units.
+    """
     seconds = (instant - now).total_seconds()
     for size, unit in _STEPS:
         if abs(seconds) >= size:
-            amount = f"{int(abs(seconds) / size)} {unit}"
-            return f"in {amount}" if seconds > 0 else f"{amount} ago"
+            return f"in {round(seconds / size)} {unit}" if seconds > 0 else f"{int(-seconds / size)} {unit} ago"
     return "now"
 
 

@@ -63,7 +63,7 @@ def trigger(
 
     seconds = parse_duration(wait)
     if seconds is None:
-        message = "looks like 90s or 10m"
+        message = "must look like 90s or 10m"
         raise typer.BadParameter(message, param_hint="--wait")
     place = kafka_place()
     who = profile(api_url, api_key, profile_name, env) if follow else None

@@ -32,6 +32,7 @@ def verify(
 
     Exits with 0 when it is, 3 when it is not.
 
+    Example: dispatcher verify request.http --secret whsec_…
     Example: dispatcher verify --headers headers.txt --body body.json --secret whsec_…
     """
     from dispatcher.kit import clock
@@ -75,8 +76,8 @@ def _read(path: Path | None) -> bytes:
             with path.open("rb") as file:
                 raw = file.read(_LARGEST + 1)
     except OSError as fault:
-        message = f"{path} cannot be read: {fault.strerror}"
-        raise typer.BadParameter(message) from fault
+        message = f"cannot be read: {fault.strerror}"
+        raise typer.BadParameter(message, param_hint=str(path)) from fault
     if len(raw) > _LARGEST:
         message = f"more than {_LARGEST} bytes: this is no webhook"
         raise typer.BadParameter(message)

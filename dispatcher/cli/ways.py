@@ -25,8 +25,8 @@ DatabaseOption = Annotated[
     bool,
     typer.Option(
         "--database",
-        help="Straight in the database: so by itself, unless --api-url, --api-key or --profile is given or an "
-        "operator's key is at hand; then through the API.",
+        help="Go to the database instead of the API. That is so by itself, unless --api-url, --api-key or --profile is "
+        "typed or an operator's key is at hand.",
     ),
 ]
 

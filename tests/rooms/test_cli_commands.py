@@ -3,6 +3,7 @@
 
 import asyncio
 import datetime as dt
+import json
 import os
 import pty
 import re
@@ -309,6 +310,17 @@ async def test_without_database_and_operators_key_both_are_named(shop: Shop) -> 
     assert "DISPATCHER_DATABASE__URL" in said.err
 
 
+async def test_migrations_are_those_of_the_embedded_database_where_none_is_configured(shop: Shop) -> None:
+    url = shop.terminal.environment.pop("DISPATCHER_DATABASE__URL")
+
+    nowhere = await shop.terminal.run("migrate", "--check", code=1)
+    (shop.folder / "ready.json").write_text(json.dumps({"database_url": url}))
+    embedded = await shop.terminal.run("migrate", "--check")
+
+    assert "DISPATCHER_DATABASE__URL" in nowhere.err
+    assert "up to date" in embedded.err
+
+
 async def test_an_account_manages_keys_of_its_own_without_the_database(shop: Shop) -> None:
     del shop.terminal.environment["DISPATCHER_DATABASE__URL"]
 
@@ -340,6 +352,15 @@ async def test_a_key_made_to_end_ends_whichever_way_it_was_made(shop: Shop) -> N
 
         created, expires = (dt.datetime.fromisoformat(made[name]) for name in ("created_at", "expires_at"))
         assert abs(expires - created - dt.timedelta(hours=2)) < dt.timedelta(seconds=1)
+
+
+async def test_ending_a_replay_that_was_done_says_so(shop: Shop) -> None:
+    async with shop.api.sql() as sql:
+        await sql.execute("UPDATE replay SET state = 'done', ended_at = now() WHERE public_id = $1", shop.replay)
+
+    said = await shop.terminal.run("replays", "cancel", shop.replay, "--yes")
+
+    assert "was done before" in said.err
 
 
 async def test_times_are_relative_for_people_and_iso_for_programs(shop: Shop) -> None:

@@ -1,5 +1,6 @@
 """What commands print: columns for people, every field for programs."""
 
+import datetime as dt
 import json
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_json_lines_are_one_object_each(capsys: Printed) -> None:
 def test_one_object_is_names_and_values_for_people(capsys: Printed) -> None:
     show_one({"id": "we_1", "is_verified": False, "limits": {"rate": 1}, "paused": None}, Form.TABLE)
 
-    assert lines_of(capsys) == ["id           we_1", "is_verified  no", 'limits       {"rate":1}', "paused       -"]
+    assert lines_of(capsys) == ["id           we_1", "is_verified  no", "limits.rate  1", "paused       -"]
 
 
 @pytest.mark.parametrize(("form", "n_lines"), [(Form.JSON, 8), (Form.JSONL, 1)])
@@ -78,6 +79,27 @@ def test_one_object_is_json_for_programs(capsys: Printed, form: Form, n_lines: i
     out = capsys.readouterr().out
     assert json.loads(out) == row
     assert len(out.splitlines()) == n_lines
+
+
+def test_members_of_members_have_lines_of_their_own(capsys: Printed) -> None:
+    show_one({"id": "e", "data": {"verification": {"id": "ver_1"}, "links": {}}}, Form.TABLE)
+
+    assert lines_of(capsys) == ["id                    e", "data.verification.id  ver_1", "data.links            {}"]
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2020-01-01", "2020-01-01T00:00:00"])
+def test_what_is_no_aware_instant_is_told_as_it_is(capsys: Printed, text: str) -> None:
+    show_one({"headers": {"x_at": text, "\x1b[2J": text}}, Form.TABLE)
+    show_rows([{"x_at": text}], ("x_at",), Form.TABLE)
+
+    assert lines_of(capsys) == [f"headers.x_at     {text}", f"headers.\\x1b[2J  {text}", "x at", text]
+
+
+def test_an_instant_of_the_ledger_looks_like_one_of_the_api(capsys: Printed) -> None:
+    berlin = dt.timezone(dt.timedelta(hours=1))
+    show_one({"made_at": dt.datetime(2020, 1, 1, 1, 0, 0, 123_456, tzinfo=berlin)}, Form.TABLE)
+
+    assert lines_of(capsys)[0].startswith("made_at  2020-01-01T00:00:00.123Z (")
 
 
 def test_nothing_to_show_is_no_fault(capsys: Printed) -> None:

@@ -1,5 +1,6 @@
 """The tree of commands: examples that are real, help that loads nothing, one way to ask for output."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -80,6 +81,22 @@ def test_help_shows_examples_unbroken(capsys: pytest.CaptureFixture[str]) -> Non
 
     shown = capsys.readouterr().out
     assert "Example:\n    dispatcher keys create --account acct_5hQ2vN8rTb --env live\n" in shown
+
+
+@each_command
+def test_help_names_values_by_words_and_not_by_types(path: tuple[str, ...]) -> None:
+    shown = TREE[path].get_help(TREE[path].make_context(path[-1], [], resilient_parsing=True))
+
+    assert re.findall(r"<(?:str|int|float|path|file|dir|list)\b|[{}]|\.{4,}", shown.partition("Example:")[0]) == []
+
+
+def test_the_list_of_a_group_tells_whole_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        app(["endpoints", "--help"], prog_name="dispatcher")
+
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "add Register an endpoint and print its signing secret, this once. list List endpoints" in shown
+    assert "..." not in shown.partition("Commands:")[2]
 
 
 def modules_after(*words: str) -> set[str]:
