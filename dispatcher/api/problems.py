@@ -67,6 +67,10 @@ class ProblemCode(StrEnum):
     TIMED_OUT = "timed_out"
 
 
+PAGED: Final = (ProblemCode.INVALID_CURSOR,)
+"""Refusals of every list that comes in pages."""
+
+
 class _Kind(NamedTuple):
     status: HTTPStatus
     title: str

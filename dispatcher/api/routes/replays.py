@@ -1,0 +1,41 @@
+"""Replays and drains; they are begun under an endpoint."""
+
+from typing import Final
+
+from dispatcher.api import replays
+from dispatcher.api.call import Route
+from dispatcher.api.problems import PAGED
+from dispatcher.api.replay_models import ReplayList, ReplayShown, ReplaysQuery
+from dispatcher.ledger.keys import Scope
+
+REPLAY_ROUTES: Final = (
+    Route(
+        method="GET",
+        path="/v1/replays",
+        operation_id="listReplays",
+        handler=replays.list_replays,
+        scope=Scope.DELIVERIES_READ,
+        summary="List replays and drains, newest first",
+        answer=ReplayList,
+        query=ReplaysQuery,
+        problems=PAGED,
+    ),
+    Route(
+        method="GET",
+        path="/v1/replays/{id}",
+        operation_id="getReplay",
+        handler=replays.read_replay,
+        scope=Scope.DELIVERIES_READ,
+        summary="Show how far a replay is",
+        answer=ReplayShown,
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/replays/{id}",
+        operation_id="cancelReplay",
+        handler=replays.cancel_replay,
+        scope=Scope.DELIVERIES_WRITE,
+        summary="End a replay; deliveries that it made go their way. With a drain, those still held are canceled",
+        answer=ReplayShown,
+    ),
+)
