@@ -64,7 +64,8 @@ from dispatcher.policy.schema_files import load_event_schemas, load_publications
 from dispatcher.recording import Recorder
 from dispatcher.replays import ReplayRunner
 from dispatcher.resealing import Resealer
-from dispatcher.settings import EVERY_ROLE, Bind, Role, Settings
+from dispatcher.setting_values import Bind
+from dispatcher.settings import EVERY_ROLE, Role, Settings
 from dispatcher.shared import Services, make_services, url_rules
 from dispatcher.telemetry.probes import Probes, ProbeServer
 from dispatcher.trials import Trials

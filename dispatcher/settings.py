@@ -5,7 +5,6 @@ A setting is the environment variable `DISPATCHER_<GROUP>__<NAME>` or the same k
 below each field is what the generated table in the README says.
 """
 
-import datetime as dt
 import difflib
 import json
 import tomllib
@@ -13,22 +12,31 @@ from collections.abc import Collection, Mapping
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self, TypeAlias
+from typing import Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticUndefined
 
 from dispatcher.model.endpoint import HostLimits
 from dispatcher.model.errors import ConfigurationError
-from dispatcher.policy.addresses import EgressPolicy
 from dispatcher.policy.pacing import limits_fault
-from dispatcher.policy.retrying import LIVE_SCHEDULE, TEST_SCHEDULE, check_schedule
-from dispatcher.policy.urls import PortRules
+from dispatcher.policy.retrying import LIVE_SCHEDULE, TEST_SCHEDULE
+from dispatcher.setting_values import (
+    MIB,
+    Bind,
+    BindField,
+    BytesField,
+    CidrsField,
+    FileField,
+    InstantField,
+    PortsField,
+    ScheduleField,
+    TopicsField,
+)
 
 PREFIX: Final = "DISPATCHER_"
 CONFIG_VARIABLE: Final = "DISPATCHER_CONFIG"
 _OWN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "DISPATCHER_API_URL", "DISPATCHER_API_KEY", "DISPATCHER_PROFILE"})
-_MIB: Final = 1_048_576
 
 
 class Role(StrEnum):
@@ -42,92 +50,6 @@ class Role(StrEnum):
 EVERY_ROLE: Final = frozenset(Role)
 
 
-class Bind(NamedTuple):
-    """Where to listen; port 0 means any free one."""
-
-    host: str
-    port: int
-
-
-def _read_bind(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    host, colon, port = value.rpartition(":")
-    if not colon or not port.isdigit() or not 0 <= int(port) <= 65_535:
-        message = "give host:port, like 127.0.0.1:8080; port 0 means any free one"
-        raise ValueError(message)
-    return Bind(host.strip("[]") or "0.0.0.0", int(port))  # noqa: S104 - ":8080" asks for it
-
-
-def _read_list(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-def _read_topics(value: object) -> object:
-    if isinstance(value, str) and len(value) > 2 and value.startswith("/") and value.endswith("/"):
-        return (value,)
-    return _read_list(value)
-
-
-def _read_instant(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    if not value:
-        return None
-    message = "give an instant with its offset, like 2026-12-01T06:00:00Z"
-    try:
-        instant = dt.datetime.fromisoformat(value)
-    except ValueError as fault:
-        raise ValueError(message) from fault
-    if instant.tzinfo is None:
-        raise ValueError(message)
-    return instant.astimezone(dt.UTC)
-
-
-def _read_bytes(value: object) -> object:
-    if isinstance(value, str):
-        number, _, unit = value.partition(" ")
-        scale = {"": 1, "KiB": 1_024, "MiB": _MIB, "GiB": 1_024 * _MIB}.get(unit)
-        if scale is None or not number.isdigit():
-            message = "give bytes, like 268435456 or 256 MiB"
-            raise ValueError(message)
-        return int(number) * scale
-    return value
-
-
-def _checked_schedule(value: tuple[float, ...]) -> tuple[float, ...]:
-    if faults := check_schedule(value):
-        raise ValueError("; ".join(faults))
-    return value
-
-
-def _checked_ports(value: str) -> str:
-    PortRules.parse(value)
-    return value
-
-
-def _checked_cidrs(value: tuple[str, ...]) -> tuple[str, ...]:
-    try:
-        EgressPolicy.parse(value, ())
-    except ConfigurationError as fault:
-        raise ValueError("; ".join(fault.faults)) from fault
-    return value
-
-
-def _must_exist(value: Path | None) -> Path | None:
-    if value is not None and not value.is_file():
-        message = f"there is no file {value}"
-        raise ValueError(message)
-    return value
-
-
-BindField: TypeAlias = Annotated[Bind, BeforeValidator(_read_bind)]
-CidrsField: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_read_list), AfterValidator(_checked_cidrs)]
-TopicsField: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_read_topics), Field(min_length=1)]
-FileField: TypeAlias = Annotated[Path | None, AfterValidator(_must_exist)]
-ScheduleField: TypeAlias = Annotated[tuple[float, ...], BeforeValidator(_read_list), AfterValidator(_checked_schedule)]
 _doc = partial(Field, validate_default=False)
 
 
@@ -229,13 +151,13 @@ class Egress(Group):
     source_ips: CidrsField = _doc(
         (), description="Where requests come from, for customers' firewalls: told by `GET /v1/webhook_source_ips`."
     )
-    source_ips_change_at: Annotated[dt.datetime | None, BeforeValidator(_read_instant)] = _doc(
+    source_ips_change_at: InstantField = _doc(
         None, description="When they change next, as `2026-12-01T06:00:00Z`: told there, too, as `changes_at`."
     )
     allow_http: bool = _doc(
         default=False, description="http:// endpoints, in the test environment only. Embedded: true."
     )
-    ports: Annotated[str, AfterValidator(_checked_ports)] = _doc(
+    ports: PortsField = _doc(
         "443,8443,1024-65535",
         description="Ports to allow; those of data stores and control planes only when listed one by one.",
     )
@@ -251,9 +173,7 @@ class Limits(Group):
     host_burst: int = _doc(100, ge=1, le=1_000_000, description="Requests at once to one host after a rest.")
     host_in_flight: int = _doc(64, ge=1, le=10_000, description="Requests under way to one host.")
     in_flight: int = _doc(1_000, ge=1, le=100_000, description="Requests under way in one process.")
-    memory_bytes: Annotated[int, BeforeValidator(_read_bytes)] = _doc(
-        256 * _MIB, ge=_MIB, description="Deliveries in the memory of one process, in bytes."
-    )
+    memory_bytes: BytesField = _doc(256 * MIB, ge=MIB, description="Deliveries in the memory of one process, in bytes.")
 
     @model_validator(mode="after")
     def _can_be_kept(self) -> Self:

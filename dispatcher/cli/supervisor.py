@@ -31,7 +31,8 @@ from dispatcher.kit import clock
 from dispatcher.kit.stopping import StopRequest
 from dispatcher.kit.supervise import sleep_until_set, spawn
 from dispatcher.model.errors import ConfigurationError
-from dispatcher.settings import Bind, Role, Settings
+from dispatcher.setting_values import Bind
+from dispatcher.settings import Role, Settings
 
 _log = structlog.get_logger("supervisor")
 

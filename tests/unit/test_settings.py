@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from dispatcher.model.errors import ConfigurationError
-from dispatcher.settings import Bind, effective, known_keys, load, settings_table
+from dispatcher.setting_values import Bind
+from dispatcher.settings import effective, known_keys, load, settings_table
 
 
 @pytest.fixture
