@@ -9,7 +9,7 @@ account, an endpoint or an id.
 import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from prometheus_client import CollectorRegistry
@@ -81,94 +81,100 @@ class Spread:
         return list(zip(bounds, itertools.accumulate(self.counts), strict=True))
 
 
+_EVENTS: Final = "dispatcher_events"
+
+_CATALOGUE: Final = (
+    Description(
+        "dispatcher_records", "counter", "Kafka records read, by what became of them", {"result": RECORD_RESULTS}
+    ),
+    Description(_EVENTS, "counter", "Events accepted", {"type": ()}),
+    Description(
+        "dispatcher_dropped_fields", "counter", "Fields of records that are not part of the published schema", {}
+    ),
+    Description("dispatcher_event_conflicts", "counter", "Duplicates whose body differs from the stored one", {}),
+    Description(
+        "dispatcher_deliveries",
+        "counter",
+        "Settled deliveries, by verdict",
+        {"verdict": [kind.value for kind in VerdictKind]},
+    ),
+    Description(
+        "dispatcher_attempts", "counter", "Attempts, by outcome", {"outcome": [kind.value for kind in OutcomeKind]}
+    ),
+    Description(
+        "dispatcher_attempt_duration_seconds", "histogram", "Time of an attempt, by phase", {"phase": PHASES}, SECONDS
+    ),
+    Description(
+        "dispatcher_end_to_end_seconds", "histogram", "From the event's own time to its delivery", {}, LONG_SECONDS
+    ),
+    Description(
+        "dispatcher_ingest_to_first_attempt_seconds",
+        "histogram",
+        "From acceptance to the start of the first attempt",
+        {},
+        SECONDS,
+    ),
+    Description("dispatcher_accept_seconds", "histogram", "Time of statement S1", {}, SECONDS),
+    Description("dispatcher_settle_seconds", "histogram", "Time of statement S2, with retries", {}, SECONDS),
+    Description("dispatcher_settle_batch_size", "histogram", "Settlements per statement S2", {}, SIZES),
+    Description("dispatcher_kafka_lag_records", "gauge", "Records not yet accepted", {"topic": (), "partition": ()}),
+    Description("dispatcher_kafka_partitions", "gauge", "Partitions assigned to this process", {}),
+    Description("dispatcher_oldest_due_age_seconds", "gauge", "Age of the oldest delivery that is due in Postgres", {}),
+    Description(
+        "dispatcher_oldest_throttled_age_seconds",
+        "gauge",
+        "Age of the oldest delivery that waits for its host's rate",
+        {},
+    ),
+    Description("dispatcher_due_deliveries", "gauge", "Deliveries due in Postgres", {}),
+    Description("dispatcher_held_deliveries", "gauge", "Deliveries held for paused or disabled endpoints", {}),
+    Description("dispatcher_in_flight", "gauge", "Attempts under way", {}),
+    Description("dispatcher_suspects_in_flight", "gauge", "Attempts under way to hosts that keep us waiting", {}),
+    Description("dispatcher_lanes", "gauge", "Lanes in memory", {}),
+    Description("dispatcher_lane_bytes", "gauge", "Counted bytes of deliveries in memory", {}),
+    Description("dispatcher_unsettled", "gauge", "Settlements not yet written", {}),
+    Description("dispatcher_hosts_paused", "gauge", "Hosts that are paused", {}),
+    Description("dispatcher_tokens", "counter", "Rate tokens, by what became of them", {"result": TOKEN_RESULTS}),
+    Description("dispatcher_takeovers", "counter", "Replicas taken over by this process", {}),
+    Description("dispatcher_taken_over_rows", "counter", "Deliveries freed by takeovers", {}),
+    Description("dispatcher_adopted_rows", "counter", "Deliveries found to be ours after a lost answer", {}),
+    Description("dispatcher_fenced", "counter", "Statements refused because this process was taken over", {}),
+    Description("dispatcher_progress_refused", "counter", "Batches refused because a position stood elsewhere", {}),
+    Description("dispatcher_lost_records", "counter", "Records deleted from Kafka before they were read", {}),
+    Description(
+        "dispatcher_dead_events",
+        "counter",
+        "Dead events, by reason",
+        {"reason": [reason.value for reason in DeadReason]},
+    ),
+    Description("dispatcher_seals_under_old_keys", "gauge", "Stored values sealed with a key that is not primary", {}),
+    Description("dispatcher_seals_renewed", "counter", "Stored values sealed again with the primary key", {}),
+    Description("dispatcher_loop_lag_seconds", "gauge", "How late the event loop runs", {}),
+    Description("dispatcher_log_lines_dropped", "counter", "Log lines dropped because nobody read them", {}),
+    Description("dispatcher_replica_lease_seconds", "gauge", "Seconds left of the own lease", {}),
+    Description("dispatcher_live_replicas", "gauge", "Replicas whose lease holds", {}),
+    Description("dispatcher_partitions_ahead_days", "gauge", "Days for which tables are made ahead", {}),
+    Description("dispatcher_dropped_tables", "counter", "Daily tables dropped by retention", {"table": DAILY_TABLES}),
+    Description(
+        "dispatcher_kept_back_tables",
+        "gauge",
+        "Daily tables of events past their retention that are still needed",
+        {},
+    ),
+    Description(
+        "dispatcher_endpoints",
+        "gauge",
+        "Endpoints, by status; enabled ones that fail are failing",
+        {"status": ENDPOINT_STATES},
+    ),
+)
+"""The types of events come with the schemas: `catalogue` puts them in."""
+
+
 def catalogue(event_types: Sequence[str]) -> list[Description]:
     """Return every metric. `event_types` closes the label of the events; others count as `other`."""
-    counter, gauge, histogram = "counter", "gauge", "histogram"
-    verdicts = [kind.value for kind in VerdictKind]
-    return [
-        Description(
-            "dispatcher_records", counter, "Kafka records read, by what became of them", {"result": RECORD_RESULTS}
-        ),
-        Description("dispatcher_events", counter, "Events accepted", {"type": (*event_types, OTHER_TYPE)}),
-        Description(
-            "dispatcher_dropped_fields", counter, "Fields of records that are not part of the published schema", {}
-        ),
-        Description("dispatcher_event_conflicts", counter, "Duplicates whose body differs from the stored one", {}),
-        Description("dispatcher_deliveries", counter, "Settled deliveries, by verdict", {"verdict": verdicts}),
-        Description(
-            "dispatcher_attempts", counter, "Attempts, by outcome", {"outcome": [kind.value for kind in OutcomeKind]}
-        ),
-        Description(
-            "dispatcher_attempt_duration_seconds", histogram, "Time of an attempt, by phase", {"phase": PHASES}, SECONDS
-        ),
-        Description(
-            "dispatcher_end_to_end_seconds", histogram, "From the event's own time to its delivery", {}, LONG_SECONDS
-        ),
-        Description(
-            "dispatcher_ingest_to_first_attempt_seconds",
-            histogram,
-            "From acceptance to the start of the first attempt",
-            {},
-            SECONDS,
-        ),
-        Description("dispatcher_accept_seconds", histogram, "Time of statement S1", {}, SECONDS),
-        Description("dispatcher_settle_seconds", histogram, "Time of statement S2, with retries", {}, SECONDS),
-        Description("dispatcher_settle_batch_size", histogram, "Settlements per statement S2", {}, SIZES),
-        Description("dispatcher_kafka_lag_records", gauge, "Records not yet accepted", {"topic": (), "partition": ()}),
-        Description("dispatcher_kafka_partitions", gauge, "Partitions assigned to this process", {}),
-        Description(
-            "dispatcher_oldest_due_age_seconds", gauge, "Age of the oldest delivery that is due in Postgres", {}
-        ),
-        Description(
-            "dispatcher_oldest_throttled_age_seconds",
-            gauge,
-            "Age of the oldest delivery that waits for its host's rate",
-            {},
-        ),
-        Description("dispatcher_due_deliveries", gauge, "Deliveries due in Postgres", {}),
-        Description("dispatcher_held_deliveries", gauge, "Deliveries held for paused or disabled endpoints", {}),
-        Description("dispatcher_in_flight", gauge, "Attempts under way", {}),
-        Description("dispatcher_suspects_in_flight", gauge, "Attempts under way to hosts that keep us waiting", {}),
-        Description("dispatcher_lanes", gauge, "Lanes in memory", {}),
-        Description("dispatcher_lane_bytes", gauge, "Counted bytes of deliveries in memory", {}),
-        Description("dispatcher_unsettled", gauge, "Settlements not yet written", {}),
-        Description("dispatcher_hosts_paused", gauge, "Hosts that are paused", {}),
-        Description("dispatcher_tokens", counter, "Rate tokens, by what became of them", {"result": TOKEN_RESULTS}),
-        Description("dispatcher_takeovers", counter, "Replicas taken over by this process", {}),
-        Description("dispatcher_taken_over_rows", counter, "Deliveries freed by takeovers", {}),
-        Description("dispatcher_adopted_rows", counter, "Deliveries found to be ours after a lost answer", {}),
-        Description("dispatcher_fenced", counter, "Statements refused because this process was taken over", {}),
-        Description("dispatcher_progress_refused", counter, "Batches refused because a position stood elsewhere", {}),
-        Description("dispatcher_lost_records", counter, "Records deleted from Kafka before they were read", {}),
-        Description(
-            "dispatcher_dead_events",
-            counter,
-            "Dead events, by reason",
-            {"reason": [reason.value for reason in DeadReason]},
-        ),
-        Description(
-            "dispatcher_seals_under_old_keys", gauge, "Stored values sealed with a key that is not primary", {}
-        ),
-        Description("dispatcher_seals_renewed", counter, "Stored values sealed again with the primary key", {}),
-        Description("dispatcher_loop_lag_seconds", gauge, "How late the event loop runs", {}),
-        Description("dispatcher_log_lines_dropped", counter, "Log lines dropped because nobody read them", {}),
-        Description("dispatcher_replica_lease_seconds", gauge, "Seconds left of the own lease", {}),
-        Description("dispatcher_live_replicas", gauge, "Replicas whose lease holds", {}),
-        Description("dispatcher_partitions_ahead_days", gauge, "Days for which tables are made ahead", {}),
-        Description("dispatcher_dropped_tables", counter, "Daily tables dropped by retention", {"table": DAILY_TABLES}),
-        Description(
-            "dispatcher_kept_back_tables",
-            gauge,
-            "Daily tables of events past their retention that are still needed",
-            {},
-        ),
-        Description(
-            "dispatcher_endpoints",
-            gauge,
-            "Endpoints, by status; enabled ones that fail are failing",
-            {"status": ENDPOINT_STATES},
-        ),
-    ]
+    closed = {"type": (*event_types, OTHER_TYPE)}
+    return [replace(one, labels=closed) if one.name == _EVENTS else one for one in _CATALOGUE]
 
 
 class Metrics(Collector):
