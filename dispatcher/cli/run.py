@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dispatcher.cli.output import say
+from dispatcher.model.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from dispatcher.cli.daemon import Course
     from dispatcher.settings import Role, Settings
@@ -47,6 +50,27 @@ def run(
     Example: dispatcher run --embedded --demo
     Example: dispatcher run --processes 4 --roles ingest,deliver
     """
+    _refuse_contradictions(embedded=embedded, demo=demo, processes=processes, loop=loop)
+    wanted = _roles(roles, processes)
+    from dispatcher.cli.daemon import Course
+    from dispatcher.telemetry.logs import set_up_logs
+
+    settings = _settings(wanted, embedded=embedded, demo=demo)
+    logs = set_up_logs(settings.log.level, settings.log.format)
+    course = Course(wanted, processes, loop, ready_file, lambda: logs.dropped)
+    try:
+        if child is not None and report_to is not None:
+            code = _run_child(settings, course, child, report_to, embedded=embedded)
+        elif embedded:
+            code = _run_embedded(settings, course, demo=demo)
+        else:
+            code = _run_configured(settings, course)
+    finally:
+        logs.flush()
+    sys.exit(code)
+
+
+def _refuse_contradictions(*, embedded: bool, demo: bool, processes: int, loop: str) -> None:
     if demo and not embedded:
         message = "needs --embedded"
         raise typer.BadParameter(message, param_hint="--demo")
@@ -54,35 +78,26 @@ def run(
         message = "shows one process; leave out --processes"
         raise typer.BadParameter(message, param_hint="--demo")
     if loop not in ("uvloop", "asyncio"):
-        message = "is uvloop or asyncio"
+        message = "must be uvloop or asyncio"
         raise typer.BadParameter(message, param_hint="--loop")
-    wanted = _roles(roles, processes)
-    from dispatcher.cli.daemon import Course
-    from dispatcher.settings import load
-    from dispatcher.telemetry.logs import set_up_logs
 
-    settings = load(os.environ, embedded=embedded, roles=wanted)
-    if demo:
-        # It prints a line for each attempt itself.
-        quiet = settings.log.model_copy(update={"level": "warning", "attempts": "none"})
-        settings = settings.model_copy(update={"log": quiet})
-    logs = set_up_logs(settings.log.level, settings.log.format)
-    course = Course(wanted, processes, loop, ready_file, lambda: logs.dropped)
-    code = 0
+
+def _settings(roles: "frozenset[Role]", *, embedded: bool, demo: bool) -> "Settings":
+    from dispatcher.settings import PREFIX, load
+
     try:
-        if child is not None and report_to is not None:
-            from dispatcher.cli.supervisor import run_child
-
-            run_child(settings, course, child, report_to, embedded=embedded)
-        elif embedded:
-            from dispatcher.cli.standalone import run_standalone
-
-            code = run_standalone(settings, course, demo=demo)
-        else:
-            code = _run_configured(settings, course)
-    finally:
-        logs.flush()
-    sys.exit(code)
+        settings = load(os.environ, embedded=embedded, roles=roles)
+    except ConfigurationError:
+        if not any(name.startswith(PREFIX) for name in os.environ):
+            say(
+                "Nothing is configured. To look around, `dispatcher run --embedded --demo` brings servers of its own.\n"
+            )
+        raise
+    if not demo:
+        return settings
+    # It prints a line for each attempt itself.
+    quiet = settings.log.model_copy(update={"level": "warning", "attempts": "none"})
+    return settings.model_copy(update={"log": quiet})
 
 
 def _roles(text: str, n_processes: int) -> "frozenset[Role]":
@@ -99,6 +114,19 @@ def _roles(text: str, n_processes: int) -> "frozenset[Role]":
         message = "only the first of several processes serves the API: the others would have nothing to do"
         raise typer.BadParameter(message, param_hint="--processes")
     return roles
+
+
+def _run_child(settings: "Settings", course: "Course", number: int, report_to: int, *, embedded: bool) -> int:
+    from dispatcher.cli.supervisor import run_child
+
+    run_child(settings, course, number, report_to, embedded=embedded)
+    return 0
+
+
+def _run_embedded(settings: "Settings", course: "Course", *, demo: bool) -> int:
+    from dispatcher.cli.standalone import run_standalone
+
+    return run_standalone(settings, course, demo=demo)
 
 
 def _run_configured(settings: "Settings", course: "Course") -> int:
