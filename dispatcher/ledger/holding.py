@@ -12,7 +12,7 @@ must be over (`SETTLING_SECONDS`). One that still saw it enabled made rows of it
 
 import datetime as dt
 from collections.abc import Collection
-from typing import Any, Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import STATEMENT_SECONDS, Pool, Session
@@ -35,6 +35,24 @@ BY_USER: Final = "by_user"
 
 Versions: TypeAlias = Collection[dt.datetime] | None
 """The versions of an endpoint that may be changed, None for whichever there is."""
+
+
+class _Wish(NamedTuple):
+    """The status that an endpoint is to have, and who wants that of which of its versions."""
+
+    tenant: Tenant
+    public_id: str
+    status: EndpointStatus
+    deed: Deed | None
+    versions: Versions
+
+
+class _Standing(NamedTuple):
+    """How an endpoint under its lock stands to a wish: what to answer, and the status that is still to be changed."""
+
+    answer: int | Changed | None
+    number: int = 0
+    before: str | None = None
 
 
 class HoldingLedger:
@@ -60,27 +78,22 @@ class HoldingLedger:
         short, those rows are held when they fall due, as are those that processes have. `deed` is written down with
         the change, and other endpoints that ask for it are told that one was disabled.
         """
+        wish = _Wish(tenant, public_id, status, deed, versions)
         async with self._pool.transaction() as session:
-            row = await session.fetchrow("lock_endpoint", *tenant, public_id)
-            if row is None:
-                return None
-            if not _is_one_of(versions, row):
-                return Changed()
-            number: int = row["endpoint_id"]
-            if row["status"] == status:
-                return number
+            found = await _look(session, wish)
+            if found.before is None:
+                return found.answer
             reason = BY_USER if status is EndpointStatus.DISABLED else None
-            await session.execute("hold_endpoint", number, status, reason)
-            await session.execute("give_back_drain", number)
-            tag = await session.execute("hold_some", number, ROWS_AT_ONCE)
+            await session.execute("hold_endpoint", found.number, status, reason)
+            await session.execute("give_back_drain", found.number)
+            tag = await session.execute("hold_some", found.number, ROWS_AT_ONCE)
             if status is EndpointStatus.DISABLED:
-                await announce(
-                    session, [endpoint_disabled(one) for one in (await read_concerned(session, [number])).values()]
-                )
-            await _note(session, deed, public_id, row["status"], status)
+                concerned = await read_concerned(session, [found.number])
+                await announce(session, [endpoint_disabled(one) for one in concerned.values()])
+            await _note(session, wish, found.before)
         while count_of(tag) == ROWS_AT_ONCE:
-            tag = await self._pool.execute("hold_some", number, ROWS_AT_ONCE)
-        return number
+            tag = await self._pool.execute("hold_some", found.number, ROWS_AT_ONCE)
+        return found.number
 
     async def enable(
         self,
@@ -98,58 +111,32 @@ class HoldingLedger:
         What it owes becomes a drain, or (`pays` false) is forgotten: held rows are canceled then, before it is enabled
         but for the last of them, so that a fault in between leaves it held. Enabling twice is enabling once.
         """
+        wish = _Wish(tenant, public_id, EndpointStatus.ENABLED, deed, versions)
         async with self._pool.transaction() as session:
-            row = await session.fetchrow("lock_endpoint", *tenant, public_id)
-        if row is None:
-            return None
-        if not _is_one_of(versions, row):
-            return Changed()
-        number: int = row["endpoint_id"]
-        if row["status"] == EndpointStatus.ENABLED:
-            return number
-        if pays:
-            expected = await self.count_held(number)
-            changed = await self._enable_and_drain(tenant, public_id, expected, deed, versions)
-            return number if changed is None else changed
-        done: bool | Changed = False
-        while done is False:
-            done = await self._enable_and_forget(tenant, public_id, deed, versions)
-        return done if isinstance(done, Changed) else number
+            found = await _look(session, wish)
+        if found.before is not None and pays:
+            return (await self._enable_and_drain(wish, await self.count_held(found.number))).answer
+        while found.before is not None:
+            found = await self._enable_and_forget(wish)
+        return found.answer
 
-    async def _enable_and_drain(
-        self, tenant: Tenant, public_id: str, expected: Tally, deed: Deed | None, versions: Versions
-    ) -> Changed | None:
+    async def _enable_and_drain(self, wish: _Wish, expected: Tally) -> _Standing:
         async with self._pool.transaction() as session:
-            row = await session.fetchrow("lock_endpoint", *tenant, public_id)
+            found = await _look(session, wish)
             # Somebody may have been faster, or deleted it.
-            if row is None:
-                return None
-            if not _is_one_of(versions, row):
-                return Changed()
-            if row["status"] != EndpointStatus.ENABLED:
-                await session.execute("start_drain", row["endpoint_id"], new_replay_id(), *expected)
-                await session.execute("enable_endpoint", row["endpoint_id"])
-                await _note(session, deed, public_id, row["status"], EndpointStatus.ENABLED)
-            return None
+            if found.before is None:
+                return found
+            await session.execute("start_drain", found.number, new_replay_id(), *expected)
+            return await _enable(session, wish, found)
 
-    async def _enable_and_forget(
-        self, tenant: Tenant, public_id: str, deed: Deed | None, versions: Versions
-    ) -> bool | Changed:
+    async def _enable_and_forget(self, wish: _Wish) -> _Standing:
+        """Cancel some of what is held; enable the endpoint when that was the last."""
         async with self._pool.transaction() as session:
-            row = await session.fetchrow("lock_endpoint", *tenant, public_id)
-            if row is None:
-                return True
-            if not _is_one_of(versions, row):
-                return Changed()
-            if row["status"] == EndpointStatus.ENABLED:
-                return True
-            number = row["endpoint_id"]
-            if await cancel_some(session, number, only_held=True):
-                return False
-            await session.execute("end_drain", number)
-            await session.execute("enable_endpoint", number)
-            await _note(session, deed, public_id, row["status"], EndpointStatus.ENABLED)
-            return True
+            found = await _look(session, wish)
+            if found.before is None or await cancel_some(session, found.number, only_held=True):
+                return found
+            await session.execute("end_drain", found.number)
+            return await _enable(session, wish, found)
 
     async def count_held(self, endpoint_id: int) -> Tally:
         """Count what an endpoint holds, or what its drain has still to pay: rows and events, 10,000 of each at most."""
@@ -158,12 +145,24 @@ class HoldingLedger:
         return Tally(row["n"], row["is_minimum"])
 
 
-def _is_one_of(versions: Versions, row: Any) -> bool:
-    return versions is None or row["changed_at"] in versions
+async def _look(session: Session, wish: _Wish) -> _Standing:
+    """Lock the endpoint until the transaction ends, and tell how it stands."""
+    row = await session.fetchrow("lock_endpoint", *wish.tenant, wish.public_id)
+    if row is None:
+        return _Standing(None)
+    if wish.versions is not None and row["changed_at"] not in wish.versions:
+        return _Standing(Changed())
+    number: int = row["endpoint_id"]
+    return _Standing(number, number, None if row["status"] == wish.status else row["status"])
 
 
-async def _note(session: Session, deed: Deed | None, public_id: str, before: str, after: EndpointStatus) -> None:
-    if deed is not None:
-        await note(
-            session, deed, public_id, before={"status": before}, after={"status": after}, facts={"status": after}
-        )
+async def _enable(session: Session, wish: _Wish, found: _Standing) -> _Standing:
+    await session.execute("enable_endpoint", found.number)
+    await _note(session, wish, found.before)
+    return _Standing(found.answer)
+
+
+async def _note(session: Session, wish: _Wish, before: str | None) -> None:
+    if wish.deed is not None:
+        after = {"status": wish.status}
+        await note(session, wish.deed, wish.public_id, before={"status": before}, after=after, facts=after)
