@@ -258,7 +258,7 @@ async def test_the_operators_commands(world: World) -> None:
         (("endpoints", "show", "we_nobody"), 1, "404"),
         (("endpoints", "add", "https://example.com/x", "-e", "verification.finished"), 1, "verification."),
         (("deliveries", "show", "dlv_nobody"), 1, "404"),
-        (("dead-events", "show", "nonsense"), 1, "named like"),
+        (("dead-events", "show", "nonsense"), 2, "named like"),
         (("keys", "create", "--database"), 2, "--operator"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
