@@ -7,16 +7,7 @@ import typer
 from dispatcher.cli.attempt_view import print_attempt
 from dispatcher.cli.client import Api
 from dispatcher.cli.completing import endpoint_ids
-from dispatcher.cli.filters import (
-    EventOption,
-    OutcomesOption,
-    SinceOption,
-    SubjectOption,
-    TestOption,
-    TypesOption,
-    UntilOption,
-    log_query,
-)
+from dispatcher.cli.filters import Wanted, filtered
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.listing import show_list
 from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, show_one
@@ -37,16 +28,11 @@ _COLUMNS = (
 
 
 @app.command("list")
+@filtered
 def list_(
     api: Api,
+    wanted: Wanted,
     endpoint: Annotated[str, typer.Option("--endpoint", help="Id of the endpoint, we_…", autocompletion=endpoint_ids)],
-    types: TypesOption = None,
-    outcomes: OutcomesOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    event: EventOption = None,
-    subject: SubjectOption = None,
-    test: TestOption = None,
     limit: LimitOption = 25,
     every: AllOption = False,
     output: FormOption = Form.TABLE,
@@ -56,9 +42,6 @@ def list_(
     Example: dispatcher attempts list --endpoint we_3JqPz7LmA0
     Example: dispatcher attempts list --endpoint we_3JqPz7LmA0 --outcome 5xx --outcome no_answer --since 6h
     """
-    wanted = log_query(
-        types=types, outcomes=outcomes, since=since, until=until, event=event, subject=subject, test=test
-    )
     path = f"/v1/webhook_endpoints/{endpoint}/attempts"
     show_list(api, path, _COLUMNS, output, limit=limit, every=every, **wanted)
 

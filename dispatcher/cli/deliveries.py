@@ -7,18 +7,7 @@ import typer
 from dispatcher.cli.client import Api
 from dispatcher.cli.completing import endpoint_ids
 from dispatcher.cli.delivery_actions import cancel, resend, retry
-from dispatcher.cli.filters import (
-    EventOption,
-    OutcomesOption,
-    SinceOption,
-    StatesOption,
-    SubjectOption,
-    TestOption,
-    TypesOption,
-    UntilOption,
-    comma_list,
-    log_query,
-)
+from dispatcher.cli.filters import StatesOption, Wanted, comma_list, filtered
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.listing import show_list
 from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, say, show_one, show_rows
@@ -34,19 +23,14 @@ DeliveryArgument = Annotated[str, typer.Argument(metavar="DELIVERY", help="Id, d
 
 
 @app.command("list")
+@filtered
 def list_(
     api: Api,
+    wanted: Wanted,
     endpoint: Annotated[
         str | None, typer.Option("--endpoint", help="Only this endpoint's, we_…", autocompletion=endpoint_ids)
     ] = None,
     states: StatesOption = None,
-    types: TypesOption = None,
-    outcomes: OutcomesOption = None,
-    since: SinceOption = None,
-    until: UntilOption = None,
-    event: EventOption = None,
-    subject: SubjectOption = None,
-    test: TestOption = None,
     limit: LimitOption = 25,
     every: AllOption = False,
     output: FormOption = Form.TABLE,
@@ -57,9 +41,6 @@ def list_(
     Example: dispatcher deliveries list --endpoint we_3JqPz7LmA0 --status exhausted --outcome 5xx --since 6h
     Example: dispatcher deliveries list --subject ver_8Zk3QmT1xW5n --no-test --all -o jsonl
     """
-    wanted = log_query(
-        types=types, outcomes=outcomes, since=since, until=until, event=event, subject=subject, test=test
-    )
     is_of_all = endpoint is None
     path = "/v1/deliveries" if is_of_all else f"/v1/webhook_endpoints/{endpoint}/deliveries"
     columns = _COLUMNS_OF_ALL if is_of_all else _COLUMNS

@@ -1,11 +1,14 @@
 """The filters of the delivery and attempt logs as options, and times as the command line takes them."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final, TypeAlias
 
 import typer
 
 from dispatcher.cli.completing import delivery_states, outcomes, subscriptions
+from dispatcher.cli.grammar import option, with_parameters
 from dispatcher.cli.times import parse_moment
 from dispatcher.kit import clock
 
@@ -30,17 +33,43 @@ StatesOption = Annotated[
     ),
 ]
 SinceOption = Annotated[
-    str | None, typer.Option("--since", help="From then on: 6h ago as 6h, or 2026-11-03T09:00:00Z.")
+    str | None, typer.Option("--since", help="From then on: an age like 6h, or 2026-11-03T09:00:00Z.")
 ]
 UntilOption = Annotated[str | None, typer.Option("--until", help="And before then, written like --since.")]
-EventOption = Annotated[str | None, typer.Option("--event", help="Only of this event, evt_…")]
-SubjectOption = Annotated[str | None, typer.Option("--subject", help="Only of this verification, by its id.")]
-TestOption = Annotated[
-    bool | None, typer.Option("--test/--no-test", help="Only what `endpoints test` sent, or nothing of it.")
-]
+Wanted: TypeAlias = dict[str, Any]
+"""The filters of a log as the API takes them."""
+
+_OPTIONS: Final = (
+    option("types", TypesOption),
+    option("outcomes", OutcomesOption),
+    option("since", SinceOption),
+    option("until", UntilOption),
+    option("event", Annotated[str | None, typer.Option("--event", help="Only of this event, evt_…")]),
+    option("subject", Annotated[str | None, typer.Option("--subject", help="Only of this verification, by its id.")]),
+    option(
+        "test",
+        Annotated[
+            bool | None, typer.Option("--test/--no-test", help="Only what `endpoints test` sent, or nothing of it.")
+        ],
+    ),
+)
 
 
-def log_query(
+def filtered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a command that makes its `wanted` from options: the filters that the delivery and attempt logs share."""
+    own = [one for name, one in inspect.signature(function).parameters.items() if name != "wanted"]
+    at = [one.name for one in own].index("limit")
+
+    @functools.wraps(function)
+    def command(*first: Any, **given: Any) -> Any:
+        chosen = {one.name: given.pop(one.name) for one in _OPTIONS}
+        return function(*first, wanted=_query(**chosen), **given)
+
+    after = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own[at:]]
+    return with_parameters(command, [*own[:at], *_OPTIONS, *after])
+
+
+def _query(
     *,
     types: Sequence[str] | None,
     outcomes: Sequence[str] | None,
@@ -49,8 +78,7 @@ def log_query(
     event: str | None,
     subject: str | None,
     test: bool | None,
-) -> dict[str, Any]:
-    """Return the filters as the API takes them; a usage error for a time that is none."""
+) -> Wanted:
     return {
         "type": comma_list(types),
         "outcome": comma_list(outcomes),

@@ -102,6 +102,11 @@ class Noun(typer.Typer):
         return take
 
 
+def option(name: str, annotation: Any, default: object = None) -> inspect.Parameter:
+    """Return an option as a parameter of that name, for commands that share it."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
 def with_api(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a command that makes its `api` or `way` from options of its own; any other is returned as it is."""
     parameters = list(inspect.signature(function).parameters.values())
@@ -128,6 +133,11 @@ def _taking(
             return function(first, **given)
 
     parameters = [*(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own), *options]
+    return with_parameters(command, parameters)
+
+
+def with_parameters(command: Callable[..., Any], parameters: list[inspect.Parameter]) -> Callable[..., Any]:
+    """Let a command be seen with these parameters, and return it."""
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {one.name: one.annotation for one in parameters}
     return command
@@ -144,18 +154,14 @@ def _first_sentence(text: str) -> str:
     return " ".join((found[0] if found else text).split())
 
 
-def _option(name: str, annotation: Any, default: object = None) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
 _WHERE_OPTIONS: Final = (
-    _option("api_url", ApiUrlOption),
-    _option("api_key", ApiKeyOption),
-    _option("profile_name", ProfileOption),
+    option("api_url", ApiUrlOption),
+    option("api_key", ApiKeyOption),
+    option("profile_name", ProfileOption),
 )
-_API_OPTIONS: Final = (*_WHERE_OPTIONS, _option("env", EnvironmentOption))
+_API_OPTIONS: Final = (*_WHERE_OPTIONS, option("env", EnvironmentOption))
 _WAY_OPTIONS: Final = (
     inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
     *_WHERE_OPTIONS,
-    _option("database", DatabaseOption, default=False),
+    option("database", DatabaseOption, default=False),
 )
