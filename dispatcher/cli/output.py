@@ -57,7 +57,8 @@ def show_page(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], form: F
     given = iter(rows)
     show_rows(islice(given, limit), columns, form)
     if form is Form.TABLE and next(given, None) is not None:
-        typer.echo(f"the first {limit} are shown; --limit or --all shows more", err=True)
+        shown = "the first is" if limit == 1 else f"the first {limit} are"
+        say(f"{shown} shown; --limit or --all shows more")
 
 
 def show_one(row: Mapping[str, Any], form: Form) -> None:
