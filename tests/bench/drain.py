@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -116,25 +116,32 @@ async def drain(lab: Lab, scheme: str, n: int, *, loop: str = "uvloop", n_proces
         await publish(lab, topic, n, "live" if scheme == "https" else "test")
         words = ("--loop", loop, "--processes", str(n_processes))
         daemon = Daemon(lab.folder, settings, words, name=topic)
-        idling = await _cost_of_starting(lab, lab.settings(idle), words)
-        result = await _measure(lab, daemon, to, scheme, n, idling)
+        start = await _cost_of_starting(lab, lab.settings(idle), words)
+        result = await _measure(lab, daemon, to, scheme, n, start)
         await remove_endpoints(lab, lab.settings(idle), ids, scheme)
         return result
 
 
-async def _cost_of_starting(lab: Lab, settings: dict[str, str], words: tuple[str, ...]) -> float:
-    """Return the CPU seconds of a daemon that comes up with nothing to read."""
+class Start(NamedTuple):
+    """What a daemon takes that comes up with nothing to read, and goes: CPU seconds until ready, round trips in all."""
+
+    cpu_seconds: float
+    round_trips: int
+
+
+async def _cost_of_starting(lab: Lab, settings: dict[str, str], words: tuple[str, ...]) -> Start:
     daemon = Daemon(lab.folder, settings, words, name="idle")
+    trips = await _transactions(lab)
     async with running(daemon):
         cost = cpu_seconds(daemon.pid)
         await daemon.stop()
-    return cost
+    return Start(cost, await _transactions(lab) - trips)
 
 
-async def _measure(lab: Lab, daemon: Daemon, to: SinkProcess, scheme: str, n: int, idling: float) -> Drain:
+async def _measure(lab: Lab, daemon: Daemon, to: SinkProcess, scheme: str, n: int, start: Start) -> Drain:
     pids = {"postgres": lab.postgres.pid, "broker": lab.broker_pid, "sink": to.process.pid}
-    before = {"daemon": idling} | {name: cpu_seconds(pid) for name, pid in pids.items()}
-    trips = await _transactions(lab)
+    before = {"daemon": start.cpu_seconds} | {name: cpu_seconds(pid) for name, pid in pids.items()}
+    trips = await _transactions(lab) + start.round_trips
     async with running(daemon):
         pids["daemon"] = daemon.pid
         watch = Watch(daemon.pid)
