@@ -66,9 +66,9 @@ class Tormentor:
 
     async def _repair(self) -> None:
         """Start a process in every slot whose own has ended."""
-        for slot, daemon in enumerate(self._processes.slots):
-            if not daemon.is_running:
-                await self._processes.make(slot).launch()
+        for slot, daemon in enumerate(list(self._processes.slots)):
+            if slot < len(self._processes.slots) and self._processes.is_free(slot):
+                await self._processes.launch(slot, after=daemon)
 
     async def _spoil_links(self) -> None:
         """Spoil links of processes that are ready, one after the other, until canceled."""
@@ -87,7 +87,7 @@ class Tormentor:
         began = time.monotonic()
         slot, victim = await self._pick()
         fault = await self._processes.kill(victim)
-        await self._processes.make(slot).launch()
+        await self._processes.launch(slot, after=victim)
         return Cycle("kill -9", 1, fault.exposed, time.monotonic() - began)
 
     async def _freeze(self) -> Cycle:
@@ -96,7 +96,7 @@ class Tormentor:
         slot, victim = await self._pick()
         fault = await self._processes.freeze(victim, "SIGSTOP")
         try:
-            await self._processes.make(slot).launch()
+            await self._processes.launch(slot, after=victim)
             await asyncio.sleep(self._world.size.lease_seconds + _BEYOND_LEASE_SECONDS)
         finally:
             victim.send(signal.SIGCONT)
@@ -127,7 +127,7 @@ class Tormentor:
         began = time.monotonic()
         slot, victim = await self._pick()
         code = await self._stop(victim)
-        await self._processes.make(slot).launch()
+        await self._processes.launch(slot, after=victim)
         return Cycle(f"SIGTERM, exit {code}", 0, 0, time.monotonic() - began, code == 0)
 
     async def _rescale(self) -> Cycle:
@@ -141,7 +141,7 @@ class Tormentor:
             processes.look_at(slot)
         del processes.slots[n:]
         for slot in range(before, n):
-            await processes.make(slot).launch()
+            await processes.launch(slot)
         return Cycle(f"scaled from {before} to {n}", 0, 0, time.monotonic() - began, not any(codes))
 
     async def _crash(self) -> Cycle:

@@ -55,6 +55,7 @@ class Processes:
     """How often a process ended in which way."""
     born: dict[str, float] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
+    _launching: set[str] = field(default_factory=set)
 
     def make(self, slot: int, failpoint: str = "") -> Daemon:
         """Put a fresh daemon into a slot, not started. Its name is in the User-Agent of its requests."""
@@ -67,6 +68,25 @@ class Processes:
         self.slots[slot : slot + 1] = [made]
         self.born[name] = time.monotonic()
         return made
+
+    def is_free(self, slot: int) -> bool:
+        """Tell whether a slot's process has ended, and no other is on its way into it."""
+        daemon = self.slots[slot]
+        return not daemon.is_running and daemon.name not in self._launching
+
+    async def launch(self, slot: int, *, after: Daemon | None = None) -> None:
+        """Start a fresh daemon in a slot; not where somebody else has put one in the place of `after` meanwhile.
+
+        Several faults are at work at once, and each fills the slots that it empties.
+        """
+        if after is not None and not any(one is after for one in self.slots[slot : slot + 1]):
+            return
+        made = self.make(slot)
+        self._launching.add(made.name)
+        try:
+            await made.launch()
+        finally:
+            self._launching.discard(made.name)
 
     def living(self) -> dict[str, int]:
         """Return the process ids of those that were started and have not ended, by name."""
