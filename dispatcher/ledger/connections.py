@@ -8,7 +8,7 @@ dead: it is terminated, never closed politely (a close can wait for ever on a se
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -41,13 +41,16 @@ HOT: Final = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejo
 """The hot statements look up single rows by index, always. Left to itself the planner reads the whole delivery table
 whenever its statistics say that it is empty, as they do after every drained backlog."""
 
+LISTED: Final = {**HOT, "enable_bitmapscan": "off", "plan_cache_mode": "force_generic_plan"}
+"""Pages are read in the order of an index, whose rows nobody sorts, by a plan that is kept: to plan a list anew over
+the tables of every day takes longer than to run it."""
 
 TAG_LENGTH: Final = 16
 """Of the end of a session's name that says which process it belongs to."""
 
 
-def _settings(name: str, *, is_hot: bool = False) -> dict[str, str]:
-    plain = {
+def _settings(name: str, planning: Mapping[str, str]) -> dict[str, str]:
+    return {
         "application_name": f"dispatcher-{name}",
         # Of a client that is gone without a word a session lives on, locks and all, for a quarter of an hour otherwise.
         "tcp_keepalives_idle": "10",
@@ -59,8 +62,8 @@ def _settings(name: str, *, is_hot: bool = False) -> dict[str, str]:
         "lock_timeout": "2000",
         "idle_in_transaction_session_timeout": "10000",
         "jit": "off",
+        **planning,
     }
-    return plain | HOT if is_hot else plain
 
 
 async def connect(url: str, name: str, *, is_hot: bool = False) -> asyncpg.Connection:
@@ -74,7 +77,7 @@ async def connect(url: str, name: str, *, is_hot: bool = False) -> asyncpg.Conne
             url,
             timeout=_CONNECT_SECONDS,
             command_timeout=_CLIENT_SECONDS,
-            server_settings=_settings(name, is_hot=is_hot),
+            server_settings=_settings(name, HOT if is_hot else {}),
             target_session_attrs=SessionAttribute.read_write,
         )
     except DRIVER_FAULTS as fault:
@@ -213,7 +216,7 @@ class Pool:
                 max_size=size,
                 timeout=_CONNECT_SECONDS,
                 command_timeout=_CLIENT_SECONDS,
-                server_settings=_settings("pool"),
+                server_settings=_settings("pool", LISTED),
                 target_session_attrs=SessionAttribute.read_write,
             )
         except DRIVER_FAULTS as fault:

@@ -11,12 +11,13 @@ a delivery changes.
 """
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import asyncpg
 
+from dispatcher.kit import clock
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
 from dispatcher.ledger.logs import (
@@ -31,10 +32,14 @@ from dispatcher.model.delivery import DeliveryState
 from dispatcher.model.outcome import OutcomeKind
 
 SCAN_ROWS: Final = 400
-"""Rows looked at per page when something is wanted that no index serves."""
+"""Rows looked at per page, at most, when something is wanted that no index serves."""
 
 SUBJECT_EVENTS: Final = 100
 """Newest events of one subject that its deliveries are looked for by; a verification has about ten."""
+
+_STEPS: Final = (dt.timedelta(hours=1), dt.timedelta(days=1), dt.timedelta(days=7))
+"""How far back deliveries are looked for first. Attempts lie in a table for each day, and fifty endpoints are looked
+for in each: a page of the newest should not ask ninety days. A step that finds nothing takes 3 to 8 ms."""
 
 _OPEN: Final = frozenset({DeliveryState.PENDING, DeliveryState.RETRYING, DeliveryState.HELD})
 _BEGINNING: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -67,6 +72,10 @@ class LogFilter:
     def names_events(self) -> bool:
         """Tell whether few events are meant, so that all that belongs to them is looked at."""
         return self.event_id is not None or self.subject is not None
+
+    def scanned(self) -> tuple[Sequence[str] | None, Sequence[OutcomeKind] | None, bool | None]:
+        """Return what is looked for row by row: types, outcomes, whether tests."""
+        return self.types, self.outcomes, self.is_test
 
     def beginning(self) -> dt.datetime:
         """Return the time before which nothing is wanted."""
@@ -112,23 +121,36 @@ class ListLedger:
         """Return up to `limit` deliveries of the tenant, or of one of its endpoints, before a place."""
         # No number is below 1: this place is before everything created at the end.
         end = DeliveryPlace(wanted.end(), 0)
-        bounds = (
-            [state for state in wanted.states if state in _OPEN],
-            [state for state in wanted.states if state not in _OPEN],
-            *(end if before is None else min(end, before)),
-            wanted.beginning(),
-        )
-        filters = (wanted.types, wanted.outcomes, wanted.is_test)
-        scan = SCAN_ROWS if wanted.is_scanned else limit + 1
+        place = end if before is None else min(end, before)
         if wanted.names_events:
-            named = (*tenant, endpoint_id, wanted.event_id, wanted.subject)
-            scan = 0
-            rows = await self._pool.fetch("deliveries_of_events", *named, *bounds, *filters, SUBJECT_EVENTS, limit + 1)
-        elif endpoint_id is None:
-            rows = await self._pool.fetch("deliveries_of_account", *tenant, *bounds, scan, *filters, limit + 1)
-        else:
-            rows = await self._pool.fetch("deliveries_of_endpoint", endpoint_id, *bounds, scan, *filters, limit + 1)
-        return _delivery_page(rows, scan, limit)
+            return await self._deliveries_of_events(tenant, endpoint_id, wanted, place, limit)
+        found: list[tuple[bool, LoggedDelivery]] = []
+        n_left = SCAN_ROWS if wanted.is_scanned else limit + 1
+        for since in _windows(wanted, place):
+            rows = await self._pool.fetch(
+                "list_deliveries",
+                *(*tenant, endpoint_id, *_split(wanted.states), *place, since, n_left, *wanted.scanned()),
+                limit + 1 - len(found),
+            )
+            found += _told(rows)
+            n_left -= rows[0]["n_scanned"]
+            if rows[0]["is_cut"]:
+                cut = DeliveryPlace(rows[0]["scanned_to_at"], rows[0]["scanned_to_id"])
+                return _delivery_page(found, limit, cut)
+            place = DeliveryPlace(since, 0)
+            if len(found) > limit:
+                break
+        return _delivery_page(found, limit, None)
+
+    async def _deliveries_of_events(
+        self, tenant: Tenant, endpoint_id: int | None, wanted: LogFilter, place: DeliveryPlace, limit: int
+    ) -> DeliveryPage:
+        rows = await self._pool.fetch(
+            "deliveries_of_events",
+            *(*tenant, endpoint_id, wanted.event_id, wanted.subject, *_split(wanted.states), *place),
+            *(wanted.beginning(), *wanted.scanned(), SUBJECT_EVENTS, limit + 1),
+        )
+        return _delivery_page(_told(rows), limit, None)
 
     async def attempts(
         self,
@@ -159,14 +181,29 @@ class ListLedger:
         return _attempt_page(rows, scan, limit)
 
 
-def _delivery_page(rows: Sequence[asyncpg.Record], scan: int, limit: int) -> DeliveryPage:
-    """Return a page of rows of which the first tells what was scanned, and of which some are not current."""
-    found = [(row["is_current"], logged_delivery(row)) for row in rows if row["delivery_id"] is not None]
-    following = None
+def _split(states: Sequence[DeliveryState]) -> tuple[list[DeliveryState], list[DeliveryState]]:
+    return [state for state in states if state in _OPEN], [state for state in states if state not in _OPEN]
+
+
+def _windows(wanted: LogFilter, place: DeliveryPlace) -> Iterator[dt.datetime]:
+    """Yield how far back to look, step by step, unless that was enough before."""
+    latest = min(place.created_at, clock.utcnow())
+    for step in _STEPS:
+        if latest - wanted.beginning() > step:
+            yield latest - step
+    yield wanted.beginning()
+
+
+def _told(rows: Sequence[asyncpg.Record]) -> list[tuple[bool, LoggedDelivery]]:
+    """Return the deliveries of rows, each after whether it is current."""
+    return [(row["is_current"], logged_delivery(row)) for row in rows if row["delivery_id"] is not None]
+
+
+def _delivery_page(
+    found: Sequence[tuple[bool, LoggedDelivery]], limit: int, following: DeliveryPlace | None
+) -> DeliveryPage:
     if len(found) > limit:
         following = found[limit - 1][1].place
-    elif scan and rows[0]["n_scanned"] == scan:
-        following = DeliveryPlace(rows[0]["scanned_to_at"], rows[0]["scanned_to_id"])
     return DeliveryPage([delivery for is_current, delivery in found[:limit] if is_current], following)
 
 

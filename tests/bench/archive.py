@@ -23,8 +23,9 @@ N_KEYS = 40
 _ENDPOINTS = """
 WITH h AS (INSERT INTO host (authority, interval_us, grant_burst, in_flight) VALUES ('https://archive:443', 1, 1, 1)
            RETURNING host_id)
-INSERT INTO endpoint (public_id, account_id, environment, host_id, url, events, api_version)
-SELECT 'we_' || lpad(n::text, 16, '0'), $1, $2, host_id, 'https://archive/', '{*}', '2026-11-01'
+INSERT INTO endpoint (public_id, account_id, environment, host_id, url, events, api_version, created_at)
+SELECT 'we_' || lpad(n::text, 16, '0'), $1, $2, host_id, 'https://archive/', '{*}', '2026-11-01',
+       now() - interval '1 year'
 FROM h, generate_series(1, $3::int) n
 """
 # The n-th of all events happened at a time of its own; all of one verification follow each other.
@@ -59,6 +60,11 @@ SELECT i, (at AT TIME ZONE 'UTC')::date, substring(sha256(n::text::bytea) FOR 20
 FROM (SELECT i, i / $9::int AS n, $3::timestamptz + i / $9::int * $4::interval AS at
       FROM generate_series($5::int, $6::int) i) made
 WHERE at + interval '3 hours' >= now()
+"""
+# Made again behind the rows: a tenth of the time that it takes to keep them in order meanwhile.
+_INDEXES = """
+SELECT indexrelid::regclass::text AS name, replace(pg_get_indexdef(indexrelid), ' ON ONLY ', ' ON ') AS definition
+FROM pg_index WHERE indrelid IN ('event'::regclass, 'attempt'::regclass) AND NOT indisprimary
 """
 
 
@@ -95,6 +101,9 @@ async def _fill(sql: asyncpg.Connection, tenant: Tenant, n_deliveries: int, n_ea
         "SELECT make_day((now() AT TIME ZONE 'UTC')::date - n) FROM generate_series(9, $1::int) n", N_DAYS + 1
     )
     await sql.execute(_ENDPOINTS, *tenant, N_ENDPOINTS)
+    indexes = await sql.fetch(_INDEXES)
+    for index in indexes:
+        await sql.execute(f"DROP INDEX {index['name']}")
     n_events = n_deliveries // FAN_OUT
     began = await sql.fetchval("SELECT now() - $1 * interval '1 day'", N_DAYS)
     step = await sql.fetchval("SELECT $1 * interval '1 day' / $2::int", N_DAYS, n_events)
@@ -105,5 +114,7 @@ async def _fill(sql: asyncpg.Connection, tenant: Tenant, n_deliveries: int, n_ea
         deliveries = (first * FAN_OUT, last * FAN_OUT + FAN_OUT - 1, N_ENDPOINTS, n_each, FAN_OUT)
         await sql.execute(_ATTEMPTS, *spread, *deliveries)
         await sql.execute(_OPEN, *spread, *deliveries)
+    for index in indexes:
+        await sql.execute(index["definition"])
     await sql.execute("SELECT setval('delivery_seq', $1::bigint)", n_deliveries + 1)
     await sql.execute("VACUUM ANALYZE")

@@ -288,8 +288,9 @@ class Seeds:
             "WITH h AS (INSERT INTO host (authority, interval_us, grant_burst, in_flight) "
             "VALUES ('https://seed:443', 1, 1, 1) ON CONFLICT (authority) DO UPDATE SET burst = 1 "
             "RETURNING host_id) "
-            "INSERT INTO endpoint (public_id, account_id, environment, host_id, url, events, api_version) "
-            "SELECT $1, $2, $3, host_id, 'https://seed/', '{*}', '2026-11-01' FROM h RETURNING endpoint_id",
+            "INSERT INTO endpoint (public_id, account_id, environment, host_id, url, events, api_version, created_at) "
+            "SELECT $1, $2, $3, host_id, 'https://seed/', '{*}', '2026-11-01', now() - interval '1 year' FROM h "
+            "RETURNING endpoint_id",
             public_id,
             *self.tenant,
         )

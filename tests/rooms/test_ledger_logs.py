@@ -13,7 +13,7 @@ import pytest
 
 from dispatcher.ledger import logs
 from dispatcher.ledger.accounts import AccountLedger, Tenant
-from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.connections import LISTED, Pool
 from dispatcher.ledger.lists import SCAN_ROWS, ListLedger, LogFilter
 from dispatcher.ledger.logs import AttemptPlace, DeliveryPlace, EventPage, LoggedAttempt, LoggedDelivery, LogLedger
 from dispatcher.ledger.statements import STATEMENTS
@@ -53,7 +53,7 @@ class Room:
 async def room(ledger_url: str, pool: Pool) -> AsyncIterator[Room]:
     account = await AccountLedger(pool).create()
     tenant = Tenant(account.account_id, "test")
-    sql = await asyncpg.connect(ledger_url)
+    sql = await asyncpg.connect(ledger_url, server_settings=LISTED)
     seeds = Seeds(sql, tenant)
     yield Room(LogLedger(pool), ListLedger(pool), sql, seeds, tenant, await seeds.endpoint())
     await sql.close()
@@ -163,6 +163,52 @@ async def test_deliveries_created_in_one_instant_are_paged_by_number(room: Room)
 
     assert len({one.created_at for one in whole}) == 1
     assert [one.delivery_id for one in first + second] == sorted((one.delivery_id for one in whole), reverse=True)
+
+
+@pytest.mark.parametrize("wanted", [{}, {"outcomes": [OutcomeKind.HTTP_5XX]}], ids=["all", "scanned"])
+async def test_an_accounts_pages_hold_what_all_its_endpoints_met_in_the_order_of_creation(
+    room: Room, monkeypatch: pytest.MonkeyPatch, wanted: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("dispatcher.ledger.lists.SCAN_ROWS", 14)
+    day = 86_400.0
+    busy = room.endpoint
+    quiet, gone, _, _ = [await room.seeds.endpoint() for _ in range(4)]
+    ages = {
+        busy: [5.0 * n for n in range(1, 30)],
+        quiet: [7.0, 3_599.0, 3_601.0, 0.9 * day, 1.1 * day, 6.5 * day, 20.0 * day],
+        gone: [2.0 * day, 5.0 * day],
+    }
+    for endpoint, created in ages.items():
+        for age in created:
+            verdict, outcome = ("delivered", "exhausted")[int(age) % 2], "http_5xx" if age > 60 else "tls_error"
+            await room.seeds.ended(endpoint, verdict, age=age, ago=age / 4, outcome=outcome)
+    await room.seeds.delivery(quiet, age=1.5 * day, attempts=1)
+    retried = await room.seeds.delivery(busy, age=8.0, attempts=1)
+    for number in await room.sql.fetch(
+        "SELECT delivery_id FROM delivery WHERE account_id = $1", room.tenant.account_id
+    ):
+        await room.seeds.attempt(busy, number[0], "retry", age=1.5 * day, ago=4.0)
+    await room.sql.execute(
+        "UPDATE endpoint SET status = 'deleted', changed_at = now() - interval '1 day' WHERE endpoint_id = $1", gone
+    )
+
+    page = await room.lists.deliveries(room.tenant, wanted=LogFilter(**wanted), limit=4)
+    paged = list(page.deliveries)
+    while page.next is not None:
+        page = await room.lists.deliveries(room.tenant, wanted=LogFilter(**wanted), before=page.next, limit=4)
+        paged += page.deliveries
+
+    met = [age for created in ages.values() for age in created if age > 60 or not wanted]
+    assert len({one.delivery_id for one in paged}) == len(paged) == len(met) + 2
+    assert [one.created_at for one in paged] == sorted((one.created_at for one in paged), reverse=True)
+    assert retried in {one.delivery_id for one in paged}
+
+
+async def test_a_bound_before_all_time_is_as_good_as_any(room: Room) -> None:
+    await room.seeds.ended(room.endpoint, "delivered", age=5, ago=4)
+
+    assert await room.deliveries(until=dt.datetime(1, 1, 2, tzinfo=dt.UTC), limit=5) == []
+    assert len(await room.deliveries(since=dt.datetime(1, 1, 2, tzinfo=dt.UTC), limit=5)) == 1
 
 
 async def test_attempts_are_paged_newest_first_even_within_one_instant(room: Room) -> None:
@@ -346,11 +392,10 @@ async def test_every_filter_of_deliveries_is_served_by_an_index(
 ) -> None:
     minutes_ago = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=5)
     for before in ((END, 0), (minutes_ago, 10**9)):
-        # An account's page looks at a page of each of its five endpoints.
-        for owner, most in (("endpoint", FEW_ROWS), ("account", 2 * FEW_ROWS)):
-            scope = (crowded.endpoint,) if owner == "endpoint" else crowded.tenant
-            bounds = (open_states, final_states, *before, LONG_AGO)
-            plan = await _plan(crowded, f"deliveries_of_{owner}", *scope, *bounds, 26, None, None, None, 26)
+        # An account's page looks at a page of each of its five endpoints in each state.
+        for endpoint, most in ((crowded.endpoint, FEW_ROWS), (None, 5 * 7 * 26)):
+            scope = (*crowded.tenant, endpoint, open_states, final_states)
+            plan = await _plan(crowded, "list_deliveries", *scope, *before, LONG_AGO, 26, None, None, None, 26)
 
             assert rows_looked_at(plan) < most
 
@@ -375,16 +420,19 @@ async def test_what_is_asked_for_by_event_or_subject_is_found_by_it(
 async def test_a_filter_without_an_index_looks_at_so_many_rows_and_no_more(crowded: Room) -> None:
     filters = (["verification.created"], ["http_5xx"], None)
     bounds = (OPEN_STATES, FINAL_STATES, END, 0, LONG_AGO)
+    tenant = crowded.tenant
     most = {
-        "endpoint": await _plan(crowded, "deliveries_of_endpoint", crowded.endpoint, *bounds, SCAN_ROWS, *filters, 26),
-        "account": await _plan(crowded, "deliveries_of_account", *crowded.tenant, *bounds, SCAN_ROWS, *filters, 26),
+        "endpoint": await _plan(
+            crowded, "list_deliveries", *tenant, crowded.endpoint, *bounds, SCAN_ROWS, *filters, 26
+        ),
+        "account": await _plan(crowded, "list_deliveries", *tenant, None, *bounds, SCAN_ROWS, *filters, 26),
         "attempts": await _plan(
             crowded, "attempts_of_endpoint", crowded.endpoint, END, 0, 0, LONG_AGO, SCAN_ROWS, *filters, 26
         ),
     }
 
-    # A stretch for each kind of row at most, and of each endpoint of the account.
-    bound = {"endpoint": 7 * SCAN_ROWS, "account": (5 * 4 + 3) * SCAN_ROWS, "attempts": SCAN_ROWS}
+    # A stretch for each kind of row at most; the endpoints of an account share one.
+    bound = {"endpoint": 7 * SCAN_ROWS, "account": 7 * SCAN_ROWS, "attempts": SCAN_ROWS}
     assert [name for name, plan in most.items() if rows_looked_at(plan) > bound[name] + FEW_ROWS] == []
 
 
@@ -411,5 +459,21 @@ async def test_every_other_log_is_served_by_an_index(crowded: Room) -> None:
 
 
 async def _plan(room: Room, statement: str, *arguments: object) -> list[str]:
-    rows = await room.sql.fetch(f"EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF) {STATEMENTS[statement]}", *arguments)
+    """Run a statement by the plan that a connection of the pool keeps for it."""
+    await room.sql.execute(f"PREPARE planned AS {STATEMENTS[statement]}")
+    given = ", ".join(map(_literal, arguments))
+    rows = await room.sql.fetch(f"EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF) EXECUTE planned({given})")
+    await room.sql.execute("DEALLOCATE planned")
     return [row[0] for row in rows]
+
+
+def _literal(value: object) -> str:
+    match value:
+        case None:
+            return "NULL"
+        case bytes():
+            return f"'\\x{value.hex()}'"
+        case list():
+            return f"'{{{','.join(value)}}}'"
+        case _:
+            return f"'{value}'"

@@ -81,7 +81,8 @@ def calls(stage: Stage) -> dict[str, list[Any]]:
         "wish_canceled": [*tenant, 1],
         "retry_now": [*tenant, 1],
         "count_due": [1, stage.number, 2_000],
-        "deliveries_of_endpoint": [
+        "list_deliveries": [
+            *tenant,
             stage.number,
             ["pending"],
             ["delivered"],

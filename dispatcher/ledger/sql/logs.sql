@@ -3,31 +3,15 @@
 SELECT endpoint_id FROM endpoint WHERE public_id = $3 AND account_id = $1 AND environment = $2
 
 -- name: open_delivery
--- Read one delivery that is not finished, of one account. Index: primary key.
-SELECT d.delivery_id, d.created_at, p.public_id AS endpoint, d.event_id,
-       COALESCE(e.event_type, l.event_type) AS event_type, COALESCE(e.subject, l.subject) AS subject,
-       CASE WHEN d.held THEN 'held' WHEN d.attempts > 0 THEN 'retrying' ELSE 'pending' END AS state,
-       d.attempts, CASE WHEN NOT d.held THEN d.due_at END AS next_at, l.status, l.outcome, l.duration_ms,
-       l.started_at AS last_at, false AS is_final
-FROM delivery d
-JOIN endpoint p ON p.endpoint_id = d.endpoint_id
-LEFT JOIN event e ON e.event_id = d.event_id AND e.account_id = d.account_id AND e.environment = d.environment
-                 AND e.event_day = d.event_day
-LEFT JOIN LATERAL (
-  SELECT a.status, a.outcome, a.duration_ms, a.started_at, a.event_type, a.subject FROM attempt a
-  WHERE a.delivery_id = d.delivery_id AND a.started_at >= d.created_at - interval '1 minute'
-  ORDER BY a.started_at DESC LIMIT 1) l ON true
+-- Read one delivery that is not finished, of one account. Index: primary keys, attempt_delivery.
+SELECT d.*, p.public_id AS endpoint FROM open_delivery d JOIN endpoint p USING (endpoint_id)
 WHERE d.delivery_id = $3 AND d.account_id = $1 AND d.environment = $2
 
 -- name: ended_delivery
 -- Read one finished delivery of one account by its last attempt with a final verdict. Index: attempt_delivery.
-SELECT a.delivery_id, a.delivery_created_at AS created_at, p.public_id AS endpoint, a.event_id, a.event_type, a.subject,
-       a.verdict AS state, CASE WHEN a.outcome IS NULL THEN a.attempt_no - 1 ELSE a.attempt_no END AS attempts,
-       NULL::timestamptz AS next_at, a.status, a.outcome, a.duration_ms, a.started_at AS last_at, true AS is_final
-FROM attempt a JOIN endpoint p ON p.endpoint_id = a.endpoint_id
-WHERE a.delivery_id = $3 AND a.account_id = $1 AND a.environment = $2
-  AND a.verdict IN ('delivered', 'exhausted', 'canceled')
-ORDER BY a.started_at DESC LIMIT 1
+SELECT d.*, p.public_id AS endpoint FROM ended_delivery d JOIN endpoint p USING (endpoint_id)
+WHERE d.delivery_id = $3 AND d.account_id = $1 AND d.environment = $2
+ORDER BY d.last_at DESC LIMIT 1
 
 -- name: attempts_of_delivery
 -- Read a page of one delivery's requests, newest first, within one account. Index: attempt_delivery.
