@@ -16,6 +16,8 @@ from dispatcher.policy.catalogue import EventType
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_WITHOUT_OFFSET: Final = -len("+00:00")
+
 MASK: Final = "********"
 
 _CODES: Final[Mapping[str, str]] = {
@@ -65,7 +67,9 @@ def show_instant(instant: dt.datetime | None) -> str | None:
     """Return RFC 3339 in UTC with milliseconds."""
     if instant is None:
         return None
-    return instant.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if instant.tzinfo is not dt.UTC:
+        instant = instant.astimezone(dt.UTC)
+    return instant.isoformat(timespec="milliseconds")[:_WITHOUT_OFFSET] + "Z"
 
 
 def show_new_endpoint(endpoint: StoredEndpoint, secret: str | None) -> dict[str, Any]:

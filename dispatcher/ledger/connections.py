@@ -196,6 +196,10 @@ class Session:
         return begun
 
 
+async def _keep_session(connection: Any) -> None:
+    """Leave a session as it is: nothing that the pool runs changes one, and to reset it is a round trip each time."""
+
+
 class Pool:
     """A few connections shared by the API and the command line; never by the hot path."""
 
@@ -216,6 +220,7 @@ class Pool:
                 max_size=size,
                 timeout=_CONNECT_SECONDS,
                 command_timeout=_CLIENT_SECONDS,
+                reset=_keep_session,
                 server_settings=_settings("pool", LISTED),
                 target_session_attrs=SessionAttribute.read_write,
             )

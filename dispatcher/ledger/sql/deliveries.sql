@@ -1,7 +1,8 @@
 -- name: list_deliveries
 -- Read a page of an account's deliveries, or of one endpoint's, open and ended, newest first by creation: a delivery
 -- keeps its place whatever becomes of it. One look per endpoint and wanted state, each for its share of the rows to scan
--- and no less than a page: where a look ends before its rows do, the stretch ends for all. Then what was found is told.
+-- and no less than a page: where a look ends before its rows do, the stretch ends for all. Then what was found is told,
+-- as far as it can be on the page: whether an open one is wanted shows only then, of an ended one its row tells.
 -- One snapshot, so that a delivery that ends meanwhile is shown once; of one that was sent again the row in its old
 -- place is not current (OFFSET 0: looked up row by row). Types, outcomes and tests are filtered within the stretch; how
 -- many rows it has, up to where it goes and whether more may follow is told in every row, and there is always one.
@@ -18,7 +19,7 @@ WITH asked AS MATERIALIZED (
     AND (status <> 'deleted' OR changed_at >= $8::timestamptz)),
 share AS MATERIALIZED (SELECT GREATEST($13::bigint, $9::bigint / GREATEST(count(*), 1)) AS n FROM asked),
 found AS MATERIALIZED (
-  SELECT false AS is_final, d.created_at, d.delivery_id, NULL::timestamptz AS last_at, d.nth
+  SELECT false AS is_final, d.created_at, d.delivery_id, NULL::timestamptz AS last_at, d.nth, NULL::boolean AS is_wanted
   FROM asked p
   CROSS JOIN (VALUES ('pending', false, false), ('retrying', false, true), ('held', true, false), ('held', true, true))
        AS s(state, held, tried)
@@ -30,11 +31,13 @@ found AS MATERIALIZED (
     ORDER BY d.created_at DESC, d.delivery_id DESC LIMIT (SELECT n FROM share)) d
   WHERE s.state = ANY($4::text[])
   UNION ALL
-  SELECT true, a.created_at, a.delivery_id, a.started_at, a.nth
+  SELECT true, a.created_at, a.delivery_id, a.started_at, a.nth, a.is_wanted
   FROM asked p CROSS JOIN unnest($5::text[]) AS v(verdict)
   CROSS JOIN LATERAL (
     SELECT a.delivery_created_at AS created_at, a.delivery_id, a.started_at,
-           row_number() OVER (ORDER BY a.delivery_created_at DESC, a.delivery_id DESC) AS nth
+           row_number() OVER (ORDER BY a.delivery_created_at DESC, a.delivery_id DESC) AS nth,
+           ($10::text[] IS NULL OR a.event_type = ANY($10)) AND ($11::text[] IS NULL OR a.outcome = ANY($11))
+           AND ($12::boolean IS NULL OR (octet_length(a.event_id) = 16) = $12) AS is_wanted
     FROM attempt a
     WHERE a.endpoint_id = p.endpoint_id AND a.verdict = v.verdict AND a.verdict IN ('delivered', 'exhausted', 'canceled')
       AND (a.delivery_created_at, a.delivery_id) < ($6, $7) AND a.delivery_created_at >= $8
@@ -46,11 +49,16 @@ stretch AS MATERIALIZED (
   SELECT f.* FROM found f LEFT JOIN cut c ON true
   WHERE c.delivery_id IS NULL OR (f.created_at, f.delivery_id) >= (c.created_at, c.delivery_id)
   ORDER BY f.created_at DESC, f.delivery_id DESC, f.is_final, f.last_at DESC LIMIT $9),
+picked AS (
+  SELECT f.*, count(*) FILTER (WHERE is_wanted)
+                OVER (ORDER BY created_at DESC, delivery_id DESC, is_final, last_at DESC) AS n_wanted
+  FROM stretch f WHERE is_wanted IS NOT false),
 told AS (
-  SELECT t.* FROM stretch f CROSS JOIN LATERAL (
+  SELECT t.* FROM picked f CROSS JOIN LATERAL (
     SELECT * FROM open_delivery o WHERE NOT f.is_final AND o.delivery_id = f.delivery_id
     UNION ALL
-    SELECT * FROM ended_delivery e WHERE f.is_final AND e.delivery_id = f.delivery_id AND e.last_at = f.last_at) t),
+    SELECT * FROM ended_delivery e WHERE f.is_final AND e.delivery_id = f.delivery_id AND e.last_at = f.last_at) t
+  WHERE f.n_wanted <= $13),
 wanted AS (
   SELECT * FROM told
   WHERE ($10::text[] IS NULL OR event_type = ANY($10)) AND ($11::text[] IS NULL OR outcome = ANY($11))
