@@ -187,12 +187,14 @@ class Sender:
 
     async def _exchange(self, connection: Connection, work: _Work, phases: Phases, *, reused: bool) -> Outcome | None:
         """Return the outcome on this connection, None when a reused one was already dead."""
-        if not self.may_write(clock.mono()):
-            connection.close()
-            return Outcome(OutcomeKind.INTERRUPTED, clock.mono() - work.started, phases=phases, reason="lease in doubt")
         signed_at = int(clock.now())
         try:
             request = self._fill(work.template, work.delivery, work.attempt_no, signed_at)
+            # Last of all: whoever is stopped between this look and the write cannot take the write back.
+            if not self.may_write(clock.mono()):
+                connection.close()
+                duration = clock.mono() - work.started
+                return Outcome(OutcomeKind.INTERRUPTED, duration, phases=phases, reason="lease in doubt")
             if work.on_written is not None:
                 work.on_written(request)
             answer = await connection.exchange(request)

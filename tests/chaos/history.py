@@ -17,6 +17,9 @@ _CLOCK_SLACK_SECONDS: Final = 0.01
 _ANSWER_SECONDS: Final = 1.0
 """Longest that an endpoint here takes to answer, generously."""
 
+_LEASE_MARGIN_SECONDS: Final = 3.0
+"""A process that lives signs nothing in the last two seconds before it can be taken over; a second is cut."""
+
 
 class Rule(StrEnum):
     """What can be broken."""
@@ -69,7 +72,10 @@ class Endpoint(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """A request as the endpoint had it. `sender` names the process, `status` is what was answered, if anything."""
+    """A request as the endpoint had it. `sender` names the process, `status` is what was answered, if anything.
+
+    `signed_at` is its timestamp, whole seconds; by itself the second of its arrival.
+    """
 
     at: float
     path: str
@@ -79,6 +85,7 @@ class Arrival(NamedTuple):
     status: int | None
     signature: str
     sender: str
+    signed_at: int | None = None
 
     @property
     def is_success(self) -> bool:
@@ -288,9 +295,19 @@ def _due(history: History) -> Iterator[Violation]:
 
 
 def _replaced(history: History) -> Iterator[Violation]:
-    """Whoever was taken over sends nothing more: its requests are another's now."""
+    """Whoever was taken over sends nothing more: its requests are another's now.
+
+    But for one: a process can be stopped between its last look at the lease and the write, and nobody can take that
+    write back when it wakes up. Such a request was signed long before the takeover.
+    """
+    caught: Counter[str] = Counter()
     for one in history.arrivals:
-        if one.at > history.takeovers.get(one.sender, math.inf):
+        takeover = history.takeovers.get(one.sender, math.inf)
+        if one.at <= takeover:
+            continue
+        signed_at = one.at if one.signed_at is None else one.signed_at
+        caught[one.sender] += 1
+        if signed_at > takeover - _LEASE_MARGIN_SECONDS or caught[one.sender] > 1:
             yield Violation(Rule.AFTER_TAKEOVER, f"{one.event_id} at {one.path} by {one.sender}")
 
 

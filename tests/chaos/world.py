@@ -257,6 +257,7 @@ def arrival(logged: dict[str, Any]) -> Arrival:
         logged["status"],
         logged["signature"],
         sender_of(logged),
+        int(headers.get("webhook-timestamp", "0")),
     )
 
 

@@ -146,6 +146,11 @@ def sent_by_one_who_was_replaced(history: History) -> History:
     return replace(history, takeovers={"p1": 1010.5})
 
 
+def sent_twice_by_one_who_was_stopped_in_the_act(history: History) -> History:
+    late = [one._replace(signed_at=1000) if one.sender == "p1" else one for one in history.arrivals]
+    return replace(history, arrivals=late, takeovers={"p1": 1010.5})
+
+
 PLANTED: list[tuple[Callable[[History], History], Rule]] = [
     (without_arrival, Rule.LOST),
     (without_a_trace, Rule.LOST),
@@ -163,6 +168,7 @@ PLANTED: list[tuple[Callable[[History], History], Rule]] = [
     (tried_after_success, Rule.AFTER_SUCCESS),
     (too_fast, Rule.RATE),
     (sent_by_one_who_was_replaced, Rule.AFTER_TAKEOVER),
+    (sent_twice_by_one_who_was_stopped_in_the_act, Rule.AFTER_TAKEOVER),
     (too_early, Rule.TOO_EARLY),
     (lambda history: again(history, 1), Rule.UNEXPLAINED_DUPLICATE),
 ]
@@ -197,6 +203,15 @@ def test_a_kill_does_not_explain_what_another_process_sent() -> None:
 def test_what_a_frozen_process_sends_after_its_successor_counts_against_the_frozen_one() -> None:
     late = next(one for one in clean().arrivals if one.event_id == "evt_3")._replace(at=1040.0, sender="p7")
     history = replace(clean(), arrivals=[*clean().arrivals, late], faults=[Fault("p7", "SIGSTOP", 1002.0, exposed=1)])
+
+    assert check(history, LIMIT).violations == []
+
+
+def test_one_request_that_was_signed_before_its_process_was_stopped_may_come_when_it_wakes() -> None:
+    late = next(one for one in clean().arrivals if one.event_id == "evt_3")
+    late = late._replace(at=1040.0, sender="p7", signed_at=1002)
+    faults = [Fault("p7", "SIGSTOP", 1002.0, exposed=1)]
+    history = replace(clean(), arrivals=[*clean().arrivals, late], faults=faults, takeovers={"p7": 1010.0})
 
     assert check(history, LIMIT).violations == []
 
