@@ -6,6 +6,7 @@ import asyncpg
 
 from dispatcher.kit import clock
 from dispatcher.ledger.connections import Link
+from dispatcher.ledger.instants import aware
 from dispatcher.ledger.replicas import Replica
 from dispatcher.model.batch import ClaimWish
 from dispatcher.model.delivery import Delivery
@@ -119,7 +120,7 @@ def _delivery(row: asyncpg.Record) -> Delivery:
         value("event_type"),
         value("subject"),
         value("body"),
-        value("occurred_at"),
+        aware(value("occurred_at")),
         clock.mono(),
         value("attempts_before"),
     )

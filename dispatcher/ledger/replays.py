@@ -9,6 +9,7 @@ from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
 from dispatcher.ledger.deeds import Deed, KeptAnswer, begin, keep, note
 from dispatcher.ledger.holding import MOST_COUNTED
+from dispatcher.ledger.instants import aware
 from dispatcher.ledger.wishes import cancel_some, count_of
 from dispatcher.model.endpoint import EndpointStatus
 from dispatcher.model.ids import new_replay_id
@@ -142,13 +143,14 @@ def _facts(replay: Replay) -> dict[str, object]:
 
 def _replay(row: asyncpg.Record) -> Replay:
     types = None if row["types"] is None else tuple(row["types"])
+    since, until = (None if at is None else aware(at) for at in (row["since"], row["until"]))
     return Replay(
         replay_id=row["replay_id"],
         public_id=row["public_id"],
         endpoint=row["endpoint"],
         environment=row["environment"],
         kind=ReplayKind(row["kind"]),
-        selection=Selection(Wanted(row["what"]), row["since"], row["until"], types),
+        selection=Selection(Wanted(row["what"]), since, until, types),
         rate=row["rate"],
         state=ReplayState(row["state"]),
         expected=Tally(row["n_expected"], row["is_minimum"]),

@@ -126,6 +126,16 @@ async def test_a_replay_is_counted_made_read_listed_and_canceled(logged: Logged)
     assert listed.body["data"] == [canceled.body]
 
 
+async def test_a_replay_may_reach_from_edge_to_edge_of_the_calendar(logged: Logged) -> None:
+    edges = {"since": "0001-01-01T00:00:00.000Z", "until": "9999-12-31T23:59:59.999999Z"}
+
+    made = await replay(logged, **edges)
+    shown = await logged.api.get(f"/v1/replays/{made.body['id']}")
+
+    assert (made.status, shown.status) == (202, 200)
+    assert (shown.body["since"], shown.body["until"]) == (edges["since"], "9999-12-31T23:59:59.999Z")
+
+
 @pytest.mark.parametrize(
     ("changes", "pointers"),
     [

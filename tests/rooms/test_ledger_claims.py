@@ -1,6 +1,7 @@
 """Statements S3 and S3A on a real Postgres: who gets which waiting delivery, and who is never starved."""
 
 import asyncio
+import datetime as dt
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,7 +15,7 @@ from dispatcher.ledger.connections import HOT, Link
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.batch import ClaimWish
 from dispatcher.model.errors import Fenced, Unavailable
-from tests.rooms.ledger_world import World, open_ledger
+from tests.rooms.ledger_world import World, a_batch, an_event, open_ledger
 from tests.support.faults import FaultProxy
 from tests.support.servers import DatabaseServer
 
@@ -42,6 +43,20 @@ async def test_due_rows_are_taken_with_their_events_and_owned(world: World) -> N
     assert await world.value("SELECT count(*) FROM delivery WHERE owner = $1", process.replica.replica_id) == 3
     assert process.replica.held == {d.delivery_id for d in claimed}
     assert await process.claim() == []
+
+
+@pytest.mark.parametrize("edge", [dt.datetime.min.replace(tzinfo=dt.UTC), dt.datetime.max.replace(tzinfo=dt.UTC)])
+async def test_an_event_of_the_edge_of_the_calendar_is_taken_as_it_was_accepted(
+    world: World, edge: dt.datetime
+) -> None:
+    # The driver writes both edges as infinities and reads those without a zone: no difference to now can be told.
+    account, process = await world.account(), await world.process(delivers=False)
+    await world.endpoint(account, host=await world.host())
+    await process.accept(a_batch([an_event(account, occurred_at=edge)]))
+
+    claimed = await process.claim()
+
+    assert [delivery.occurred_at for delivery in claimed] == [edge]
 
 
 async def test_rows_not_yet_due_held_or_owned_are_left(world: World) -> None:
