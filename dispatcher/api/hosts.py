@@ -63,13 +63,13 @@ async def list_hosts(call: Call) -> Answer:
 
 async def read_host(call: Call) -> Answer:
     """Show one host."""
-    return Answer(await _read(call, unquote(call.path["host"])))
+    return Answer(await _read(call, _authority(call)))
 
 
 async def change_host(call: Call) -> Answer:
     """Change the limits of a host, or end its pause; every replica follows within five seconds."""
     body: HostChangeBody = call.body
-    authority = unquote(call.path["host"])
+    authority = _authority(call)
     book = HostBook(call.services.pool)
     before = await book.find(authority)
     if before is None:
@@ -79,6 +79,14 @@ async def change_host(call: Call) -> Answer:
     if not await book.change(deed, authority, limits, are_own=not body.defaults, resumes=body.resume):
         raise not_found()
     return Answer(await _read(call, authority))
+
+
+def _authority(call: Call) -> str:
+    """Return the host that the path names; no host is named with U+0000, which Postgres takes in no text."""
+    authority = unquote(call.path["host"])
+    if "\0" in authority:
+        raise not_found()
+    return authority
 
 
 def _limits(body: HostChangeBody, now: HostLimits, defaults: HostLimits) -> HostLimits | None:

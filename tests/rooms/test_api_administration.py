@@ -176,6 +176,17 @@ async def test_an_operator_sets_a_hosts_limits_and_takes_them_back(api: Api) -> 
     assert [fact["rate"] for fact in facts] == [100.0, 10.0]
 
 
+@pytest.mark.parametrize("name", ["https%3A%2F%2Fexample.com%3A443%00", "%00", "%ff", "nobody"])
+async def test_a_host_that_nobody_has_is_not_found(api: Api, name: str) -> None:
+    await api.create()
+    operator = await api.new_key(None)
+
+    read = await api.get(f"/v1/hosts/{name}", key=operator)
+    changed = await api.call("PATCH", f"/v1/hosts/{name}", {"rate": 10}, key=operator)
+
+    assert [(reply.status, reply.code) for reply in (read, changed)] == [(404, "not_found")] * 2
+
+
 async def test_an_operator_ends_a_hosts_pause(api: Api) -> None:
     await api.create()
     operator = await api.new_key(None)
