@@ -11,7 +11,7 @@ from dispatcher.api.call import Answer, Call
 from dispatcher.api.changes import set_status
 from dispatcher.api.idempotency import repeat
 from dispatcher.api.models import EndpointBody, EndpointChangeBody
-from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found, pointer, refused
+from dispatcher.api.problems import Problem, ProblemCode, not_found
 from dispatcher.api.registration import EVERY_MEMBER, body_of, check, look_up, settings_of
 from dispatcher.api.shapes import MASK, show_endpoint, show_instant, show_new_endpoint
 from dispatcher.api.versions import mismatch, read_if_match, show_tag
@@ -159,11 +159,8 @@ async def _changed(before: StoredEndpoint, call: Call, members: Collection[str])
 
 
 def _unmasked(headers: dict[str, str], stored: dict[str, str]) -> dict[str, str]:
-    unknown = [name for name, value in headers.items() if value == MASK and name not in stored]
-    if unknown:
-        message = "the mask stands for a stored value, and there is none"
-        raise refused([Fault(pointer(["headers", name]), "header_value_masked", message) for name in unknown])
-    return {name: stored[name] if value == MASK else value for name, value in headers.items()}
+    """Return the headers with stored values for masks; a mask that stands for none stays, and `check` refuses it."""
+    return {name: stored.get(name, value) if value == MASK else value for name, value in headers.items()}
 
 
 def _with_extras(shown: dict[str, object], endpoint: StoredEndpoint, warnings: Sequence[str]) -> dict[str, object]:

@@ -11,6 +11,7 @@ import orjson
 from dispatcher.api.call import ApiServices
 from dispatcher.api.models import EndpointBody, FilterBody
 from dispatcher.api.problems import Fault, pointer, refused
+from dispatcher.api.shapes import MASK
 from dispatcher.ledger.endpoints import EndpointSettings, StoredEndpoint
 from dispatcher.model.event import Environment
 from dispatcher.policy.addresses import refusal_of
@@ -150,6 +151,10 @@ def _option_faults(body: EndpointBody) -> list[Fault]:
     for header in faults_of(list((body.headers or {}).items())):
         where = pointer(["headers", header.name] if header.name else ["headers"])
         faults.append(Fault(where, header.code, header.message))
+    for name, value in (body.headers or {}).items():
+        if value == MASK:
+            message = "the mask stands for a stored value, and there is none"
+            faults.append(Fault(pointer(["headers", name]), "header_value_masked", message))
     if body.schedule is not None:
         faults += [Fault("/schedule", "schedule_invalid", words) for words in check_schedule(body.schedule)]
     return faults

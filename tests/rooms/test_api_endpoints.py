@@ -263,6 +263,7 @@ async def test_every_fault_is_told_at_once(api: Api) -> None:
         ({"schedule": [True]}, "/schedule/0", "wrong_type"),
         ({"schedule": []}, "/schedule", "schedule_invalid"),
         ({"headers": {"X": "a\r\nY: b"}}, "/headers/X", "header_value_malformed"),
+        ({"headers": {"X": "********"}}, "/headers/X", "header_value_masked"),
     ],
 )
 async def test_a_faulty_member_is_named_by_its_pointer(
