@@ -81,6 +81,8 @@ async def _read(request: web.BaseRequest, max_bytes: int) -> bytes:
             pieces.append(piece)
     except web.RequestPayloadError as fault:
         raise Problem(ProblemCode.MALFORMED_REQUEST, "the body's framing is broken") from fault
+    except ConnectionError as fault:
+        raise Problem(ProblemCode.MALFORMED_REQUEST, "the connection ended within the body") from fault
     return b"".join(pieces)
 
 

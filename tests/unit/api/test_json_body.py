@@ -1,14 +1,18 @@
 """Bodies that strangers write."""
 
+import asyncio
 import contextlib
 import json
 
 import pytest
+from aiohttp import StreamReader
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.api.json_body import parse_json
-from dispatcher.api.problems import Problem
+from dispatcher.api.json_body import parse_json, read_json
+from dispatcher.api.problems import Problem, ProblemCode
 
 plain = st.recursive(
     st.none()
@@ -57,3 +61,21 @@ def test_every_forbidden_character_is_pointed_at() -> None:
         parse_json(b'{"a": ["x", "\\u0000"], "b/c": "\\u0000"}', max_depth=8)
 
     assert {fault.where for fault in caught.value.faults} == {"/a/1", "/b~1c"}
+
+
+async def test_a_client_that_leaves_within_its_body_made_a_malformed_request() -> None:
+    protocol = BaseProtocol(asyncio.get_running_loop())
+    content = StreamReader(protocol, limit=1024)
+    content.feed_data(b'{"url":')
+    content.set_exception(ConnectionResetError("cut"))
+    headers = {"Content-Type": "application/json", "Content-Length": "100"}
+
+    with pytest.raises(Problem) as refused:
+        await read_json(
+            make_mocked_request("POST", "/", headers=headers, payload=content),
+            max_bytes=1024,
+            max_depth=32,
+            seconds=1.0,
+        )
+
+    assert refused.value.kind is ProblemCode.MALFORMED_REQUEST
