@@ -24,6 +24,13 @@ from dispatcher.cli.refusals import CallFailed, told
 
 _TIMEOUT_SECONDS: Final = 15
 _PAGE: Final = 100
+_READY: Final = {
+    **dict.fromkeys(("api_url", "kafka_bootstrap", "account_id", "database_url"), str | None),
+    "api_keys": dict | None,
+    "topics": list | None,
+}
+"""Members of `ready.json` that commands rely on; somebody may have edited it, or another program written it."""
+
 _PATIENCE: Final = 3
 _LONGEST_WAIT_SECONDS: Final = 10
 """How often, and for how long at a time, a read waits where the API counts calls."""
@@ -78,12 +85,13 @@ def ready_file() -> Path:
 
 
 def read_ready_file() -> dict[str, Any] | None:
-    """Return what the embedded dispatcher of this data directory says of itself; None when there is none."""
+    """Return what the embedded dispatcher of this data directory says of itself; None when there is nothing usable."""
     try:
-        found: dict[str, Any] = orjson.loads(ready_file().read_bytes())
+        found = orjson.loads(ready_file().read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return None
-    return found
+    is_sound = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in _READY.items())
+    return found if is_sound else None
 
 
 def profile(
@@ -175,10 +183,12 @@ class Api:
         if status >= 400:
             raise told(status, headers, text, self.who.source)
         try:
-            return orjson.loads(text) if text else None
+            answer = orjson.loads(text) if text else None
         except orjson.JSONDecodeError as fault:
-            message = f"{self.who.api_url} answers, but not like a dispatcher; is this the address of the API?"
-            raise CallFailed(message) from fault
+            raise self._stranger() from fault
+        if not isinstance(answer, dict | None):
+            raise self._stranger()
+        return answer
 
     def exchange(self, method: str, path: str, body: object = None) -> tuple[int, Mapping[str, str], bytes]:
         """Make one call and return status, headers by lower-case name, and body, whatever they are.
@@ -206,11 +216,14 @@ class Api:
         after, left = None, limit
         while left is None or left > 0:
             answer = self.get(path, **query, limit=_PAGE if left is None else min(left, _PAGE), after=after)
-            yield answer["data"]
-            after = answer["next"]
+            page = (answer or {}).get("data")
+            if not isinstance(page, list) or not all(isinstance(row, dict) for row in page):
+                raise self._stranger()
+            yield page
+            after = answer.get("next")
             if after is None:
                 return
-            left = None if left is None else left - len(answer["data"])
+            left = None if left is None else left - len(page)
 
     def rows(self, path: str, limit: int | None, **query: Any) -> Iterator[dict[str, Any]]:
         """Give the items of a list one by one, read page by page as they are wanted; see `pages`."""
@@ -243,6 +256,9 @@ class Api:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def _stranger(self) -> CallFailed:
+        return CallFailed(f"{self.who.api_url} answers, but not like a dispatcher; is this the address of the API?")
 
     def _unreachable(self, fault: BaseException) -> CallFailed:
         url = self.who.api_url

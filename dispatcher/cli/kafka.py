@@ -28,10 +28,11 @@ def kafka_place() -> KafkaPlace:
     from dispatcher.settings import load
 
     if "DISPATCHER_KAFKA__BOOTSTRAP_SERVERS" not in os.environ and "DISPATCHER_CONFIG" not in os.environ:
-        ready = read_ready_file()
-        if ready is not None and ready["kafka_bootstrap"]:
-            topics = tuple(ready["topics"])
-            return KafkaPlace(KafkaSettings(ready["kafka_bootstrap"], topics, "cli"), topics[0], ready["account_id"])
+        ready = read_ready_file() or {}
+        topics = tuple(ready.get("topics") or ())
+        if topics and ready.get("kafka_bootstrap"):
+            place = KafkaSettings(ready["kafka_bootstrap"], topics, "cli")
+            return KafkaPlace(place, topics[0], ready.get("account_id"))
     settings = load(os.environ, required=False)
     if not settings.kafka.bootstrap_servers:
         message = "no Kafka is known: start `dispatcher run --embedded`, or set DISPATCHER_KAFKA__BOOTSTRAP_SERVERS"

@@ -1,10 +1,11 @@
 """What the API refuses, in words for the person at the terminal: what was wrong, and what to do."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import orjson
 
+from dispatcher.cli.table import plain
 from dispatcher.model.errors import DispatcherError
 
 
@@ -50,7 +51,7 @@ def told(status: int, headers: Mapping[str, str], text: bytes, source: str) -> C
     retry_after = int(wait) if status == 429 and wait.isdecimal() else None
     if problem is None:
         lines = [f"the API answered {status}", *_cure(status, headers, None, source)]
-        return CallFailed("\n".join(lines), status, retry_after=retry_after)
+        return CallFailed(_joined(lines), status, retry_after=retry_after)
     code = str(problem["code"])
     lines = [f"{problem['title']} ({status}, {code})"]
     faults = [one for one in problem.get("errors") or [] if isinstance(one, dict)]
@@ -58,7 +59,12 @@ def told(status: int, headers: Mapping[str, str], text: bytes, source: str) -> C
         lines.append(f"  {problem['detail']}")
     lines += [_fault(one) for one in faults]
     lines += _cure(status, headers, problem, source)
-    return CallFailed("\n".join(lines), status, code, retry_after=retry_after)
+    return CallFailed(_joined(lines), status, code, retry_after=retry_after)
+
+
+def _joined(lines: Iterable[str]) -> str:
+    """Return the lines as one text; what a server wrote into one of them moves no cursor and makes no line."""
+    return "\n".join(plain(line) for line in lines)
 
 
 def _problem(text: bytes) -> dict[str, Any] | None:

@@ -35,7 +35,7 @@ def find_places() -> Places:
     if ready is not None:
         told = ok("settings", f"of the embedded dispatcher in {ready_file().parent}")
         kafka = None
-        if ready.get("kafka_bootstrap"):
+        if ready.get("kafka_bootstrap") and ready.get("topics"):
             kafka = KafkaSettings(ready["kafka_bootstrap"], tuple(ready["topics"]), "doctor")
         ring = settings.secrets.key_file or ready_file().with_name("key-ring.json")
         return Places(settings, ready.get("database_url"), kafka, ring, (told,))

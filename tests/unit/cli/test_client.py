@@ -139,6 +139,21 @@ async def test_an_answer_that_is_not_json_asks_whether_this_is_the_api() -> None
     assert "is this the address of the API?" in told
 
 
+@pytest.mark.parametrize("body", [b"[]", b"5", b'"x"', b"{}", b'{"data": 5, "next": null}', b'{"data": [5]}'])
+async def test_a_list_that_is_none_asks_whether_this_is_the_api(body: bytes) -> None:
+    async with an_api(lambda _: web.Response(body=body)) as who:
+        with Api(who) as api, pytest.raises(CallFailed, match="is this the address of the API"):
+            await asyncio.to_thread(lambda: list(api.rows("/v1/endpoints", 5)))
+
+
+async def test_a_refusal_moves_no_cursor_and_makes_no_lines() -> None:
+    problem = {"title": "\x1b]0;x\x07", "code": "\x1b[2J", "detail": "one\nError: two\u202e"}
+
+    said = await failure_of(lambda _: web.json_response(problem, status=400))
+
+    assert said == "\\x1b]0;x\\x07 (400, \\x1b[2J)\n  one\\nError: two\\u202e"
+
+
 async def test_an_address_where_nobody_listens_asks_whether_it_runs() -> None:
     async with an_api(lambda _: web.Response()) as gone:
         pass
@@ -253,7 +268,11 @@ def test_a_key_of_another_environment_than_asked_for_is_refused(data_dir: Path) 
 
 
 @pytest.mark.parametrize(
-    "content", [None, "", "{", "{}", '{"api_url": "http://x"}', '{"api_url": "x", "api_keys": null}']
+    "content",
+    [
+        *(None, "", "{", "{}", "[]", '"x"', "null", '{"api_url": "http://x"}', '{"api_url": "x", "api_keys": null}'),
+        *('{"api_url": 5, "api_keys": {"test": "x"}}', '{"api_url": "x", "api_keys": ["test"]}'),
+    ],
 )
 def test_without_a_dispatcher_the_way_to_one_is_told(data_dir: Path, content: str | None) -> None:
     if content is not None:
