@@ -76,3 +76,9 @@ def main(words: Sequence[str] | None = None) -> None:
         # Whoever read our output has seen enough; the interpreter would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as fault:
+        # A file that was named and cannot be used is the caller's to mend; anything else is a bug of ours.
+        if fault.filename is None:
+            raise
+        typer.echo(f"Error: {fault.filename}: {fault.strerror}", err=True)
+        sys.exit(1)

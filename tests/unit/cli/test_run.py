@@ -1,5 +1,7 @@
 """`dispatcher run` before anything runs."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.support.terminal import run
@@ -13,6 +15,15 @@ def test_who_has_configured_nothing_is_told_how_to_look_around() -> None:
     assert "run --embedded --demo" in said.err
     assert "DISPATCHER_DATABASE__URL is required" in said.err
     assert "--embedded --demo" not in begun.err
+
+
+def test_a_data_folder_that_cannot_be_one_is_told_in_words(tmp_path: Path) -> None:
+    taken = tmp_path / "data"
+    taken.touch()
+
+    said = run("run", "--embedded", environment={"DISPATCHER_DATA_DIR": str(taken)})
+
+    assert (said.code, said.err) == (1, f"Error: {taken}: File exists\n")
 
 
 @pytest.mark.parametrize(
