@@ -29,7 +29,7 @@ class Form(StrEnum):
 
 
 FormOption = Annotated[Form, typer.Option("-o", "--output", help="How to print.")]
-LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, help="How many at most.")]
+LimitOption = Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000_000_000, help="How many at most.")]
 AllOption = Annotated[bool, typer.Option("--all", help="All of them, however many.")]
 
 _TIMES: Final = ("_at", "timestamp")

@@ -75,6 +75,14 @@ def test_lists_can_be_limited_and_taken_whole(path: tuple[str, ...]) -> None:
     assert {"--limit", "--all"} <= options
 
 
+def test_a_limit_beyond_every_list_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        app(["endpoints", "list", "--limit", "9" * 20], prog_name="dispatcher")
+
+    assert ended.value.code == 2
+    assert "--limit" in capsys.readouterr().err
+
+
 def test_help_shows_examples_unbroken(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         app(["keys", "create", "--help"], prog_name="dispatcher")
