@@ -72,7 +72,8 @@ class TlsLayer:
         """Return the plaintext that the peer's bytes complete; empty when they complete none.
 
         Raises:
-            AttemptFailed: a broken record or an alert.
+            AttemptFailed: a broken record or an alert, and no plaintext before it. With some the session is ended: it
+                may be the whole answer, and forgetting it would send the request again.
         """
         if data:
             self._incoming.write(data)
@@ -89,6 +90,9 @@ class TlsLayer:
         except ssl.SSLWantReadError:
             return plain
         except ssl.SSLError as fault:
+            if plain:
+                self.is_ended = True
+                return plain
             raise AttemptFailed(OutcomeKind.TLS_ERROR, _reason_of(fault)) from fault
 
     def farewell(self) -> bytes:

@@ -6,7 +6,7 @@ import socket
 import ssl
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
@@ -309,6 +309,38 @@ async def test_broken_records_after_a_complete_head_do_not_change_the_answer(tru
         outcome = await sender.send(tls_target(sink.port), a_body(), 1)
 
     assert (outcome.kind, outcome.body, outcome.body_cut) == (OutcomeKind.DELIVERED, b"ok", True)
+
+
+async def test_a_broken_record_right_behind_the_answer_does_not_take_it_away(trust: Trust) -> None:
+    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = trust.server().wrap_bio(received, sent, server_side=True)
+
+    async def visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def until(step: Callable[[], object]) -> None:
+            while True:
+                try:
+                    step()
+                except ssl.SSLWantReadError:
+                    writer.write(sent.read())
+                    received.write(await reader.read(65_536))
+                else:
+                    return
+
+        await until(server.do_handshake)
+        await until(lambda: server.read(65_536))
+        server.write(OK)
+        writer.write(sent.read() + b"\x17\x03\x03\x00\x20" + b"x" * 32)
+        await writer.drain()
+        writer.close()
+
+    async with (
+        await asyncio.start_server(visit, "127.0.0.1", 0) as listening,
+        a_sender(ca_file=trust.file, allow_http=False, budgets=CALM) as sender,
+    ):
+        port = listening.sockets[0].getsockname()[1]
+        outcome = await sender.send(tls_target(port), a_body(), 1)
+
+    assert (outcome.kind, outcome.body) == (OutcomeKind.DELIVERED, b"ok")
 
 
 async def test_a_reused_tls_connection_that_the_server_closed_costs_one_more_try(
