@@ -30,6 +30,7 @@ from dispatcher.ledger.accounts import AccountLedger, Tenant
 from dispatcher.ledger.connections import Pool
 from dispatcher.ledger.keys import KeyLedger
 from dispatcher.ledger.migrate import migrate
+from dispatcher.model.errors import DispatcherError
 from dispatcher.policy.samples import sample_record
 from dispatcher.policy.schema_files import load_example, schema_folder
 from dispatcher.settings import Settings
@@ -130,10 +131,8 @@ async def _first_account(settings: Settings) -> tuple[str, dict[str, str]]:
     kept = settings.data_dir / "keys.json"
     pool = await Pool.open(settings.database_url(), size=1)
     try:
-        if kept.exists():
-            facts = orjson.loads(kept.read_bytes())
-            if await AccountLedger(pool).find(facts["account_id"]) is not None:
-                return facts["account_id"], facts["api_keys"]
+        if (facts := _kept_keys(kept)) and await AccountLedger(pool).find(facts["account_id"]) is not None:
+            return facts["account_id"], facts["api_keys"]
         account = await AccountLedger(pool).create(name="First account")
         keys = {
             environment: (await KeyLedger(pool).create(Tenant(account.account_id, environment), name="first key")).text
@@ -143,6 +142,20 @@ async def _first_account(settings: Settings) -> tuple[str, dict[str, str]]:
         await pool.aclose()
     await write_ready_file(kept, {"account_id": account.public_id, "api_keys": keys})
     return account.public_id, keys
+
+
+def _kept_keys(file: Path) -> dict[str, Any] | None:
+    """Return what the file of the first account holds, None when there is none yet."""
+    if not file.exists():
+        return None
+    try:
+        facts: dict[str, Any] = orjson.loads(file.read_bytes())
+        if isinstance(facts["account_id"], str) and isinstance(facts["api_keys"], dict):
+            return facts
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        pass
+    message = f"{file} does not hold the keys of the first account; move it away, and another account is made"
+    raise DispatcherError(message)
 
 
 async def _play(settings: Settings, facts: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.cli.standalone import _command
+from dispatcher.cli.standalone import _command, _kept_keys
+from dispatcher.model.errors import DispatcherError
 
 
 @pytest.mark.parametrize(
@@ -25,3 +26,18 @@ def test_people_are_told_how_to_call_the_program_from_where_they_are(
     monkeypatch.setenv("PATH", path.replace("HERE", str(tmp_path)))
 
     assert _command() == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '"x"', "{}", '{"account_id": 5, "api_keys": {}}', '{"account_id": "x"}']
+)
+def test_a_spoilt_file_of_keys_is_told_in_words(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(text)
+
+    with pytest.raises(DispatcherError, match=r"keys\.json does not hold .*move it away"):
+        _kept_keys(file)
+
+
+def test_the_first_start_has_no_keys_yet(tmp_path: Path) -> None:
+    assert _kept_keys(tmp_path / "keys.json") is None
