@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
+import structlog
+
 from dispatcher.kit import clock
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.endpoint import EndpointStatus, Target
@@ -12,6 +14,8 @@ from dispatcher.model.outcome import FREE_OUTCOMES, Outcome, OutcomeKind, Verdic
 from dispatcher.policy.retrying import judge
 
 _UNREACHABLE_RETRY_SECONDS: Final = 1.0
+
+_log = structlog.get_logger("lanes")
 
 
 class Sender(Protocol):
@@ -93,8 +97,7 @@ class Courier:
             tuple(key.key_id for key in target.keys) if sent and target is not None else (),
             delivery.last_attempt(target.schedule) if sent and target is not None else 0,
         )
-        self._meter.attempted(delivery, target, settlement)
-        return settlement
+        return self._noted(target, settlement)
 
     def _without_attempt(
         self, delivery: Delivery, target: Target | None, started: float, kind: VerdictKind
@@ -102,7 +105,14 @@ class Courier:
         retry_in = {VerdictKind.CANCELED: None, VerdictKind.PARKED: _UNREACHABLE_RETRY_SECONDS}.get(kind, 0.0)
         verdict = Verdict(kind, delivery.attempts, retry_in)
         settlement = Settlement(delivery, None, verdict, delivery.attempts + 1, started, started)
-        self._meter.attempted(delivery, target, settlement)
+        return self._noted(target, settlement)
+
+    def _noted(self, target: Target | None, settlement: Settlement) -> Settlement:
+        try:
+            self._meter.attempted(settlement.delivery, target, settlement)
+        except Exception:  # noqa: BLE001 - a bug in counting is no bug of the attempt
+            # What was met is known and gets written: forgetting it would send the same request again, for ever.
+            _log.exception("attempt_unnoted", endpoint_id=settlement.delivery.endpoint_id)
         return settlement
 
 

@@ -151,3 +151,16 @@ async def test_parking_keeps_the_count_of_attempts() -> None:
 
     assert (settlement.verdict.kind, settlement.verdict.attempts) == (VerdictKind.PARKED, 4)
     assert (settlement.outcome, settlement.verdict.retry_in_seconds) == (None, 2.5)
+
+
+async def test_an_outcome_that_cannot_be_counted_is_settled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fall(*_: object) -> None:
+        raise ValueError
+
+    courier, sender, meter = a_courier(a_target(), an_outcome())
+    monkeypatch.setattr(meter, "attempted", fall)
+
+    settlement = await courier.carry(a_delivery())
+
+    assert settlement.verdict.kind is VerdictKind.DELIVERED
+    assert len(sender.asked) == 1
