@@ -211,8 +211,6 @@ class Board:
             self._n_replicas, self._rank = n, rank
             for lane in self._lanes.values():
                 self._adopt(lane, lane.limits)
-                if not lane.window.most:
-                    self._send_back(lane, lane.queues.values(), _ELSEWHERE_SECONDS)
             self._pump()
 
     def pause_host(self, host_id: int, seconds: float) -> None:
@@ -252,7 +250,8 @@ class Board:
         ]
         for lane in self._lanes.values():
             lane.n_queued = 0
-        self._queued = self._fresh = 0
+        for delivery in queued:
+            self._uncount(delivery)
         self._room.set()
         try:
             async with asyncio.timeout(seconds):
@@ -281,8 +280,11 @@ class Board:
 
     def _adopt(self, lane: Lane, limits: HostLimits) -> None:
         lane.set_limits(limits, self._share(lane.host_id, limits))
+        # Whatever it was told about its next token was said of other limits.
+        lane.ask_at = 0.0
+        if not lane.window.most:
+            self._send_back(lane, lane.queues.values(), _ELSEWHERE_SECONDS)
         if lane.place is Place.WAITING:
-            lane.ask_at = 0.0
             self._desk.ask(lane)
         if lane.place is Place.IDLE and lane.ring and lane.in_flight < lane.window.size:
             self._make_ready(lane)
@@ -474,7 +476,7 @@ class Board:
             for queue in lane.queues.values():
                 self._set_pace(lane, queue)
                 lane.come_back(queue)
-            if lane.place is Place.IDLE and lane.ring:
+            if lane.place is Place.IDLE and lane.n_queued and lane.ring:
                 self._make_ready(lane)
             if lane.place is Place.WAITING:
                 # The net: nobody waits for tokens that nobody fetches.

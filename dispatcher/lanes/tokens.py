@@ -94,9 +94,20 @@ class TokenDesk:
 
     def forget(self, lane: Lane) -> None:
         """Drop what a lane asked for: it is gone or paused."""
-        self._asking.pop(lane.host_id, None)
+        self._answered(lane)
         for queue in lane.queues.values():
-            self._queues.pop(queue.endpoint_id, None)
+            self._answered_endpoint(queue)
+
+    def _answered(self, lane: Lane) -> None:
+        """Strike a lane's ask out, but not that of another one for its host: it may have been forgotten meanwhile."""
+        if self._asking.get(lane.host_id) is lane:
+            del self._asking[lane.host_id]
+
+    def _answered_endpoint(self, queue: Queue) -> None:
+        """Strike a queue's ask out, but not that of another one of its endpoint, which may have moved meanwhile."""
+        asked = self._queues.get(queue.endpoint_id)
+        if asked is not None and asked[1] is queue:
+            del self._queues[queue.endpoint_id]
 
     async def run(self) -> None:
         """Serve asks until canceled. Waits Postgres' absences out; raises Fenced when this replica was taken over."""
@@ -163,7 +174,7 @@ class TokenDesk:
         self._on_counted(sum(grant.n for grant in grants.values()), n_used, n_expired)
 
     def _serve_from_purse(self, lane: Lane) -> None:
-        del self._asking[lane.host_id]
+        self._answered(lane)
         if lane.place is Place.WAITING:
             self.lanes.ready(lane)
 
@@ -173,7 +184,7 @@ class TokenDesk:
             lane.ask_at = now + _BUSY_ROW_SECONDS
             return
         if grant.paused_seconds > 0:
-            self._asking.pop(lane.host_id, None)
+            self._answered(lane)
             self.lanes.pause_host(lane.host_id, grant.paused_seconds)
             return
         lane.granted(grant.n, sent + lane.grants.token_seconds, grant.scale, now)
@@ -181,7 +192,7 @@ class TokenDesk:
             lane.ask_at = now + max(grant.next_seconds, min(_DRAINED_SECONDS, lane.grants.token_seconds / 2))
         if grant.n == 0:
             return
-        self._asking.pop(lane.host_id, None)
+        self._answered(lane)
         if lane.place is Place.WAITING:
             self.lanes.ready(lane)
 
@@ -206,13 +217,13 @@ class TokenDesk:
             if grant is None:
                 return
             if grant.paused_seconds > 0:
-                self._queues.pop(queue.endpoint_id, None)
+                self._answered_endpoint(queue)
                 self.lanes.pause_endpoint(queue.endpoint_id, grant.paused_seconds)
                 return
             if grant.n == 0:
                 held[0] = clock.mono() + max(grant.next_seconds, _SOONEST_SECONDS)
                 return
             queue.purse.add(grant.n, sent + grants_of(queue.pace.rate, queue.pace.burst).token_seconds)
-        self._queues.pop(queue.endpoint_id, None)
+        self._answered_endpoint(queue)
         lane.come_back(queue)
         self.lanes.ready(lane)

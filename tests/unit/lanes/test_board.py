@@ -604,3 +604,62 @@ async def test_a_probe_that_fails_pauses_again() -> None:
     await asyncio.sleep(0.1)
 
     assert world.orders.given == [("pause", 1, None)]
+
+
+async def test_a_lane_that_loses_its_share_by_new_limits_gives_everything_back() -> None:
+    world = World(limits=HostLimits(rate=1e6, burst=1_000_000, in_flight=2), seconds=1.0)
+    world.board.set_replicas(2, 0)
+    world.submit(5)
+    await asyncio.sleep(0.1)
+
+    world.board.set_limits(1, HostLimits(rate=1e6, burst=1_000_000, in_flight=1))
+
+    assert [s.verdict.kind for s in world.settled] == ["parked"] * 4
+    assert world.board.queued == 0
+
+
+async def test_a_lane_without_a_share_is_forgotten_like_any_other() -> None:
+    world = World(limits=HostLimits(rate=10.0, burst=10, in_flight=1), seconds=1.0)
+    async with world.looking():
+        world.submit(5)
+        world.board.set_replicas(2, 0)
+        await asyncio.sleep(20.0)
+
+    assert world.board.n_lanes == 0
+
+
+async def test_faster_limits_are_tried_at_once_whatever_was_said_about_the_next_token() -> None:
+    world = World(limits=HostLimits(rate=0.01, burst=2, in_flight=1), seconds=1.0)
+    world.submit(2)
+    await asyncio.sleep(0.1)
+    world.board._lanes[1].ask_at = 100.0
+
+    world.tokens.limits = HostLimits(rate=1e6, burst=1_000_000, in_flight=1)
+    world.tokens._arrival.clear()
+    world.board.set_limits(1, world.tokens.limits)
+    await asyncio.sleep(3.0)
+
+    assert len(world.settled) == 2
+
+
+async def test_an_answer_for_a_lane_that_was_forgotten_leaves_the_ask_of_its_successor() -> None:
+    world = World(limits=HostLimits(rate=10.0, burst=10, in_flight=1))
+    former = Lane(1, world.tokens.limits, 1)
+    former.rate = 10.0
+    world.desk.ask(former)
+    await asyncio.sleep(0.0005)
+    world.desk.forget(former)
+
+    world.submit(1)
+    await asyncio.sleep(0.2)
+
+    assert len(world.started) == 1
+
+
+async def test_a_drained_board_holds_no_bytes() -> None:
+    world = World(limits=HostLimits(rate=1e6, burst=1_000_000, in_flight=1))
+    world.submit(20)
+
+    await world.board.drain(10.0)
+
+    assert world.board.held_bytes == 0
