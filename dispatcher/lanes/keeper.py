@@ -135,8 +135,12 @@ class HostKeeper:
 
     async def _obey(self) -> None:
         while self._pauses:
-            endpoint_id, (host_id, seconds) = next(iter(self._pauses.items()))
+            endpoint_id, order = next(iter(self._pauses.items()))
+            host_id, seconds = order
             for_endpoint, for_host = await self._hosts.pause(endpoint_id, host_id, seconds)
+            if self._pauses[endpoint_id] is not order:
+                # It asked for another pause meanwhile, maybe a longer one: that one is still to be written.
+                continue
             del self._pauses[endpoint_id]
             self.lanes.pause_endpoint(endpoint_id, for_endpoint)
             if for_host > 0:
@@ -145,11 +149,14 @@ class HostKeeper:
                 "endpoint_paused", endpoint=endpoint_id, host=host_id, seconds=for_endpoint, host_seconds=for_host
             )
         if self._slow:
-            slow, self._slow = self._slow, set()
-            await self._hosts.slow_down(sorted(slow))
+            slow = sorted(self._slow)
+            await self._hosts.slow_down(slow)
+            self._slow.difference_update(slow)
         if self._well or self._forgiven:
-            well, self._well, forgiven, self._forgiven = self._well, set(), self._forgiven, set()
-            await self._hosts.recover(sorted(well), sorted(forgiven))
+            well, forgiven = sorted(self._well), sorted(self._forgiven)
+            await self._hosts.recover(well, forgiven)
+            self._well.difference_update(well)
+            self._forgiven.difference_update(forgiven)
 
     async def _look(self) -> None:
         pauses = await self._hosts.pauses()

@@ -1,0 +1,95 @@
+"""What was learned about hosts reaches Postgres, however long that takes and whatever is learned meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from dispatcher.kit import clock
+from dispatcher.kit.supervise import spawn
+from dispatcher.lanes.keeper import HostKeeper
+from dispatcher.model.endpoint import HostLimits
+from dispatcher.model.errors import Unavailable
+from tests.support.hosts import HostRow, MemoryHosts
+
+pytestmark = [pytest.mark.looptime, pytest.mark.asyncio(loop_scope="function")]
+
+
+class Lanes:
+    """Remembers until when endpoints are paused here."""
+
+    def __init__(self) -> None:
+        self.until: dict[int, float] = {}
+
+    def pause_host(self, host_id: int, seconds: float) -> None:
+        pass
+
+    def pause_endpoint(self, endpoint_id: int, seconds: float) -> None:
+        self.until[endpoint_id] = clock.mono() + seconds
+
+    def set_pauses(self, hosts: dict[int, float], endpoints: dict[int, float]) -> None:
+        pass
+
+    def set_replicas(self, n: int, rank: int) -> None:
+        pass
+
+
+class World:
+    """A keeper between one host with two endpoints in memory and lanes that remember."""
+
+    def __init__(self) -> None:
+        self.hosts = MemoryHosts({1: HostRow(HostLimits(10.0, 10, 4))}, {1: 1, 2: 1})
+        self.lanes = Lanes()
+        self.keeper = HostKeeper(self.hosts, on_limits=lambda *_: None)
+        self.keeper.lanes = self.lanes
+
+    @asynccontextmanager
+    async def keeping(self) -> AsyncIterator[None]:
+        task = spawn(self.keeper.run(), name="keeper")
+        yield
+        task.cancel()
+
+
+async def test_a_longer_pause_that_is_asked_for_while_a_shorter_one_is_written_is_written_too() -> None:
+    world = World()
+    world.hosts.answer_seconds = 1.0
+
+    async with world.keeping():
+        world.keeper.pause(1, 1, None)
+        await asyncio.sleep(0.5)
+        world.keeper.pause(1, 1, 600.0)
+        await asyncio.sleep(10.0)
+
+    assert world.hosts.endpoints[1].paused_until > 500.0
+    assert world.lanes.until[1] > 500.0
+
+
+async def test_what_could_not_be_written_is_written_when_postgres_is_back() -> None:
+    world = World()
+    world.hosts.rows[1].scale = 0.25
+    world.hosts.endpoints[2].opens = 3
+    world.hosts.fault = Unavailable("away")
+
+    async with world.keeping():
+        world.keeper.recovers(1)
+        world.keeper.forgive(2)
+        await asyncio.sleep(10.0)
+        world.hosts.fault = None
+        await asyncio.sleep(10.0)
+
+    assert world.hosts.rows[1].scale > 0.25
+    assert world.hosts.endpoints[2].opens == 0
+
+
+async def test_a_host_is_slowed_down_after_an_outage_too() -> None:
+    world = World()
+    world.hosts.fault = Unavailable("away")
+
+    async with world.keeping():
+        world.keeper.slow_down(1)
+        await asyncio.sleep(0.1)
+        world.hosts.fault = None
+        await asyncio.sleep(10.0)
+
+    assert world.hosts.rows[1].scale == 0.5
