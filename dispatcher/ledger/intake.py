@@ -16,7 +16,7 @@ from dispatcher.ledger.connections import Link
 from dispatcher.ledger.replicas import Replica
 from dispatcher.model.batch import Accepted, Batch, PlacedEvent
 from dispatcher.model.delivery import Delivery
-from dispatcher.model.errors import Fenced
+from dispatcher.model.errors import Fenced, Unavailable
 
 _EVENT_COLUMNS: Final = 12
 _DEAD_COLUMNS: Final = 8
@@ -114,7 +114,7 @@ class IntakeLedger:
             fresh=fresh,
             n_events=row["n_events"],
             n_duplicates=n_duplicates,
-            n_conflicts=await self._conflicts(sent) if n_duplicates else 0,
+            n_conflicts=await self._count_conflicts(sent) if n_duplicates else 0,
         )
 
     def _accounts_of(self, batch: Batch) -> dict[str, int]:
@@ -170,6 +170,13 @@ class IntakeLedger:
             *dead,
             self._full_endpoints(),
         ]
+
+    async def _count_conflicts(self, events: list[PlacedEvent]) -> int:
+        """Count them, or none when Postgres is away: the batch is accepted, and its deliveries must get to their lanes."""
+        try:
+            return await self._conflicts(events)
+        except Unavailable:
+            return 0
 
     async def _conflicts(self, events: list[PlacedEvent]) -> int:
         columns = _columns(

@@ -127,6 +127,21 @@ async def test_the_same_event_again_is_counted_and_changes_nothing(world: World)
     assert await world.value("SELECT body FROM event") == event.body
 
 
+async def test_deliveries_are_handed_out_though_nobody_can_say_how_many_duplicates_differ(world: World) -> None:
+    account = await world.account()
+    await world.endpoint(account)
+    process = await world.process()
+    event = an_event(account)
+    await process.accept(a_batch([event]))
+
+    with patch.object(process.intake, "_conflicts", side_effect=Unavailable("away")):
+        accepted = await process.accept(a_batch([event, an_event(account)], start=1))
+
+    # What is held here and was not handed out is in nobody's hands: `adopt` passes over what is held.
+    assert len(accepted.fresh) == 1
+    assert (accepted.n_duplicates, accepted.n_conflicts) == (1, 0)
+
+
 async def test_another_accounts_event_with_the_same_id_is_an_event_of_its_own(world: World) -> None:
     ours, theirs = await world.account(), await world.account()
     endpoints = {await world.endpoint(ours), await world.endpoint(theirs)}
