@@ -18,7 +18,7 @@ from dispatcher.policy.pacing import Pauses
 
 _LOOK_SECONDS: Final = 1.0
 _LOOK_BACK_SECONDS: Final = 15.0
-"""Changes are looked for this far back each time, so that one that committed late is seen."""
+"""Changes are looked for this much further back than the last look, so that one that committed late is seen."""
 
 _BREAKER_SECONDS: Final = 5.0
 _MOST_ORDERS: Final = 1_000
@@ -85,6 +85,7 @@ class HostKeeper:
         self._well: set[int] = set()
         self._forgiven: set[int] = set()
         self._ordered = asyncio.Event()
+        self._looked_at = clock.mono()
         self.lanes: Lanes
         self.n_paused = 0
         """Hosts paused when last looked."""
@@ -163,5 +164,8 @@ class HostKeeper:
         self.n_paused = len(pauses.hosts)
         self.lanes.set_pauses(*pauses)
         self.lanes.set_replicas(*await self._hosts.delivering())
-        for host_id, limits in (await self._hosts.changed_limits(_LOOK_BACK_SECONDS)).items():
+        began = clock.mono()
+        missed = began - self._looked_at
+        for host_id, limits in (await self._hosts.changed_limits(missed + _LOOK_BACK_SECONDS)).items():
             self._on_limits(host_id, limits)
+        self._looked_at = began

@@ -172,7 +172,7 @@ class IntakeLedger:
         ]
 
     async def _count_conflicts(self, events: list[PlacedEvent]) -> int:
-        """Count them, or none when Postgres is away: the batch is accepted, and its deliveries must get to their lanes."""
+        """Count them, or none when Postgres is away: the batch is in, and its deliveries must reach their lanes."""
         try:
             return await self._conflicts(events)
         except Unavailable:

@@ -41,7 +41,8 @@ class World:
     def __init__(self) -> None:
         self.hosts = MemoryHosts({1: HostRow(HostLimits(10.0, 10, 4))}, {1: 1, 2: 1})
         self.lanes = Lanes()
-        self.keeper = HostKeeper(self.hosts, on_limits=lambda *_: None)
+        self.limits: dict[int, HostLimits] = {}
+        self.keeper = HostKeeper(self.hosts, on_limits=self.limits.__setitem__)
         self.keeper.lanes = self.lanes
 
     @asynccontextmanager
@@ -93,3 +94,18 @@ async def test_a_host_is_slowed_down_after_an_outage_too() -> None:
         await asyncio.sleep(10.0)
 
     assert world.hosts.rows[1].scale == 0.5
+
+
+async def test_limits_that_changed_during_a_long_outage_are_adopted_after_it() -> None:
+    world = World()
+    slow = HostLimits(1.0, 2, 1)
+
+    async with world.keeping():
+        await asyncio.sleep(100.0)
+        world.hosts.fault = Unavailable("away")
+        world.hosts.set_limits(1, slow)
+        await asyncio.sleep(30.0)
+        world.hosts.fault = None
+        await asyncio.sleep(3.0)
+
+    assert world.limits == {1: slow}
