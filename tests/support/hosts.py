@@ -143,13 +143,13 @@ class MemoryHosts:
 
     async def pauses(self) -> Pauses:
         """Read who is paused."""
-        await self._arrive()
+        fails_late = await self._arrive()
         now = clock.mono()
         found = Pauses(
             {number: row.paused_until - now for number, row in self.rows.items() if row.paused_until > now},
             {number: row.paused_until - now for number, row in self.endpoints.items() if row.paused_until > now},
         )
-        await self._answer(fails_late=False)
+        await self._answer(fails_late)
         return found
 
     async def delivering(self) -> tuple[int, int]:
