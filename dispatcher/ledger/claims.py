@@ -65,7 +65,7 @@ class ClaimLedger:
                 message = f"replica {self._replica.replica_id} was taken over"
                 raise Fenced(message)
             claimed = [_delivery(row) for row in rows if row["delivery_id"] is not None]
-            self._replica.held.update(delivery.delivery_id for delivery in claimed)
+            self._replica.hold([delivery.delivery_id for delivery in claimed])
         return claimed
 
     async def adopt(self) -> list[Delivery]:
@@ -77,7 +77,7 @@ class ClaimLedger:
         async with self._replica.gate.exclusive():
             rows = await self._link.fetch("owned", self._replica.replica_id)
             found = [_delivery(row) for row in rows if row["delivery_id"] not in self._replica.held]
-            self._replica.held.update(delivery.delivery_id for delivery in found)
+            self._replica.hold([delivery.delivery_id for delivery in found])
         return found
 
     async def has_strays(self) -> bool:

@@ -105,7 +105,7 @@ class IntakeLedger:
                 message = f"replica {self._replica.replica_id} was taken over"
                 raise Fenced(message)
             fresh = _fresh(batch, row, {number: name for name, number in self._accounts_of(batch).items()})
-            self._replica.held.update(row["ids"] or ())
+            self._replica.hold(row["ids"] or ())
         advanced = frozenset(zip(row["topics"] or (), row["parts"] or (), strict=True))
         sent = [placed for placed in batch.events if (placed.topic, placed.partition) in advanced]
         n_duplicates = len(sent) - row["n_events"]

@@ -11,6 +11,7 @@ self-stop, and no clock is ever compared with another machine's.
 """
 
 import datetime as dt
+from collections.abc import Collection
 from typing import Final
 
 import asyncpg
@@ -37,9 +38,20 @@ class Replica:
         self.lease_seconds: Final = lease_seconds
         self.gate: Final = Gate()
         self.held: set[int] = set()
+        self._held_again: set[int] = set()
         # Written by whichever task renewed last; a lease never shrinks.
         self._deadline = renewed_mono + lease_seconds - MARGIN_SECONDS
         self._unbroken_since = renewed_mono
+
+    def hold(self, numbers: Collection[int]) -> None:
+        """Note deliveries as this process's, accepted or claimed."""
+        self._held_again |= self.held.intersection(numbers)
+        self.held.update(numbers)
+
+    def release(self, numbers: Collection[int]) -> None:
+        """Note deliveries as settled. One that was claimed before its settlement was answered is held on."""
+        self.held.difference_update(set(numbers) - self._held_again)
+        self._held_again.difference_update(numbers)
 
     def renewed(self, sent_mono: float) -> None:
         """Note a renewal whose statement was sent at `sent_mono`."""

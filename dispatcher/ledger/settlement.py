@@ -62,7 +62,7 @@ class SettlementLedger:
             if not is_live:
                 await self._find_out(number)
             self._flush_seq = number
-            self._replica.held.difference_update([s.delivery.delivery_id for s in batch])
+            self._replica.release([s.delivery.delivery_id for s in batch])
         if is_live:
             self._replica.renewed(sent)
         gone = {s.delivery.endpoint_id for s in batch if s.verdict.kind in (VerdictKind.GONE, VerdictKind.HELD)}

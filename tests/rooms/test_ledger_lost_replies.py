@@ -10,6 +10,7 @@ import pytest
 
 from dispatcher.kit import clock
 from dispatcher.kit.supervise import spawn
+from dispatcher.lanes.courier import parked
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.errors import Unavailable
@@ -105,6 +106,21 @@ async def settle_unanswered(far: Far) -> int:
 
 async def test_a_settlement_without_an_answer_is_written_once(far: Far) -> None:
     assert await settle_unanswered(far) == 6
+    assert far.process.replica.held == set()
+
+
+async def test_a_delivery_claimed_before_its_settlement_is_answered_is_held_on(far: Far) -> None:
+    first, delivery = await far.accept(2, start=0)
+    await far.process.settlements.settle([delivered(first)])
+    batch = [parked(delivery, 0.0, clock.mono())]
+
+    await far.unanswered(far.process.settlements.settle(batch))
+    (claimed,) = await far.process.claim()
+    await far.process.settlements.settle(batch)
+
+    # Were it not held, it would be adopted beside itself and sent twice.
+    assert await far.process.claims.adopt() == []
+    await far.process.settlements.settle([delivered(claimed)])
     assert far.process.replica.held == set()
 
 
