@@ -18,7 +18,7 @@ from dispatcher.kit import clock, failpoints
 from dispatcher.model.delivery import Settlement
 from dispatcher.model.errors import PoisonBatch, Unavailable
 from dispatcher.model.news import News
-from dispatcher.model.outcome import OutcomeKind
+from dispatcher.model.outcome import OutcomeKind, VerdictKind
 
 _LINGER_SECONDS: Final = 0.02
 _BUSY_LINGER_SECONDS: Final = 0.08
@@ -164,8 +164,14 @@ class Recorder:
         plain = _without_details(guilty)
         if plain == guilty:
             _log.error("settlement_refused", delivery_id=guilty.delivery.delivery_id, reason=str(fault))
-            return
-        await self._write([plain])
+            plain = _without_attempt(guilty)
+        if plain != guilty:
+            await self._write([plain])
+
+
+def _without_attempt(settlement: Settlement) -> Settlement:
+    """Return what only moves the delivery on: without a row of its attempt rather than here until this process ends."""
+    return settlement._replace(outcome=None, verdict=settlement.verdict._replace(kind=VerdictKind.PARKED))
 
 
 def _without_details(settlement: Settlement) -> Settlement:

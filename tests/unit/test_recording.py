@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Collection, Sequence
 
 import pytest
+from structlog.testing import capture_logs
 
 from dispatcher.model.delivery import Settlement
 from dispatcher.model.errors import Fenced, PoisonBatch, Unavailable
 from dispatcher.model.news import News
-from dispatcher.model.outcome import OutcomeKind
+from dispatcher.model.outcome import OutcomeKind, Verdict, VerdictKind
 from dispatcher.recording import Recorder
 from tests.support.builders import a_delivery, a_settlement, an_outcome, some_news
 
@@ -106,7 +107,7 @@ async def test_a_busy_process_waits_for_fuller_batches(per_second: int, fewest: 
     recorder = Recorder(book, Meter())
     task = asyncio.get_running_loop().create_task(recorder.run())
 
-    for _ in range(per_second):
+    for _ in range(per_second // 2):
         recorder.settle(a_settlement())
         await asyncio.sleep(1 / per_second)
 
@@ -158,6 +159,25 @@ async def test_a_poisoned_settlement_is_written_without_its_details_and_the_rest
         s.delivery.delivery_id for s in [*others, guilty]
     )
     assert [s.outcome.reason for s in book.written if s.delivery.delivery_id == bad.delivery_id and s.outcome] == [""]
+
+
+async def test_a_settlement_that_is_refused_without_its_details_too_still_moves_its_delivery_on() -> None:
+    class Strict(Book):
+        async def settle(self, batch: Sequence[Settlement], *, first_successes: Collection[int] = ()) -> Sequence[News]:
+            if any(s.outcome is not None for s in batch):
+                raise PoisonBatch("22008")
+            return await super().settle(batch, first_successes=first_successes)
+
+    book = Strict()
+    recorder = Recorder(book, Meter())
+    verdict = Verdict(VerdictKind.RETRY, 2, 60.0)
+
+    recorder.settle(a_settlement(verdict=verdict))
+    with capture_logs() as logged:
+        await write_all(recorder)
+
+    assert [s.verdict for s in book.written] == [verdict._replace(kind=VerdictKind.PARKED)]
+    assert [one["event"] for one in logged] == ["settlement_refused"]
 
 
 async def test_what_is_under_way_to_the_database_is_not_written_yet() -> None:
