@@ -35,6 +35,8 @@ _REPEATED: Final = frozenset(
         "hosts_unavailable",
         "intake_waits",
         "postgres_awaited",
+        "replay_refused",
+        "replays_unavailable",
         "settle_failed",
         "tokens_unavailable",
     }
