@@ -91,7 +91,7 @@ def configuration(ids: dict[str, str], operator_key: str) -> str:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("with_real_ids", [False, True])
+@pytest.mark.parametrize("with_real_ids", [pytest.param(False, marks=pytest.mark.sweep), True])
 async def test_no_made_up_request_meets_an_answer_that_is_not_documented(
     ledger_url: str, pool: Pool, vault: Vault, tmp_path: Path, with_real_ids: bool
 ) -> None:
