@@ -188,14 +188,16 @@ class Api:
         self._headers = {"authorization": f"Bearer {key}"}
 
     async def call(self, method: str, path: str, body: Any = None, *, status: int = 200) -> Any:
-        """Make one call, expect `status`, return the decoded answer."""
-        async with (
-            aiohttp.ClientSession(headers=self._headers) as session,
-            session.request(method, self.url + path, json=body) as answer,
-        ):
-            text = await answer.text()
-            assert answer.status == status, f"{method} {path}: {answer.status} {text}"
-            return json.loads(text) if text else None
+        """Make one call, expect `status`, return the decoded answer; come back when told to."""
+        async with aiohttp.ClientSession(headers=self._headers) as session:
+            while True:
+                async with session.request(method, self.url + path, json=body) as answer:
+                    text = await answer.text()
+                    if answer.status != 429 or status == 429:
+                        assert answer.status == status, f"{method} {path}: {answer.status} {text}"
+                        return json.loads(text) if text else None
+                    wait = int(answer.headers["retry-after"])
+                await asyncio.sleep(wait)
 
     async def add_endpoint(self, url: str, events: list[str], **more: Any) -> dict[str, Any]:
         """Register an endpoint and return it with its secret."""
