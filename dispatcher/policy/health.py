@@ -6,7 +6,7 @@ Three answers to trouble, from mild to strict:
   successes (Chiu and Jain 1989; the reference for services is Netflix' concurrency limits).
 * Slowing down, over all replicas: 429, 502, 503 and 504 halve the host's rate; success doubles it again.
 * The breaker, over all replicas: an endpoint whose attempts mostly fail by our not getting an answer of use is
-  paused, 5 s at first and up to 5 min, and its host with it when it has no other endpoint or three of them fail.
+  paused, about 5 s at first and up to 5 min, and its host with it when it has no other endpoint or three of them fail.
 """
 
 from collections import deque

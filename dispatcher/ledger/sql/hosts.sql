@@ -42,14 +42,15 @@ FROM (SELECT 1) AS one LEFT JOIN u ON true
 
 -- name: pause
 -- S8: pause an endpoint, and its host when it has no other endpoint or two others are paused, too. A breaker's pause
--- ($3 null) is 5 s, doubled by each in a row, at most 5 min; one that was asked for is as long as asked; a host never
--- pauses for more than 5 min at a time. After the pause the host goes on at half its rate or less with one token.
+-- ($3 null) is 5 s, doubled by each in a row, a fifth more or less, at most 5 min: what fell together does not come back
+-- together, with a handshake each. One that was asked for is as long as asked; a host never pauses for more than 5 min
+-- at a time. After the pause the host goes on at half its rate or less with one token.
 -- Locks: the endpoint's row, then the host's. $1 endpoint, $2 host, $3 seconds asked for or null.
 WITH e AS (INSERT INTO endpoint_pace AS p (endpoint_id, paused_until, opens)
-           VALUES ($1, now() + make_interval(secs => COALESCE($3::float8, 5)), 1)
+           VALUES ($1, now() + make_interval(secs => COALESCE($3::float8, 5 * (0.8 + 0.4 * random()))), 1)
            ON CONFLICT (endpoint_id) DO UPDATE SET
              paused_until = CASE WHEN p.paused_until > now() AND $3::float8 IS NULL THEN p.paused_until ELSE
-               GREATEST(p.paused_until, now() + make_interval(secs => COALESCE($3, LEAST(300, 5 * 2 ^ LEAST(p.opens, 10))))) END,
+               GREATEST(p.paused_until, now() + make_interval(secs => COALESCE($3, LEAST(300, 5 * (0.8 + 0.4 * random()) * 2 ^ LEAST(p.opens, 10))))) END,
              opens = CASE WHEN p.paused_until > now() THEN p.opens ELSE LEAST(p.opens + 1, 100) END
            RETURNING paused_until),
 h AS (UPDATE host h SET
