@@ -170,7 +170,7 @@ class Findings:
 
 def check(history: History, limit: Limit) -> Findings:
     """Hold a history against every promise; `limit` is what each host may get from all processes together."""
-    duplicates, n_unheard = _heard(history, _duplicates(history))
+    duplicates, n_unheard = _duplicates(history)
     findings = Findings(
         n_events=len({one.event_id for one in history.sent if one.is_acknowledged}),
         n_deliveries=sum(one.verdict == "delivered" for one in history.attempts),
@@ -311,32 +311,25 @@ def _replaced(history: History) -> Iterator[Violation]:
             yield Violation(Rule.AFTER_TAKEOVER, f"{one.event_id} at {one.path} by {one.sender}")
 
 
-def _duplicates(history: History) -> dict[tuple[str, str], list[Arrival]]:
-    """Return, for each event and path with several successes, those that were not the one recorded.
+def _duplicates(history: History) -> tuple[dict[tuple[str, str], list[Arrival]], int]:
+    """Return, for each event and path with several successes, those that were not the one recorded; and how many more.
 
-    The recorded one is taken to be the last of an unharmed process: one that was frozen may come after it.
+    The others are those whose answer nobody may have heard: they are sent again, whoever does it. Of the rest the
+    recorded one is taken to be the last of an unharmed process: one that was frozen may come after it.
     """
     harmed = {fault.sender for fault in history.faults}
     successes: dict[tuple[str, str], list[Arrival]] = defaultdict(list)
     for arrival in history.arrivals:
         if arrival.is_success:
             successes[arrival.event_id, arrival.path].append(arrival)
-    return {
-        where: sorted(found, key=lambda one: (one.sender not in harmed, one.at))[:-1]
-        for where, found in successes.items()
-        if len(found) > 1
-    }
-
-
-def _heard(
-    history: History, duplicates: Mapping[tuple[str, str], Sequence[Arrival]]
-) -> tuple[dict[tuple[str, str], list[Arrival]], int]:
-    """Take out what was sent again because nobody heard the answer; return the rest, and how many that were."""
-    rest = {
-        where: [one for one in found if not any(deaf.covers(one) for deaf in history.deafness)]
-        for where, found in duplicates.items()
-    }
-    return rest, sum(map(len, duplicates.values())) - sum(map(len, rest.values()))
+    duplicates, n_unheard = {}, 0
+    for where, found in successes.items():
+        if len(found) == 1:
+            continue
+        heard = [one for one in found if not any(deaf.covers(one) for deaf in history.deafness)]
+        duplicates[where] = sorted(heard, key=lambda one: (one.sender not in harmed, one.at))[:-1]
+        n_unheard += len(found) - 1 - len(duplicates[where])
+    return duplicates, n_unheard
 
 
 def _judge_duplicates(

@@ -229,6 +229,18 @@ def test_what_nobody_heard_the_answer_of_may_be_sent_again_and_what_was_heard_ma
         assert check(replace(twice, deafness=[other]), LIMIT).count(Rule.UNEXPLAINED_DUPLICATE) == 1
 
 
+def test_who_sends_again_what_nobody_heard_is_not_blamed_for_it_though_it_is_killed_later() -> None:
+    twice = again(clean(), 1)
+    when = next(one for one in clean().arrivals if one.is_success and one.sender == "p0").at
+    deaf = Deafness("p0", "answers held back", when - 0.5, when + 0.5)
+    killed = Fault("p9", "kill -9", when + 5, exposed=0)
+
+    findings = check(replace(twice, deafness=[deaf], faults=[killed]), LIMIT)
+
+    assert findings.violations == []
+    assert (findings.n_unheard, findings.n_duplicates) == (1, 0)
+
+
 def test_an_unacknowledged_event_may_be_missing_or_there() -> None:
     history = clean()
     unsure = replace(history, sent=[one._replace(is_acknowledged=False) for one in history.sent])
