@@ -1,12 +1,8 @@
 """Dead events for operators: records that could not become events, looked at, given to Kafka again, thrown away."""
 
-import asyncio
 import base64
-import re
 from typing import Any, Final, Literal
 from urllib.parse import unquote
-
-import orjson
 
 from dispatcher.api.call import Answer, Call
 from dispatcher.api.cursors import from_micros, to_micros
@@ -17,10 +13,8 @@ from dispatcher.ledger.dead_events import DeadEventLedger, DeadPlace, DeadRecord
 from dispatcher.ledger.deeds import Action
 from dispatcher.model.errors import SealBroken
 from dispatcher.model.event import DeadReason
+from dispatcher.model.ids import parse_dead_place
 
-_PLACE: Final = re.compile(r"([A-Za-z0-9._-]{1,249})/([0-9]{1,10})/([0-9]{1,19})")
-_LAST_PARTITION: Final = (1 << 31) - 1
-_LAST_OFFSET: Final = (1 << 63) - 1
 _PLACE_LENGTH: Final = 5
 
 
@@ -97,7 +91,7 @@ async def read_dead_event(call: Call) -> Answer:
         raise not_found()
     headers = [
         {"name": name, "value": None if value is None else value.decode("utf-8", "replace")}
-        for name, value in _headers(found)
+        for name, value in found.header_pairs
     ]
     shown = {**_show(found.facts), "headers": headers}
     if call.query.value == "true":
@@ -115,16 +109,16 @@ async def redrive_dead_event(call: Call) -> Answer:
     publish = call.services.publish
     if publish is None:
         raise Problem(ProblemCode.NO_KAFKA, "it knows no Kafka; ask a process that reads from it")
-    ledger, place, deed = DeadEventLedger(call.services.pool), await _place(call), call.deed(Action.DEAD_EVENT_REDRIVEN)
-    found = await ledger.take(place, deed=deed)
-    if found is None:
+    place = await _place(call)
+    done = await DeadEventLedger(call.services.pool).redrive(
+        place,
+        lambda found: publish(place.topic, _open(call, found), key=found.facts.key, headers=found.header_pairs),
+        deed=call.deed(Action.DEAD_EVENT_REDRIVEN),
+        put_back=call.deed(Action.DEAD_EVENT_PUT_BACK),
+    )
+    if done is None:
         raise Problem(ProblemCode.REDRIVEN_BEFORE, "`redriven_at` tells when")
-    try:
-        partition, offset = await publish(place.topic, _open(call, found), key=found.facts.key, headers=_headers(found))
-    except BaseException:
-        back = call.deed(Action.DEAD_EVENT_PUT_BACK)
-        await asyncio.shield(ledger.put_back(place, deed=back))
-        raise
+    partition, offset = done
     return Answer({"id": place.shown, "object": "redriven_event", "partition": partition, "offset": offset}, 202)
 
 
@@ -137,17 +131,11 @@ async def discard_dead_event(call: Call) -> Answer:
 
 
 async def _place(call: Call) -> DeadPlace:
-    parts = _PLACE.fullmatch(unquote(call.path["place"]))
-    if parts is None or int(parts[2]) > _LAST_PARTITION or int(parts[3]) > _LAST_OFFSET:
-        raise not_found()
-    places = await DeadEventLedger(call.services.pool).places(parts[1], int(parts[2]), int(parts[3]))
+    where = parse_dead_place(unquote(call.path["place"]))
+    places = [] if where is None else await DeadEventLedger(call.services.pool).places(*where)
     if not places:
         raise not_found()
     return places[0]
-
-
-def _headers(found: DeadRecordCopy) -> list[tuple[str, bytes | None]]:
-    return [(name, None if text is None else base64.b64decode(text)) for name, text in orjson.loads(found.headers)]
 
 
 def _open(call: Call, found: DeadRecordCopy) -> bytes | None:

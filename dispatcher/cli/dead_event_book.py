@@ -1,15 +1,13 @@
 """Dead events straight in the database, as the API shows them; nobody writes down who looked."""
 
-import asyncio
 import base64
 import os
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from dispatcher.cli.database import with_pool
 from dispatcher.cli.listing import collect
 from dispatcher.model.errors import DispatcherError
+from dispatcher.model.ids import parse_dead_place
 
 if TYPE_CHECKING:
     from dispatcher.ledger.connections import Pool
@@ -48,7 +46,7 @@ def read(event: str, *, value: bool) -> dict[str, Any]:
     row = _shown(found.facts)
     row["headers"] = [
         {"name": name, "value": None if text is None else text.decode("utf-8", "replace")}
-        for name, text in _headers(found)
+        for name, text in found.header_pairs
     ]
     if value:
         opened = _open(found)
@@ -64,20 +62,14 @@ def redrive(event: str) -> dict[str, Any]:
     """
     from dispatcher.ledger.dead_events import DeadEventLedger
 
-    async def work(pool: "Pool") -> tuple[int, int]:
-        ledger = DeadEventLedger(pool)
-        place = await _place(pool, event)
-        found = await ledger.take(place)
-        if found is None:
-            message = f"{event} was redriven before; `dead-events show` tells when"
-            raise DispatcherError(message)
-        try:
-            return await _publish(found)
-        except BaseException:
-            await asyncio.shield(ledger.put_back(place))
-            raise
+    async def work(pool: "Pool") -> tuple[int, int] | None:
+        return await DeadEventLedger(pool).redrive(await _place(pool, event), _publish)
 
-    partition, offset = with_pool(work)
+    done = with_pool(work)
+    if done is None:
+        message = f"{event} was redriven before; `dead-events show` tells when"
+        raise DispatcherError(message)
+    partition, offset = done
     return {"id": event, "object": "redriven_event", "partition": partition, "offset": offset}
 
 
@@ -95,8 +87,8 @@ def discard(event: str) -> None:
 async def _place(pool: "Pool", text: str) -> "DeadPlace":
     from dispatcher.ledger.dead_events import DeadEventLedger
 
-    topic, partition, offset = text.rsplit("/", 2)
-    places = await DeadEventLedger(pool).places(topic, int(partition), int(offset))
+    where = parse_dead_place(text)
+    places = [] if where is None else await DeadEventLedger(pool).places(*where)
     if not places:
         raise _not_there(text)
     return places[0]
@@ -119,10 +111,6 @@ def _shown(found: "StoredDeadEvent") -> dict[str, Any]:
     }
 
 
-def _headers(found: "DeadRecordCopy") -> list[tuple[str, bytes | None]]:
-    return [(name, None if text is None else base64.b64decode(text)) for name, text in orjson.loads(found.headers)]
-
-
 def _open(found: "DeadRecordCopy") -> bytes | None:
     from dispatcher.cli.client import ready_file
     from dispatcher.settings import load
@@ -136,7 +124,7 @@ def _open(found: "DeadRecordCopy") -> bytes | None:
 
 async def _publish(found: "DeadRecordCopy") -> tuple[int, int]:
     from dispatcher.cli.kafka import kafka_place
-    from dispatcher.intake.producer import Producer
+    from dispatcher.intake.producer import publish
 
-    async with Producer(kafka_place().settings) as producer:
-        return await producer.send(found.facts.place.topic, _open(found), key=found.facts.key, headers=_headers(found))
+    facts, value = found.facts, _open(found)
+    return await publish(kafka_place().settings, facts.place.topic, value, key=facts.key, headers=found.header_pairs)

@@ -1,8 +1,7 @@
 """`dispatcher dead-events`: records that could not become events."""
 
 import base64
-import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
@@ -13,18 +12,15 @@ from dispatcher.cli.grammar import Noun
 from dispatcher.cli.listing import show_list
 from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, show_done, show_one, show_page
 from dispatcher.cli.ways import Way
+from dispatcher.model.ids import parse_dead_place
 
 app = Noun()
 
 _COLUMNS = ("id", "reason", "seen_at", "redriven_at", "detail…")
-_PLACE: Final = re.compile(r"[A-Za-z0-9._-]{1,249}/[0-9]{1,10}/[0-9]{1,19}")
-_LAST_PARTITION: Final = (1 << 31) - 1
-_LAST_OFFSET: Final = (1 << 63) - 1
 
 
 def _named(text: str) -> str:
-    partition, offset = [*text.split("/"), "", ""][1:3]
-    if not _PLACE.fullmatch(text) or int(partition) > _LAST_PARTITION or int(offset) > _LAST_OFFSET:
+    if parse_dead_place(text) is None:
         message = "a dead event is named like verification.events.v1/3/1042"
         raise typer.BadParameter(message)
     return text

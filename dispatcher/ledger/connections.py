@@ -45,8 +45,10 @@ LISTED: Final = {**HOT, "enable_bitmapscan": "off", "plan_cache_mode": "force_ge
 """Pages are read in the order of an index, whose rows nobody sorts, by a plan that is kept: to plan a list anew over
 the tables of every day takes longer than to run it."""
 
-TAG_LENGTH: Final = 16
-"""Of the end of a session's name that says which process it belongs to."""
+
+def new_tag() -> str:
+    """Return the end of the name that the sessions of one process bear."""
+    return secrets.token_hex(8)
 
 
 def _settings(name: str, planning: Mapping[str, str]) -> dict[str, str]:
@@ -275,7 +277,7 @@ class Links:
 
     def __init__(self, url: str) -> None:
         self.lost: Callable[[], None] = lambda: None
-        tag = secrets.token_hex(TAG_LENGTH // 2)
+        tag = new_tag()
         self.intake = Link(url, "intake", tag=tag, on_lost=lambda: self.lost())  # noqa: PLW0108 - `lost` is set later
         self.settlement = Link(url, "settlement", tag=tag)
         self.claims = Link(url, "claims", tag=tag, on_lost=lambda: self.lost())  # noqa: PLW0108 - the same

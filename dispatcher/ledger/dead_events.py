@@ -1,9 +1,13 @@
 """Dead events: records that could not become events, kept for the operator."""
 
+import asyncio
+import base64
 import datetime as dt
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 import asyncpg
+import orjson
 
 from dispatcher.ledger.connections import Pool, Session
 from dispatcher.ledger.deeds import Deed, note
@@ -59,6 +63,11 @@ class DeadRecordCopy(NamedTuple):
     headers: bytes
     sealed_value: bytes | None
 
+    @property
+    def header_pairs(self) -> list[tuple[str, bytes | None]]:
+        """Return the headers as the record had them."""
+        return [(name, None if text is None else base64.b64decode(text)) for name, text in orjson.loads(self.headers)]
+
 
 class DeadEventLedger:
     """Dead events in Postgres; for the operator. Every call raises Unavailable when Postgres is away.
@@ -104,6 +113,27 @@ class DeadEventLedger:
                 return None
             await _note(session, deed, place)
             return _copy(row)
+
+    async def redrive(
+        self,
+        place: DeadPlace,
+        publish: Callable[[DeadRecordCopy], Awaitable[tuple[int, int]]],
+        *,
+        deed: Deed | None = None,
+        put_back: Deed | None = None,
+    ) -> tuple[int, int] | None:
+        """Take a dead event and `publish` it; return its partition and offset, None as `take`.
+
+        When `publish` raises or is canceled the mark is taken off again, which `put_back` notes, and its error passes.
+        """
+        found = await self.take(place, deed=deed)
+        if found is None:
+            return None
+        try:
+            return await publish(found)
+        except BaseException:
+            await asyncio.shield(self.put_back(place, deed=put_back))
+            raise
 
     async def put_back(self, place: DeadPlace, *, deed: Deed | None = None) -> None:
         """Take the mark off again: the record did not reach Kafka."""

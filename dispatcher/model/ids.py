@@ -8,6 +8,7 @@
 | endpoint | `we_` + 16 letters and digits | random |
 | replay | `rpl_` + 16 letters and digits | random |
 | account | `acct_` + 16 letters and digits | random, or given by the producer |
+| dead event | `topic/partition/offset` | where its record stood |
 """
 
 import base64
@@ -22,6 +23,9 @@ _ALPHANUMERIC: Final = string.ascii_letters + string.digits
 _EVENT_ID: Final = re.compile(r"evt_[a-z2-7]{32}")
 _TEST_EVENT_ID: Final = re.compile(r"evt_test_[a-z2-7]{26}")
 _DELIVERY_ID: Final = re.compile(r"dlv_[a-z2-7]{13}")
+_DEAD_PLACE: Final = re.compile(r"([A-Za-z0-9._-]{1,249})/([0-9]{1,10})/([0-9]{1,19})")
+_LAST_PARTITION: Final = (1 << 31) - 1
+_LAST_OFFSET: Final = (1 << 63) - 1
 ACCOUNT_ID: Final = re.compile(r"acct_[A-Za-z0-9]{10,40}")
 TEST_EVENT_BYTES: Final = 16
 _ROUNDS: Final = range(4)
@@ -68,6 +72,14 @@ def parse_test_event_id(text: str) -> bytes | None:
         return None
     event_id = base64.b32decode(text[9:].upper() + "======")
     return event_id if show_event_id(event_id) == text else None
+
+
+def parse_dead_place(text: str) -> tuple[str, int, int] | None:
+    """Return topic, partition and offset of a dead event's name, None where Kafka has no such place."""
+    parts = _DEAD_PLACE.fullmatch(text)
+    if parts is None or int(parts[2]) > _LAST_PARTITION or int(parts[3]) > _LAST_OFFSET:
+        return None
+    return parts[1], int(parts[2]), int(parts[3])
 
 
 def new_endpoint_id() -> str:

@@ -12,7 +12,7 @@ import asyncpg
 
 from dispatcher.kit import clock
 from dispatcher.ledger.claims import ClaimLedger
-from dispatcher.ledger.connections import TAG_LENGTH, Link
+from dispatcher.ledger.connections import Link, new_tag
 from dispatcher.ledger.health import HealthLedger
 from dispatcher.ledger.hosts import HostLedger
 from dispatcher.ledger.intake import IntakeLedger
@@ -67,7 +67,7 @@ class Process:
     """One replica as Postgres sees it, with its own links."""
 
     def __init__(self, url: str, *, full_hosts: Sequence[int] = (), delivers: bool = True) -> None:
-        tag = secrets.token_hex(TAG_LENGTH // 2)
+        tag = new_tag()
         self.links = {name: Link(url, name, tag=tag) for name in ("intake", "settlement", "claims", "hosts", "control")}
         self.full_hosts = list(full_hosts)
         self.full_endpoints: list[int] = []

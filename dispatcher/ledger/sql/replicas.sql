@@ -15,7 +15,7 @@ RETURNING (SELECT count(*) + 1 FROM replica WHERE lease_until > now() AND replic
 -- of a message, keeps its locks for as long as TCP has patience: no limit of the server ends those waits.
 WITH ended AS MATERIALIZED (
   SELECT count(pg_terminate_backend(a.pid)) AS n
-  FROM replica r JOIN pg_stat_activity a ON right(a.application_name, 16) = r.session_tag
+  FROM replica r JOIN pg_stat_activity a ON right(a.application_name, length(r.session_tag)) = r.session_tag
   WHERE r.lease_until < now() - interval '2 seconds' AND r.replica_id <> $1
     AND a.datname = current_database() AND a.usename = current_user
 )

@@ -212,6 +212,8 @@ def test_what_waits_for_postgres_is_told_once_per_ten_seconds_and_cause(
         say("claim_failed", reason="cannot connect to Postgres: ConnectionRefusedError: port 5432")
         say("duty_failed", duty="heartbeat", reason="cannot connect to Postgres: ConnectionRefusedError: port 5432")
         say("duty_failed", duty="take_over", reason="expired: 25006 ReadOnlySQLTransactionError")
+        say("replays_unavailable", reason="work_waiting: TimeoutError")
+        say("replay_refused", reason="step_feed: 22008 DatetimeFieldOverflowError")
         say("settle_failed", n_settlements=3, reason="settle: 25006 ReadOnlySQLTransactionError")
         say("record_died", offset=int(now[0] * 10), reason="not_json")
 
@@ -219,4 +221,6 @@ def test_what_waits_for_postgres_is_told_once_per_ten_seconds_and_cause(
     assert lines.count(("record_died", "")) == 5, "nothing that happens once is left out"
     assert lines.count(("claim_failed", "ConnectionRefusedError: port 5432")) == 2
     assert lines.count(("duty_failed", "25006 ReadOnlySQLTransactionError")) == 2
-    assert len(lines) == 9
+    assert lines.count(("replays_unavailable", "TimeoutError")) == 2
+    assert lines.count(("replay_refused", "22008 DatetimeFieldOverflowError")) == 2
+    assert len(lines) == 13
