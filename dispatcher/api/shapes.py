@@ -13,10 +13,9 @@ from dispatcher.ledger.secrets import Rotated
 from dispatcher.model.ids import TEST_EVENT_BYTES, DeliveryIds, show_event_id
 from dispatcher.model.outcome import OutcomeKind
 from dispatcher.policy.catalogue import EventType
+from dispatcher.policy.projection import show_timestamp
 
 Model = TypeVar("Model", bound=BaseModel)
-
-_WITHOUT_OFFSET: Final = -len("+00:00")
 
 MASK: Final = "********"
 
@@ -65,11 +64,7 @@ def check_query(model: type[Model], pairs: Sequence[tuple[str, str]]) -> Model:
 
 def show_instant(instant: dt.datetime | None) -> str | None:
     """Return RFC 3339 in UTC with milliseconds."""
-    if instant is None:
-        return None
-    if instant.tzinfo is not dt.UTC:
-        instant = instant.astimezone(dt.UTC)
-    return instant.isoformat(timespec="milliseconds")[:_WITHOUT_OFFSET] + "Z"
+    return None if instant is None else show_timestamp(instant)
 
 
 def show_new_endpoint(endpoint: StoredEndpoint, secret: str | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import typer
 from dispatcher.cli.table import draw, paint, plain, width_of
 from dispatcher.cli.times import relative
 from dispatcher.kit import clock
+from dispatcher.policy.projection import show_timestamp
 
 
 class Form(StrEnum):
@@ -104,7 +105,7 @@ def cell(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(cell(item) for item in value)
     if isinstance(value, dt.datetime):
-        return value.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return show_timestamp(value)
     if isinstance(value, dict):
         return orjson.dumps(value, default=str).decode()
     return str(value)

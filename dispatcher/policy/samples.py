@@ -6,6 +6,7 @@ from typing import Final, NamedTuple, cast
 
 import orjson
 
+from dispatcher.policy.projection import show_timestamp
 from dispatcher.policy.schema_files import Json, JsonObject
 
 SOURCE: Final = "/dispatcher/trigger"
@@ -60,7 +61,7 @@ def sample_record(
     for path, value in (changes or {}).items():
         _set(data, path.split("."), value)
     subject = str(verification["id"])
-    stamp = _stamp(now)
+    stamp = show_timestamp(now)
     headers = {
         "ce_specversion": "1.0",
         "ce_id": token,
@@ -98,7 +99,7 @@ def sample_body(
             _vary(data, verification, variant)
     elif "endpoint_id" in data:
         data["endpoint_id"] = frame.endpoint_id
-    body |= {"id": frame.event_id, "timestamp": _stamp(now), "test": True}
+    body |= {"id": frame.event_id, "timestamp": show_timestamp(now), "test": True}
     body |= {"environment": frame.environment, "account_id": frame.account}
     return orjson.dumps(body)
 
@@ -161,15 +162,11 @@ def _move_times(verification: JsonObject, by: dt.timedelta) -> None:
     for name in _TIME_FIELDS:
         value = verification.get(name)
         if isinstance(value, str):
-            verification[name] = _stamp(_moment(value) + by)
+            verification[name] = show_timestamp(_moment(value) + by)
 
 
 def _moment(text: str) -> dt.datetime:
     return dt.datetime.fromisoformat(text)
-
-
-def _stamp(when: dt.datetime) -> str:
-    return when.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _set(data: JsonObject, path: Sequence[str], value: Json) -> None:
