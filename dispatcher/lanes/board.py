@@ -40,6 +40,8 @@ _FALLEN_SECONDS: Final = 30.0
 _LOOK_SECONDS: Final = 0.5
 _IDLE_LOOKS: Final = 20
 """A lane without work is forgotten after this many looks (10 s)."""
+_RESTED_LOOKS: Final = 130
+"""A queue without work is forgotten after this many looks (65 s): its breaker remembers a minute."""
 
 _ELSEWHERE_SECONDS: Final = 1.0
 """How soon a delivery is offered again whose host other replicas serve."""
@@ -476,6 +478,7 @@ class Board:
             for queue in lane.queues.values():
                 self._set_pace(lane, queue)
                 lane.come_back(queue)
+            lane.forget_rested(_RESTED_LOOKS)
             if lane.place is Place.IDLE and lane.n_queued and lane.ring:
                 self._make_ready(lane)
             if lane.place is Place.WAITING:

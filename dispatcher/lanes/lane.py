@@ -46,6 +46,7 @@ class Queue:
         "is_probing",
         "pace",
         "purse",
+        "rested_looks",
         "turn_of_again",
     )
 
@@ -64,10 +65,17 @@ class Queue:
         """Its own limits, below the host's; None when the host's are all there is."""
         self.purse: Purse | None = None
         """Tokens for `pace`."""
+        self.rested_looks = 0
+        """How often in a row the board has found it at rest."""
 
     def __len__(self) -> int:
         """Return the number of deliveries in it."""
         return len(self.fresh) + len(self.again)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Tell whether it holds nothing, sends nothing, and keeps nothing in mind but its breaker's last minute."""
+        return not (self.fresh or self.again or self.in_flight or self.in_turn or self.is_probing)
 
     @property
     def most_in_flight(self) -> int:
@@ -228,6 +236,13 @@ class Lane:
         if not queue.in_turn and (queue.fresh or queue.again) and queue.in_flight < queue.most_in_flight:
             queue.in_turn = True
             self.ring.append(queue)
+
+    def forget_rested(self, n_looks: int) -> None:
+        """Forget the queues at rest for the `n_looks`th time in a row: each counts in `fair_share`."""
+        for queue in list(self.queues.values()):
+            queue.rested_looks = queue.rested_looks + 1 if queue.is_at_rest else 0
+            if queue.rested_looks >= n_looks:
+                del self.queues[queue.endpoint_id]
 
     def longest(self) -> Queue:
         """Return the queue that holds most."""

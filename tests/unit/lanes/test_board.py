@@ -294,6 +294,41 @@ async def test_a_lane_without_work_is_forgotten() -> None:
         assert world.board.n_lanes == 0
 
 
+async def test_endpoints_at_rest_take_no_share_of_their_hosts_lane() -> None:
+    world = World(limits=HostLimits(rate=10.0, burst=100, in_flight=1), seconds=0.0)
+
+    async with world.looking():
+        for endpoint in range(60):
+            world.submit(1, endpoint_id=endpoint)
+        for _ in range(80):
+            world.submit(1, endpoint_id=99)
+            await asyncio.sleep(1)
+        world.default_seconds = 3_600.0
+        world.submit(50, endpoint_id=99)
+
+        # A hundred and twenty may wait: with sixty names at the table each would be thought to have two.
+        assert world.board.unwilling_endpoints() == []
+
+
+async def test_an_endpoint_at_rest_is_remembered_as_long_as_its_breaker_remembers() -> None:
+    world = World()
+
+    async def fail(delivery: Delivery) -> Settlement:
+        return a_settlement(delivery, outcome=an_outcome(OutcomeKind.CONNECTION_REFUSED))
+
+    async with world.looking():
+        world.carry_one = fail
+        world.submit(9)
+        for _ in range(9):
+            await asyncio.sleep(6)
+            world.submit(1, endpoint_id=2)
+        assert world.orders.given == []
+        world.submit(1)
+        await asyncio.sleep(1)
+
+    assert world.orders.given == [("pause", 1, None)]
+
+
 async def test_new_limits_hold_from_the_next_start() -> None:
     world = World(limits=HostLimits(rate=1.0, burst=1, in_flight=1), seconds=0.0)
     world.submit(3)
