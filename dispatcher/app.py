@@ -94,6 +94,7 @@ class Deliverer:
 
     def __init__(self, settings: Settings, links: Links, replica: Replica, services: Services) -> None:
         limits = settings.limits.host_limits()
+        results_bytes = settings.limits.memory_bytes // 4
         self.directory = Directory(
             DirectoryLedger(links.control),
             services.vault,
@@ -102,7 +103,11 @@ class Deliverer:
             on_limits=self._adopt_limits,
         )
         services.sender.may_write = replica.may_send
-        self.recorder = Recorder(SettlementLedger(links.settlement, replica, services.delivery_ids), services.journal)
+        self.recorder = Recorder(
+            SettlementLedger(links.settlement, replica, services.delivery_ids),
+            services.journal,
+            most_bytes=results_bytes,
+        )
         self.courier = Courier(
             sender=services.sender,
             directory=self.directory,
@@ -122,7 +127,7 @@ class Deliverer:
             ),
             self.desk,
             Watch(self.keeper),
-            BoardLimits(settings.limits.in_flight, settings.limits.memory_bytes),
+            BoardLimits(settings.limits.in_flight, settings.limits.memory_bytes - results_bytes),
         )
         self.claims = ClaimLedger(links.claims, replica)
         self.due = DueReader(
@@ -316,7 +321,7 @@ class Daemon:
                 counts("suspects_in_flight").put(board.suspects_in_flight)
                 counts("lanes").put(board.n_lanes)
                 counts("hosts_paused").put(deliverer.keeper.n_paused)
-                counts("lane_bytes").put(board.held_bytes)
+                counts("lane_bytes").put(board.held_bytes + deliverer.recorder.held_bytes)
                 counts("unsettled").put(deliverer.recorder.n_waiting)
                 counts("oldest_throttled_age_seconds").put(board.oldest_throttled_seconds(now))
 

@@ -28,6 +28,9 @@ _BUSY: Final = 100
 _HIGH: Final = 1_000
 """Results that may wait: each is a duplicate if the process is killed now. Two full batches keep the writer busy."""
 _LOW: Final = 500
+_MOST_BYTES: Final = 64 * 1_048_576
+_OVERHEAD_BYTES: Final = 1_024
+"""What a result costs beside its bodies and headers; as generous as the lanes are with a delivery."""
 _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 _log = structlog.get_logger("recording")
@@ -54,13 +57,18 @@ class Meter(Protocol):
 
 
 class Recorder:
-    """Collects settlements and writes them. `settle` may be called from anywhere in the loop; `run` writes."""
+    """Collects settlements and writes them. `settle` may be called from anywhere in the loop; `run` writes.
 
-    def __init__(self, book: SettlementBook, meter: Meter) -> None:
+    `most_bytes` is what may wait before it `is_behind`; what attempts under way bring comes on top.
+    """
+
+    def __init__(self, book: SettlementBook, meter: Meter, *, most_bytes: int = _MOST_BYTES) -> None:
         self._book = book
         self._meter = meter
-        # `_waiting` grows by settle() and shrinks by run(); both in one loop.
-        self._waiting: deque[Settlement] = deque()
+        self._most_bytes = most_bytes
+        # `_waiting` grows by settle() and shrinks by run(), `_bytes` when written; both in one loop.
+        self._waiting: deque[tuple[Settlement, int]] = deque()
+        self._bytes = 0
         self._unproven: set[int] = set()
         self._arrived = asyncio.Event()
         self._many = asyncio.Event()
@@ -71,11 +79,14 @@ class Recorder:
 
     @property
     def is_behind(self) -> bool:
-        """Tell whether starting more attempts would only grow the buffer: from 1,000 waiting until below 500."""
+        """Tell whether starting more attempts would only grow the buffer.
+
+        That is from 1,000 waiting, or their most bytes, until half of both are left.
+        """
         if self._is_behind:
-            self._is_behind = len(self._waiting) > _LOW
+            self._is_behind = len(self._waiting) > _LOW or self._bytes * 2 > self._most_bytes
         else:
-            self._is_behind = len(self._waiting) >= _HIGH
+            self._is_behind = len(self._waiting) >= _HIGH or self._bytes >= self._most_bytes
         return self._is_behind
 
     @property
@@ -83,9 +94,16 @@ class Recorder:
         """Return the number of settlements not yet written, those under way to the database included."""
         return len(self._waiting) + self._n_under_way
 
+    @property
+    def held_bytes(self) -> int:
+        """Return the counted bytes of the settlements not yet written."""
+        return self._bytes
+
     def settle(self, settlement: Settlement) -> None:
         """Take one settlement; it is written soon, in order."""
-        self._waiting.append(settlement)
+        n_bytes = _bytes_of(settlement)
+        self._bytes += n_bytes
+        self._waiting.append((settlement, n_bytes))
         self._arrived.set()
         if len(self._waiting) >= _BATCH:
             self._many.set()
@@ -113,11 +131,12 @@ class Recorder:
                 self._arrived.clear()
                 continue
             await self._linger()
-            batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-            self._n_under_way = len(batch)
-            self._is_busy = len(batch) >= _BUSY
-            await self._write(batch)
+            taken = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+            self._n_under_way = len(taken)
+            self._is_busy = len(taken) >= _BUSY
+            await self._write([settlement for settlement, _ in taken])
             self._n_under_way = 0
+            self._bytes -= sum(n_bytes for _, n_bytes in taken)
 
     async def _linger(self) -> None:
         if len(self._waiting) >= _BATCH:
@@ -167,6 +186,14 @@ class Recorder:
             plain = _without_attempt(guilty)
         if plain != guilty:
             await self._write([plain])
+
+
+def _bytes_of(settlement: Settlement) -> int:
+    outcome = settlement.outcome
+    n_bytes = _OVERHEAD_BYTES + len(settlement.delivery.body)
+    if outcome is not None:
+        n_bytes += len(outcome.body) + sum(len(name) + len(value) for name, value in outcome.headers)
+    return n_bytes
 
 
 def _without_attempt(settlement: Settlement) -> Settlement:

@@ -173,7 +173,9 @@ class Limits(Group):
     host_burst: int = _doc(100, ge=1, le=1_000_000, description="Requests at once to one host after a rest.")
     host_in_flight: int = _doc(64, ge=1, le=10_000, description="Requests under way to one host.")
     in_flight: int = _doc(1_000, ge=1, le=100_000, description="Requests under way in one process.")
-    memory_bytes: BytesField = _doc(256 * MIB, ge=MIB, description="Deliveries in the memory of one process, in bytes.")
+    memory_bytes: BytesField = _doc(
+        256 * MIB, ge=MIB, description="Bytes of deliveries, and a quarter of it of results, in one process's memory."
+    )
 
     @model_validator(mode="after")
     def _can_be_kept(self) -> Self:

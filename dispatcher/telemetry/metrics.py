@@ -131,7 +131,7 @@ _CATALOGUE: Final = (
     Description("dispatcher_in_flight", "gauge", "Attempts under way", {}),
     Description("dispatcher_suspects_in_flight", "gauge", "Attempts under way to hosts that keep us waiting", {}),
     Description("dispatcher_lanes", "gauge", "Lanes in memory", {}),
-    Description("dispatcher_lane_bytes", "gauge", "Counted bytes of deliveries in memory", {}),
+    Description("dispatcher_lane_bytes", "gauge", "Counted bytes of deliveries and unwritten results in memory", {}),
     Description("dispatcher_unsettled", "gauge", "Settlements not yet written", {}),
     Description("dispatcher_hosts_paused", "gauge", "Hosts that are paused", {}),
     Description("dispatcher_tokens", "counter", "Rate tokens, by what became of them", {"result": TOKEN_RESULTS}),

@@ -222,6 +222,38 @@ async def test_lanes_are_told_to_wait_from_the_high_mark_until_the_low_one() -> 
     task.cancel()
 
 
+async def test_few_results_that_are_large_make_lanes_wait_too_until_half_of_them_are_written() -> None:
+    outcome = an_outcome(OutcomeKind.HTTP_5XX, status=500)._replace(body=b"x" * 6_000, headers=((b"a", b"y" * 2_000),))
+    large = [a_settlement(a_delivery(body=b"z" * 90_000), outcome=outcome) for _ in range(10)]
+    book = Book(seconds=0.1)
+    recorder = Recorder(book, Meter(), most_bytes=980_000)
+
+    for settlement in large[:9]:
+        recorder.settle(settlement)
+    was_behind_early = recorder.is_behind
+    recorder.settle(large[9])
+
+    assert not was_behind_early
+    assert recorder.is_behind
+    assert recorder.held_bytes >= 980_000
+    await write_all(recorder)
+    assert (recorder.is_behind, recorder.held_bytes) == (False, 0)
+
+
+async def test_results_under_way_to_postgres_count_until_it_has_answered() -> None:
+    recorder = Recorder(Book(seconds=5.0), Meter(), most_bytes=100_000)
+    recorder.settle(a_settlement(a_delivery(body=b"z" * 100_000)))
+    task = asyncio.get_running_loop().create_task(recorder.run())
+
+    await asyncio.sleep(2.0)
+    was_behind = recorder.is_behind
+    await asyncio.sleep(5.0)
+
+    assert was_behind
+    assert not recorder.is_behind
+    task.cancel()
+
+
 async def test_a_first_success_travels_with_its_settlement() -> None:
     book = Book()
     recorder = Recorder(book, Meter())

@@ -364,7 +364,7 @@ class LaneRoom:
             d.delivery_id for lane in board._lanes.values() for q in lane.queues.values() for d in (*q.fresh, *q.again)
         ]
         here += [delivery.delivery_id for task, delivery in board._tasks.items() if not task.done()]
-        unwritten = [s.delivery.delivery_id for s in self.recorder._waiting]
+        unwritten = [s.delivery.delivery_id for s, _ in self.recorder._waiting]
         assert len(set(here)) == len(here), "a delivery is in two places"
         assert not set(here) & set(unwritten), "a delivery goes on that was settled"
         assert set(here) <= self.rows.owned, "a delivery is here that is not ours"
