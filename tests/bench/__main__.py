@@ -13,6 +13,9 @@ def main() -> None:
     """Parse the command line, open the lab, run the parts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all unless given")
+    parser.add_argument(
+        "--apache", action="store_true", help="use Apache Kafka (JDK and Maven), not the embedded broker"
+    )
     parser.add_argument("--n", type=int, default=20_000, help="events of a drain")
     parser.add_argument("--seconds", type=int, default=20, help="of latency, isolation and api-load")
     parser.add_argument("--backlog", type=int, default=200_000, help="events of the memory part")
@@ -29,7 +32,7 @@ def main() -> None:
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}")
     say(f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
-    with open_lab() as lab:
+    with open_lab(apache=arguments.apache) as lab:
         say(f"broker: {lab.broker_name}; PostgreSQL and the broker share the cores with the daemon and the sink\n")
         for name, part in PARTS.items():
             if not arguments.parts or name in arguments.parts:

@@ -22,6 +22,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from dispatcher.embedded.kafka import EmbeddedKafka
 from dispatcher.embedded.postgres import EmbeddedPostgres
+from tests.kafka.broker import Kafka
 from tests.support.daemon import run_command
 
 N_PARTITIONS = 8
@@ -79,13 +80,16 @@ class Lab:
 
 
 @contextmanager
-def open_lab() -> Iterator[Lab]:
-    """Start the servers; stop them and remove the folder at the end. Main thread only."""
+def open_lab(*, apache: bool = False) -> Iterator[Lab]:
+    """Start the servers; stop them and remove the folder at the end. Main thread only.
+
+    The broker is the embedded one; or Apache Kafka itself, which wants a JDK and Maven.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         postgres = EmbeddedPostgres.start(folder / "postgres", durable=True)
         stack.callback(postgres.stop)
-        bootstrap, broker_pid, broker_name = _start_broker(stack, folder)
+        bootstrap, broker_pid, broker_name = _start_broker(stack, folder, apache=apache)
         ca = trustme.CA()
         ca.cert_pem.write_to_path(folder / "ca.pem")
         served = ca.issue_cert("127.0.0.1")
@@ -106,7 +110,12 @@ def open_lab() -> Iterator[Lab]:
         yield lab
 
 
-def _start_broker(stack: ExitStack, folder: Path) -> tuple[str, int, str]:
+def _start_broker(stack: ExitStack, folder: Path, *, apache: bool) -> tuple[str, int, str]:
+    if apache:
+        kafka = Kafka(folder / "kafka")
+        kafka.start()
+        stack.callback(kafka.stop)
+        return kafka.bootstrap, kafka.pid, "Apache Kafka"
     if given := os.environ.get("DISPATCHER_TEST_KAFKA"):
         return given, 0, "given"
     broker = EmbeddedKafka.start(folder / "kafka")
