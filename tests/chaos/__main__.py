@@ -39,6 +39,9 @@ def wishes_of(words: list[str] | None = None) -> tuple[Wishes, Path | None]:
     parser.add_argument("--per-second", type=float, default=25.0, help="events produced")
     parser.add_argument("--lease", type=int, default=6, help="seconds; 6 is the least that the settings allow")
     parser.add_argument("--without", choices=REMOVABLE, help="take a guard out: the run must fail")
+    parser.add_argument(
+        "--apache", action="store_true", help="use Apache Kafka (JDK and Maven), not the embedded broker"
+    )
     parser.add_argument("--keep", type=Path, help="leave every log in this new folder")
     chosen = parser.parse_args(words)
     return (
@@ -48,6 +51,7 @@ def wishes_of(words: list[str] | None = None) -> tuple[Wishes, Path | None]:
             seconds=chosen.seconds,
             seed=chosen.seed,
             without=chosen.without,
+            apache=chosen.apache,
             quiet_seconds=chosen.quiet_seconds,
             size=Size(chosen.processes, chosen.most, chosen.per_second, chosen.lease),
         ),

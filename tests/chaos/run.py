@@ -38,9 +38,9 @@ def targets(points: Sequence[Point], actions: Sequence[Action]) -> list[Target]:
 class Wishes:
     """What a run does: each of `targets` once, then `n_random` cycles, for at most `seconds` in all.
 
-    `host_limit` is what any host may get from all processes together. `without` names a guard that is taken out.
-    Within `quiet_seconds` nothing may be left open: three times the minute after which a consumer whose group left it
-    waiting is made anew.
+    `host_limit` is what any host may get from all processes together. `without` names a guard that is taken out; with
+    `apache` the broker is Apache Kafka. Within `quiet_seconds` nothing may be left open: three times the minute after
+    which a consumer whose group left it waiting is made anew.
     """
 
     targets: Sequence[Target]
@@ -51,12 +51,13 @@ class Wishes:
     size: Size = field(default_factory=Size)
     quiet_seconds: float = 180.0
     without: str | None = None
+    apache: bool = False
 
 
 async def run(folder: Path, wishes: Wishes, say: Callable[[str], None]) -> Report:
     """Do it and return what came of it."""
     chance = Random(wishes.seed)
-    async with chaos_world(folder, wishes.size, wishes.seed, without=wishes.without) as world:
+    async with chaos_world(folder, wishes.size, wishes.seed, without=wishes.without, apache=wishes.apache) as world:
         cycles: list[Cycle] = []
         began = time.monotonic()
 

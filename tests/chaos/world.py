@@ -24,6 +24,7 @@ from tests.chaos.links import Links, open_links
 from tests.chaos.processes import Processes, sender_of
 from tests.chaos.wards import open_nursery
 from tests.journey.world import World, open_world
+from tests.kafka.broker import Kafka
 from tests.support.daemon import Api, Daemon, run_command
 from tests.support.producer import CloudEvent, Publisher, an_event, publishing
 from tests.support.servers import fresh_topic
@@ -33,6 +34,8 @@ HOSTS: Final = ("127.0.0.11", "127.0.0.12", "127.0.0.13", "127.0.0.14")
 HOST_RATE: Final = 40.0
 HOST_BURST: Final = 10
 """Little more than the load: what piles up while partitions change hands is then sent at the limit."""
+_APACHE_SETTINGS: Final = {"KAFKA__FETCH_MAX_WAIT_MS": "500", "KAFKA__SESSION_TIMEOUT_MS": "6000"}
+"""It answers a waiting fetch at once, and takes no shorter session."""
 _AWAY: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
 _TICK_SECONDS: Final = 0.05
 _DUPLICATES: Final = 0.02
@@ -267,29 +270,44 @@ def shown(event_id: bytes) -> str:
 
 
 @contextmanager
-def _servers(folder: Path) -> Iterator[tuple[Database, str]]:
+def _servers(folder: Path, *, apache: bool) -> Iterator[tuple[Database, str]]:
     """Run a database, and a broker unless one is given by `DISPATCHER_TEST_KAFKA`; give both."""
     database = Database(folder / "postgres", EmbeddedPostgres.start(folder / "postgres", durable=True))
-    broker = None
     try:
-        bootstrap = os.environ.get("DISPATCHER_TEST_KAFKA")
-        if bootstrap is None:
-            broker = EmbeddedKafka.start(folder / "kafka")
-            bootstrap = broker.bootstrap
-        yield database, bootstrap
+        with _broker(folder / "kafka", apache=apache) as bootstrap:
+            yield database, bootstrap
     finally:
-        if broker is not None:
-            broker.stop()
         database.server.stop()
 
 
+@contextmanager
+def _broker(folder: Path, *, apache: bool) -> Iterator[str]:
+    if apache:
+        kafka = Kafka(folder)
+        kafka.start()
+        try:
+            yield kafka.bootstrap
+        finally:
+            kafka.stop()
+    elif given := os.environ.get("DISPATCHER_TEST_KAFKA"):
+        yield given
+    else:
+        broker = EmbeddedKafka.start(folder)
+        try:
+            yield broker.bootstrap
+        finally:
+            broker.stop()
+
+
 @asynccontextmanager
-async def chaos_world(folder: Path, size: Size, seed: int, *, without: str | None = None) -> AsyncIterator[ChaosWorld]:
+async def chaos_world(
+    folder: Path, size: Size, seed: int, *, without: str | None = None, apache: bool = False
+) -> AsyncIterator[ChaosWorld]:
     """Start servers, links, endpoints, processes and the load; end all of it with the block.
 
-    `without` names a guard that the daemons shall lack.
+    `without` names a guard that the daemons shall lack; `apache` takes Apache Kafka, not the embedded broker.
     """
-    with _servers(folder) as (database, bootstrap), sink_process(folder, hosts=HOSTS) as sink:
+    with _servers(folder, apache=apache) as (database, bootstrap), sink_process(folder, hosts=HOSTS) as sink:
         topic = await fresh_topic(bootstrap)
         url = database.server.url
         async with (
@@ -301,6 +319,7 @@ async def chaos_world(folder: Path, size: Size, seed: int, *, without: str | Non
                 "LEASE__SECONDS": str(size.lease_seconds),
                 "LIMITS__HOST_RATE": str(HOST_RATE),
                 "LIMITS__HOST_BURST": str(HOST_BURST),
+                **(_APACHE_SETTINGS if apache else {}),
             }
             processes = Processes(world, sink, nursery)
             other, other_key = _another_account(world)
