@@ -234,6 +234,11 @@ class Consumer:
         names = self._names or self._consumer.subscription()
         return bool(names) and all(cluster.partitions_for_topic(name) for name in names)
 
+    def partitions(self, topic: str) -> list[Partition]:
+        """Return the partitions of a topic, whoever's they are, as the cluster last told; none of an unknown one."""
+        known = self._consumer._client.cluster.partitions_for_topic(topic)  # noqa: SLF001 - see _watch_log
+        return [(topic, number) for number in known or ()]
+
     def is_member(self) -> bool:
         """Tell whether the group counts us among its members, with partitions or without."""
         coordinator = self._consumer._coordinator  # noqa: SLF001 - there is no public way to it

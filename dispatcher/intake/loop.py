@@ -11,6 +11,7 @@ group membership lives on in the library's background.
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -355,19 +356,40 @@ class Intake:
     # what cannot be read
 
     async def _read_one_by_one(self, consumer: Consumer) -> None:
-        """Find the record that the library cannot read, keep its place as a dead event, and go on behind it."""
-        for partition in consumer.assignment():
-            try:
-                for _ in range(_MOST_RECORDS):
-                    record, offset = await consumer.poll_one(partition)
-                    if record is None:
-                        await self._bury_unreadable(
-                            consumer, {partition: offset}, DeadReason.BAD_HEADERS, "not readable as a record"
-                        )
-                        return
-                    await self._take(consumer, {partition: [record]})
-            except TimeoutError:
-                continue
+        """Find the record that the library cannot read, keep its place as a dead event, and go on behind it.
+
+        It fell over it with the records of other partitions in hand, which count as read there: they are read again.
+        """
+        stands = dict(self._places.stands)
+        for partition, at in stands.items():
+            consumer.seek(partition, at)
+        for partition, at in stands.items():
+            # Only a partition of which a fetch has seen more can hold it.
+            if (consumer.highwater(partition) or 0) > at and await self._read_up_to_fault(consumer, partition, at):
+                return
+
+    async def _read_up_to_fault(self, consumer: Consumer, partition: Partition, at: int) -> bool:
+        """Take one partition's records from `at` on, at most a poll's; tell whether an unreadable one was met."""
+        records: list[Record] = []
+        unreadable: int | None = None
+        with suppress(TimeoutError):
+            while unreadable is None and len(records) < _MOST_RECORDS:
+                record, offset = await consumer.poll_one(partition)
+                if record is None:
+                    unreadable = offset
+                else:
+                    records.append(record)
+                    if offset + 1 >= (consumer.highwater(partition) or 0):
+                        break
+        if records:
+            await self._take(consumer, {partition: records})
+            at = records[-1].offset + 1
+        # Where it stands elsewhere by now, what lies between was not read.
+        if unreadable is not None and self._places.stands.get(partition) == at:
+            await self._bury_unreadable(
+                consumer, {partition: unreadable}, DeadReason.BAD_HEADERS, "not readable as a record"
+            )
+        return unreadable is not None
 
     async def _bury_unreadable(
         self, consumer: Consumer, where: Mapping[Partition, int], reason: DeadReason, detail: str

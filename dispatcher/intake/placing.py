@@ -87,8 +87,8 @@ class Places:
             known = await self._ledger.positions(consumer.log_id, partitions)
             fresh = [partition for partition in partitions if partition not in known]
             if fresh:
-                starts = {partition: await self._first_offset(consumer, partition) for partition in fresh}
-                known |= await self._ledger.open_positions(consumer.log_id, starts)
+                opened = await self._ledger.open_positions(consumer.log_id, await self._starts(consumer, fresh))
+                known |= {partition: opened[partition] for partition in fresh}
         except (Unavailable, KafkaError, TimeoutError) as fault:
             self._waiting.tell(fault)
             await self._waiting.pause()
@@ -99,17 +99,23 @@ class Places:
                 self.stands[partition] = offset
             _log.info("partitions_placed", partitions=sorted(f"{t}/{p}@{offset}" for (t, p), offset in known.items()))
 
-    async def _first_offset(self, consumer: Consumer, partition: Partition) -> int:
-        """Return where a partition without a position begins: the group's committed offset, else as configured.
+    async def _starts(self, consumer: Consumer, fresh: Sequence[Partition]) -> dict[Partition, int]:
+        """Return where partitions without a position begin, and with `latest` those of others in a topic new to all.
 
-        A new partition of a topic that is being read begins at its beginning, whatever is configured.
+        A new partition of a topic that is being read begins at its beginning, whatever is configured. So a topic that
+        nobody read yet is opened whole: to who comes second its partitions would look like new ones.
         """
-        committed = await consumer.committed(partition)
-        if committed is not None:
-            return committed
-        if self._start == "latest" and not await self._ledger.has_positions(consumer.log_id, partition[0]):
-            return (await consumer.ends([partition]))[partition]
-        return (await consumer.beginnings([partition]))[partition]
+        starts: dict[Partition, int] = {}
+        for topic in {topic for topic, _ in fresh}:
+            mine = [partition for partition in fresh if partition[0] == topic]
+            if self._start == "latest" and not await self._ledger.has_positions(consumer.log_id, topic):
+                found = await consumer.ends({*mine, *consumer.partitions(topic)})
+            else:
+                found = await consumer.beginnings(mine)
+            for partition, offset in found.items():
+                committed = await consumer.committed(partition)
+                starts[partition] = offset if committed is None else committed
+        return starts
 
     async def come_back_in(self, consumer: Consumer, fault: OutsideLog) -> None:
         """Go on where the log has records again, and say loudly what was lost.

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.producer import message_accumulator
+from aiokafka.producer import producer as producing
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from dispatcher.embedded.kafka import EmbeddedKafka
 from dispatcher.intake.consumer import Consumer
@@ -28,12 +31,12 @@ async def world(postgres_server: DatabaseServer) -> AsyncIterator[World]:
         yield made
 
 
-async def publish(kafka: str, topic: str, records: Sequence[tuple[bytes | None, Any]]) -> None:
+async def publish(kafka: str, topic: str, records: Sequence[tuple[bytes | None, Any]], *, partition: int = 0) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=kafka, max_request_size=16 << 20)
     await producer.start()
     try:
         for value, headers in records:
-            await producer.send_and_wait(topic, value, key=b"key", headers=headers, partition=0)
+            await producer.send_and_wait(topic, value, key=b"key", headers=headers, partition=partition)
     finally:
         await producer.stop()
 
@@ -233,3 +236,59 @@ async def test_nothing_of_intake_outlives_it(world: World, kafka_server: KafkaSe
         await until_events(world, 1)
 
     assert {task.get_name() for task in asyncio.all_tasks() - before} == set()
+
+
+class _Garbled(str):
+    """A header's name as other clients may write it: not UTF-8."""
+
+    __slots__ = ()
+
+    def encode(self, *_: Any) -> bytes:
+        return b"\xff\xfe"
+
+
+async def publish_garbled(kafka: str, topic: str, partition: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publish a good event with one header more that no client in Python can read."""
+    with monkeypatch.context() as patch:
+        # Only the builder in Python asks a name how it is written.
+        for module in (message_accumulator, producing):
+            patch.setattr(module, "DefaultRecordBatchBuilder", _DefaultRecordBatchBuilderPy)
+        [(value, headers)] = good(1_000)
+        await publish(kafka, topic, [(value, [*headers, (_Garbled("x"), b"1")])], partition=partition)
+
+
+async def test_a_record_that_the_library_cannot_read_costs_no_other_partition_its_records(
+    world: World, kafka_server: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = await fresh_topic(kafka_server.bootstrap, partitions=3)
+    await publish(kafka_server.bootstrap, topic, good(*range(5)), partition=0)
+    await publish(kafka_server.bootstrap, topic, good(10, 11), partition=1)
+    await publish_garbled(kafka_server.bootstrap, topic, 1, monkeypatch)
+    await publish(kafka_server.bootstrap, topic, good(12), partition=1)
+    poll, was_held = Consumer.poll, asyncio.Event()
+
+    async def poll_when_all_is_fetched(consumer: Consumer, **options: int) -> dict[tuple[str, int], list[Record]]:
+        fetched = consumer._consumer._fetcher._records if consumer.assignment() else {}
+        while consumer.assignment() and not was_held.is_set():
+            if {TopicPartition(topic, 0), TopicPartition(topic, 1)} <= fetched.keys():
+                # The library goes through them in this order, and falls with the first one in hand.
+                fetched[TopicPartition(topic, 1)] = fetched.pop(TopicPartition(topic, 1))
+                was_held.set()
+            await asyncio.sleep(0.01)
+        return await poll(consumer, **options)
+
+    monkeypatch.setattr(Consumer, "poll", poll_when_all_is_fetched)
+    async with reading(world, kafka_server.bootstrap, topic) as (intake, _):
+        async with asyncio.timeout(40):
+            await was_held.wait()
+        assert intake._consumer is not None
+        assert intake._consumer.partitions(topic) == [(topic, 0), (topic, 1), (topic, 2)]
+        await until_events(world, 8)
+        await publish(kafka_server.bootstrap, topic, good(5), partition=0)
+        await until_events(world, 9)
+
+    assert await world.value("SELECT count(*) FROM event") == 9
+    dead = await world.rows("SELECT part, off, reason FROM dead_event")
+    assert [tuple(row.values()) for row in dead] == [(1, 2, "bad_headers")]
+    rows = await world.rows("SELECT part, next_offset FROM ingest_progress WHERE part < 2 ORDER BY part")
+    assert [tuple(row.values()) for row in rows] == [(0, 6), (1, 4)]
