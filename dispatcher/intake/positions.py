@@ -45,6 +45,7 @@ class BatchBuilder:
         self._spans: list[Span] = []
         self._events: list[PlacedEvent] = []
         self._dead: list[DeadRecord] = []
+        self._seen: dict[tuple[bytes, str, str], dt.date] = {}
         self.dead_records: list[Record] = []
         self.n_skipped = 0
 
@@ -57,6 +58,8 @@ class BatchBuilder:
         if isinstance(decoded, Event):
             day = place(decoded, record, self._days)
             if day is not None:
+                # An event that is there twice with two times is one event: the same key has to meet it.
+                day = self._seen.setdefault((decoded.event_id, decoded.account, decoded.environment), day)
                 self._events.append(PlacedEvent(record.topic, record.partition, record.offset, day, decoded))
                 return
             decoded = _NOT_PLACED

@@ -1,6 +1,7 @@
 """Statement S1 on a real Postgres: exact positions, no event twice, none lost, and who gets what."""
 
 import asyncio
+import datetime as dt
 from collections.abc import AsyncIterator
 from unittest.mock import patch
 
@@ -125,6 +126,21 @@ async def test_the_same_event_again_is_counted_and_changes_nothing(world: World)
     assert (again.n_events, again.n_duplicates, again.n_conflicts, again.fresh) == (0, 1, 0, ())
     assert (other_body.n_duplicates, other_body.n_conflicts) == (1, 1)
     assert await world.value("SELECT body FROM event") == event.body
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+async def test_the_same_event_with_a_time_beyond_midnight_is_the_same_event(world: World, days: int) -> None:
+    account = await world.account()
+    await world.endpoint(account)
+    process = await world.process()
+    event = an_event(account)
+    await process.accept(a_batch([event]))
+
+    batch = a_batch([event._replace(body=b"{}"), an_event(account)], start=1)
+    day = batch.events[0].event_day + dt.timedelta(days=days)
+    again = await process.accept(batch._replace(events=tuple(p._replace(event_day=day) for p in batch.events)))
+
+    assert (again.n_events, again.n_duplicates, again.n_conflicts, len(again.fresh)) == (1, 1, 1, 1)
 
 
 async def test_deliveries_are_handed_out_though_nobody_can_say_how_many_duplicates_differ(world: World) -> None:

@@ -2,7 +2,8 @@
 -- Statement S1: store the events of one poll, match endpoints, insert their deliveries already owned, keep
 -- the dead records and advance the Kafka positions, all or nothing.
 -- Locks: KEY SHARE on the own replica row (serializes with a takeover), the progress rows. Idempotent twice:
--- by exact compare-and-set of the position (refuses overlap and gap) and by the event's primary key.
+-- by exact compare-and-set of the position (refuses overlap and gap) and by the event's primary key. That holds
+-- the day, which a producer that stamps a retry anew around midnight changes: the days beside it are looked at, too.
 -- $1 replica, $2 log_id, $3..$6 per span (topic, part, start, stop), $7..$18 per event, $19 hosts whose lane
 -- is full here, $20 whether this process delivers, $21..$28 per dead record, $29 endpoints whose queue is full here.
 WITH me AS MATERIALIZED (SELECT 1 FROM replica WHERE replica_id = $1 FOR KEY SHARE),
@@ -18,6 +19,10 @@ ev  AS (INSERT INTO event (event_day, event_id, account_id, environment, event_t
                            occurred_at, body)
         SELECT event_day, event_id, account_id, environment, event_type, subject, outcome, workflow_id, occurred_at, body
         FROM inp JOIN adv USING (topic, part)
+        -- Not NOT EXISTS: as a look-up for each event it can never become a scan of the table.
+        WHERE (SELECT true FROM event o WHERE o.event_id = inp.event_id AND o.account_id = inp.account_id
+               AND o.environment = inp.environment AND o.event_day = ANY(ARRAY[inp.event_day - 1, inp.event_day + 1])
+               LIMIT 1) IS NULL
         ON CONFLICT DO NOTHING
         RETURNING event_day, event_id, account_id, environment, event_type, outcome, workflow_id),
 dead AS (INSERT INTO dead_event (log_id, topic, part, off, reason, detail, key, headers, sealed_value)
@@ -48,8 +53,8 @@ FROM d WHERE owner IS NOT NULL
 -- held duplicates.
 SELECT count(*) FROM unnest($1::bytea[], $2::int[], $3::text[], $4::date[], $5::bytea[])
        AS i(event_id, account_id, environment, event_day, body)
-JOIN event e USING (event_id, account_id, environment, event_day)
-WHERE e.body <> i.body
+JOIN event e USING (event_id, account_id, environment)
+WHERE e.event_day = ANY(ARRAY[i.event_day - 1, i.event_day, i.event_day + 1]) AND e.body <> i.body
 
 -- name: positions
 -- Read where the given partitions of one log stand.

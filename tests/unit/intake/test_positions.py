@@ -87,6 +87,16 @@ def test_events_of_unknown_accounts_are_counted_or_buried_and_the_others_stay(is
     assert batch.spans == (Span("topic", 0, 0, 3),)
 
 
+def test_an_event_that_is_there_twice_with_two_times_lies_on_one_day() -> None:
+    builder = a_builder()
+    yesterday = TODAY - dt.timedelta(days=1)
+    builder.add(a_record(1), an_event(TODAY))
+    builder.add(a_record(2), an_event(yesterday))
+    builder.add(a_record(3), an_event(yesterday, account="acct_b"))
+
+    assert [placed.event_day for placed in builder.build().events] == [TODAY, TODAY, yesterday]
+
+
 @st.composite
 def batches(draw: st.DrawFn) -> Batch:
     spans, events, dead = [], [], []
