@@ -248,7 +248,7 @@ class Intake:
             return
         batch = builder.build()
         if batch.spans:
-            await self._accept(consumer, batch)
+            await self._accept(consumer, batch, found)
             await self._copy_dead(builder.dead_records, batch.dead)
         if builder.n_skipped:
             self._meter.skipped(builder.n_skipped, "unknown_type")
@@ -274,14 +274,16 @@ class Intake:
             record.topic, record.partition, record.offset, dead.reason, dead.detail, record.key, _headers(record), value
         )
 
-    async def _accept(self, consumer: Consumer, batch: Batch) -> None:
-        """Have a batch accepted, however often it takes."""
+    async def _accept(self, consumer: Consumer, batch: Batch, found: Mapping[Partition, Sequence[Record]]) -> None:
+        """Have the batch that was made of `found` accepted, however often it takes."""
         left: Batch | None = batch
         # A loop: a database without space answers and refuses for hours.
         while left is not None and not self._waiting.stopping.is_set():
-            left = await self._try_to_accept(consumer, left)
+            left = await self._try_to_accept(consumer, left, found)
 
-    async def _try_to_accept(self, consumer: Consumer, batch: Batch) -> Batch | None:
+    async def _try_to_accept(
+        self, consumer: Consumer, batch: Batch, found: Mapping[Partition, Sequence[Record]]
+    ) -> Batch | None:
         """Have a batch accepted, in halves when Postgres refuses what it holds; return what must be tried again."""
         generation = self._places.generation
         began = clock.mono()
@@ -294,7 +296,7 @@ class Intake:
             await self._waiting.pause()
             return await self._find_out(consumer, batch)
         except PoisonBatch as fault:
-            await self._accept_apart(consumer, batch, fault)
+            await self._accept_apart(consumer, batch, found, fault)
             return None
         failpoints.reach(failpoints.Point.ACCEPT_ANSWERED)
         self._meter.accepted(batch, accepted, clock.mono() - began)
@@ -307,30 +309,24 @@ class Intake:
             await self._places.resume(consumer, list(accepted.refused))
         return None
 
-    async def _accept_apart(self, consumer: Consumer, batch: Batch, fault: PoisonBatch) -> None:
+    async def _accept_apart(
+        self, consumer: Consumer, batch: Batch, found: Mapping[Partition, Sequence[Record]], fault: PoisonBatch
+    ) -> None:
         parts = halves(batch)
         if parts is not None:
             for part in parts:
-                await self._accept(consumer, part)
+                await self._accept(consumer, part, found)
             return
         if not batch.events:
             raise fault
         guilty = batch.events[0]
-        _log.error(
-            "event_refused", topic=guilty.topic, partition=guilty.partition, offset=guilty.offset, reason=str(fault)
-        )
-        place = f"dead_event:{batch.log_id}:{guilty.topic}:{guilty.partition}:{guilty.offset}"
-        dead = DeadRecord(
-            guilty.topic,
-            guilty.partition,
-            guilty.offset,
-            DeadReason.REFUSED_BY_DATABASE,
-            str(fault),
-            None,
-            b"[]",
-            self._doors.seal(guilty.event.body, place),
-        )
-        await self._accept(consumer, batch._replace(events=(), dead=(*batch.dead, dead)))
+        topic, partition, offset = guilty.topic, guilty.partition, guilty.offset
+        _log.error("event_refused", topic=topic, partition=partition, offset=offset, reason=str(fault))
+        # Whole, as it was read: it can be redriven once the database takes it.
+        record = next(record for record in found[topic, partition] if record.offset == offset)
+        dead = self._buried(consumer.log_id, record, DeadEvent(DeadReason.REFUSED_BY_DATABASE, str(fault)))
+        await self._accept(consumer, batch._replace(events=(), dead=(*batch.dead, dead)), found)
+        await self._copy_dead([record], [dead])
 
     async def _find_out(self, consumer: Consumer, batch: Batch) -> Batch | None:
         """After an accept without an answer: what stands where it ended is in, what stands where it began is not.
@@ -403,7 +399,7 @@ class Intake:
             )
             builder.add_span(partition, stands, offset + 1)
             builder.add(Record(*partition, offset, 0, None, None, ()), DeadEvent(reason, detail))
-            await self._accept(consumer, builder.build())
+            await self._accept(consumer, builder.build(), {})
 
     async def _copy_dead(self, records: Sequence[Record], dead: Sequence[DeadRecord]) -> None:
         if self._doors.dead_letters is not None and dead:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.producer import message_accumulator
@@ -292,3 +293,28 @@ async def test_a_record_that_the_library_cannot_read_costs_no_other_partition_it
     assert [tuple(row.values()) for row in dead] == [(1, 2, "bad_headers")]
     rows = await world.rows("SELECT part, next_offset FROM ingest_progress WHERE part < 2 ORDER BY part")
     assert [tuple(row.values()) for row in rows] == [(0, 6), (1, 4)]
+
+
+async def test_an_event_that_the_database_refuses_is_kept_as_it_was_read_and_its_neighbours_pass(
+    world: World, kafka_server: KafkaServer
+) -> None:
+    topic = await fresh_topic(kafka_server.bootstrap, partitions=1)
+    records = good(*range(5))
+    refused = an_event(3, account="acct_5hQ2vN8rTb")
+    await world.sql.execute(f"ALTER TABLE event ADD CHECK (subject <> '{refused.subject}')")
+    await publish(kafka_server.bootstrap, topic, records)
+
+    async with reading(world, kafka_server.bootstrap, topic):
+        await until_events(world, 4)
+        async with asyncio.timeout(40):
+            while await world.value("SELECT next_offset FROM ingest_progress") < 5:
+                await asyncio.sleep(0.02)
+
+    [row] = await world.rows("SELECT off, reason, key, headers, sealed_value FROM dead_event")
+    assert (row["off"], row["reason"], row["key"], row["sealed_value"]) == (
+        3,
+        "refused_by_database",
+        b"key",
+        records[3][0],
+    )
+    assert [name for name, _ in orjson.loads(row["headers"])] == [name for name, _ in records[3][1]]

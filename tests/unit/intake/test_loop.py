@@ -140,7 +140,7 @@ async def test_a_database_that_answers_and_refuses_is_asked_for_as_long_as_it_ta
     # A disk that is full lets us read where we stand, and write nothing, for hours: no try may stand on the one before.
     ledger = Ledger(n_refusals=200)
 
-    await an_intake(ledger)._accept(Kafka(), BATCH)  # type: ignore[arg-type]
+    await an_intake(ledger)._accept(Kafka(), BATCH, {})  # type: ignore[arg-type]
 
     assert ledger.accepted == [BATCH]
     assert len(ledger.depths) == 201
@@ -163,7 +163,7 @@ async def test_a_batch_that_begins_elsewhere_sends_the_consumer_to_where_its_par
     # Another owner got further: without this every batch from now on would begin elsewhere.
     intake, kafka = an_intake(Ledger(stands=7)), Kafka()
 
-    await intake._accept(kafka, BATCH)  # type: ignore[arg-type]
+    await intake._accept(kafka, BATCH, {})  # type: ignore[arg-type]
 
     assert kafka.sent_to == intake._places.stands == {(TOPIC, 0): 7}
 
@@ -171,7 +171,7 @@ async def test_a_batch_that_begins_elsewhere_sends_the_consumer_to_where_its_par
 async def test_a_stop_ends_the_tries() -> None:
     ledger = Ledger(n_refusals=1_000_000)
     intake = an_intake(ledger)
-    accepting = spawn(intake._accept(Kafka(), BATCH), name="accepting")  # type: ignore[arg-type]
+    accepting = spawn(intake._accept(Kafka(), BATCH, {}), name="accepting")  # type: ignore[arg-type]
     await asyncio.sleep(10)
 
     intake.stop()
