@@ -4,6 +4,9 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .SUFFIXES:
 
+# Not even where the environment wishes it: each of some hundred processes would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 # A stamp carries what it was made of: the locks, and the folder, since an environment does not survive a move.
 MADE_OF := pyproject.toml deploy/locks/bootstrap.txt
