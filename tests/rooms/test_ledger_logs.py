@@ -5,6 +5,7 @@ import asyncio
 import datetime as dt
 import re
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from dispatcher.model.delivery import DeliveryState
 from dispatcher.model.ids import show_event_id
 from dispatcher.model.outcome import OutcomeKind, VerdictKind
 from tests.rooms.test_api_harness import Seeds, ledger_template, ledger_url, pool
+from tests.support.servers import DatabaseServer, fresh_database
 
 
 @dataclass
@@ -49,14 +51,23 @@ class Room:
         return list(page.attempts)
 
 
-@pytest.fixture
-async def room(ledger_url: str, pool: Pool) -> AsyncIterator[Room]:
+@asynccontextmanager
+async def open_room(url: str, pool: Pool) -> AsyncIterator[Room]:
+    """Give a room on a migrated database."""
     account = await AccountLedger(pool).create()
     tenant = Tenant(account.account_id, "test")
-    sql = await asyncpg.connect(ledger_url, server_settings=LISTED)
-    seeds = Seeds(sql, tenant)
-    yield Room(LogLedger(pool), ListLedger(pool), sql, seeds, tenant, await seeds.endpoint())
-    await sql.close()
+    sql = await asyncpg.connect(url, server_settings=LISTED)
+    try:
+        seeds = Seeds(sql, tenant)
+        yield Room(LogLedger(pool), ListLedger(pool), sql, seeds, tenant, await seeds.endpoint())
+    finally:
+        await sql.close()
+
+
+@pytest.fixture
+async def room(ledger_url: str, pool: Pool) -> AsyncIterator[Room]:
+    async with open_room(ledger_url, pool) as made:
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -326,9 +337,19 @@ async def test_a_page_of_one_type_never_holds_more_than_asked_for(room: Room) ->
     assert [first.is_end, second.is_end] == [False, True]
 
 
-@pytest.fixture
-async def crowded(room: Room) -> Room:
-    """Give a room with a few thousand rows of every kind, most of them other endpoints'."""
+@pytest.fixture(scope="module")
+async def crowded(postgres_server: DatabaseServer, ledger_template: str) -> AsyncIterator[Room]:
+    """Give a room with a few thousand rows of every kind, most of them other endpoints', to be read only."""
+    async with fresh_database(postgres_server, template=ledger_template) as url:
+        opened = await Pool.open(url)
+        async with open_room(url, opened) as made:
+            await crowd(made)
+            yield made
+        await opened.aclose()
+
+
+async def crowd(room: Room) -> None:
+    """Write the rows, and let the planner know of them."""
     others = [await room.seeds.endpoint() for _ in range(4)]
     endpoints = [*others, room.endpoint]
     account, environment = room.tenant
@@ -359,7 +380,6 @@ async def crowded(room: Room) -> Room:
         endpoints,
     )
     await room.sql.execute("ANALYZE")
-    return room
 
 
 FEW_ROWS = 300
