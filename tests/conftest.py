@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -12,6 +13,9 @@ pytest_plugins = ["tests.support.servers", "tests.kafka.broker"]
 # Machines that run two suites at once are slow now and then; the timeout of a test is bound enough.
 hypothesis.settings.register_profile("dispatcher", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 hypothesis.settings.load_profile("dispatcher")
+
+# A script's background has Ctrl-C ignored, and programs inherit that; those that tests start must hear it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _COUNTED = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
 
