@@ -93,6 +93,14 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         assert await daemon.stop() == 0
 
 
+@pytest.fixture(scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """Give a world to tests that are not in each other's way: each leaves alone what another counts."""
+    async with started(tmp_path_factory.mktemp("shared"), "only") as (daemon, made, _):
+        yield made
+        assert await daemon.stop() == 0
+
+
 async def test_the_five_minute_tour(world: World) -> None:
     terminal = Terminal(world.folder)
     async with Sink.serving() as sink:
@@ -181,8 +189,8 @@ async def test_trigger_follows_each_delivery_to_its_end(world: World) -> None:
     assert "published" in told
 
 
-async def test_doctor_finds_an_embedded_dispatcher_well(world: World) -> None:
-    terminal = Terminal(world.folder)
+async def test_doctor_finds_an_embedded_dispatcher_well(shared: World) -> None:
+    terminal = Terminal(shared.folder)
 
     found = await terminal.json("doctor", "--resolve", "localhost")
 
@@ -192,10 +200,10 @@ async def test_doctor_finds_an_embedded_dispatcher_well(world: World) -> None:
     assert {"database", "schema", "partitions", "replicas", "due", "key-ring", "kafka", "lag", "api"} <= levels.keys()
 
 
-async def test_a_dead_record_is_listed_opened_redriven_and_discarded(world: World) -> None:
-    terminal = Terminal(world.folder)
-    await world.publish([world.bad(1), world.bad(2)])
-    while len(await world.fetch("SELECT 1 FROM dead_event")) < 2:
+async def test_a_dead_record_is_listed_opened_redriven_and_discarded(shared: World) -> None:
+    terminal = Terminal(shared.folder)
+    await shared.publish([shared.bad(1), shared.bad(2)])
+    while len(await shared.fetch("SELECT 1 FROM dead_event")) < 2:
         await asyncio.sleep(0.05)
 
     listed = await terminal.json("dead-events", "list")
@@ -203,10 +211,10 @@ async def test_a_dead_record_is_listed_opened_redriven_and_discarded(world: Worl
     name = next(one["id"] for one in listed if one["reason"] == "not_json")
     shown = await terminal.json("dead-events", "show", name, "--value")
     assert base64.b64decode(shown["value_base64"]) == b"{not json"
-    assert {"name": "ce_accountid", "value": world.account} in shown["headers"]
+    assert {"name": "ce_accountid", "value": shared.account} in shown["headers"]
     assert "{not json" in await terminal.run("dead-events", "show", name, "--value")
     await terminal.run("dead-events", "redrive", name)
-    while len(await world.fetch("SELECT 1 FROM dead_event")) < 3:
+    while len(await shared.fetch("SELECT 1 FROM dead_event")) < 3:
         await asyncio.sleep(0.05)
     assert "redriven before" in await terminal.run("dead-events", "redrive", name, code=1)
     await terminal.run("dead-events", "discard", name, "--yes")
@@ -214,8 +222,8 @@ async def test_a_dead_record_is_listed_opened_redriven_and_discarded(world: Worl
     assert "no dead event" in await terminal.run("dead-events", "show", name, code=1)
 
 
-async def test_a_host_gets_limits_of_its_own_and_the_defaults_again(world: World) -> None:
-    terminal = Terminal(world.folder)
+async def test_a_host_gets_limits_of_its_own_and_the_defaults_again(shared: World) -> None:
+    terminal = Terminal(shared.folder)
     async with Sink.serving() as sink:
         await terminal.json("endpoints", "add", sink.url("/hook"), "-e", "verification.*")
     (listed,) = await terminal.json("hosts", "list")
@@ -232,8 +240,8 @@ async def test_a_host_gets_limits_of_its_own_and_the_defaults_again(world: World
     assert "hosts list" in await terminal.run("hosts", "show", "https://nobody.example:443", code=1)
 
 
-async def test_the_operators_commands(world: World) -> None:
-    terminal = Terminal(world.folder)
+async def test_the_operators_commands(shared: World) -> None:
+    terminal = Terminal(shared.folder)
 
     account = await terminal.json("accounts", "create", "--id", "acct_tour000001", "--name", "Tour")
     key = await terminal.json(
@@ -261,8 +269,8 @@ MISTAKES = (
 )
 
 
-async def test_a_mistake_is_answered_with_what_to_do(world: World) -> None:
-    terminal = Terminal(world.folder)
+async def test_a_mistake_is_answered_with_what_to_do(shared: World) -> None:
+    terminal = Terminal(shared.folder)
 
     for words, code, told in MISTAKES:
         assert told in await terminal.run(*words, code=code), words
