@@ -23,9 +23,9 @@ from tests.chaos.history import Arrival, Attempt, Deafness, Endpoint, History, S
 from tests.chaos.links import Links, open_links
 from tests.chaos.processes import Processes, sender_of
 from tests.chaos.wards import open_nursery
-from tests.journey.world import World, open_world
+from tests.journey.world import World, account_with_key, open_world
 from tests.kafka.broker import Kafka
-from tests.support.daemon import Api, Daemon, run_command
+from tests.support.daemon import Api, Daemon
 from tests.support.producer import CloudEvent, Publisher, an_event, publishing
 from tests.support.servers import fresh_topic
 from tests.support.sink import SinkProcess, Step, sink_process
@@ -322,7 +322,7 @@ async def chaos_world(
                 **(_APACHE_SETTINGS if apache else {}),
             }
             processes = Processes(world, sink, nursery)
-            other, other_key = _another_account(world)
+            other, other_key = await account_with_key(url, "acct_others" + secrets.token_hex(4))
             load = Load(publisher, world.account, other, size.per_second, Random(seed))
             takeovers = Takeovers(url, processes)
             with open_links(processes.living) as links:
@@ -346,13 +346,6 @@ async def _start(processes: Processes, n: int) -> None:
     async with asyncio.TaskGroup() as group:
         for slot in range(n):
             group.create_task(processes.make(slot).start())
-
-
-def _another_account(world: World) -> tuple[str, str]:
-    account = "acct_others" + secrets.token_hex(4)
-    run_command(world.settings, "accounts", "create", "--id", account)
-    words = ("keys", "create", "--account", account, "--env", "test", "-o", "json")
-    return account, json.loads(run_command(world.settings, *words))["key"]
 
 
 async def _subscribe(

@@ -7,7 +7,7 @@ import pytest
 
 from tests.journey.world import open_world
 from tests.support.daemon import running
-from tests.support.servers import DatabaseServer, KafkaServer, fresh_database, fresh_topic
+from tests.support.servers import DatabaseServer, KafkaServer, fresh_topic, migrated_database
 from tests.support.sink import Sink, Step
 
 
@@ -17,7 +17,7 @@ async def test_an_endpoint_that_is_gone_and_a_delivery_given_up_reach_the_endpoi
 ) -> None:
     topic = await fresh_topic(kafka_server.bootstrap)
     async with (
-        fresh_database(postgres_server) as url,
+        migrated_database(postgres_server) as url,
         open_world(tmp_path, bootstrap=kafka_server.bootstrap, database_url=url, topic=topic) as world,
         Sink.serving() as sink,
         running(world.daemon()) as daemon,

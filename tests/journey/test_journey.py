@@ -6,7 +6,7 @@ import pytest
 
 from tests.journey.story import tell
 from tests.journey.world import open_world
-from tests.support.servers import DatabaseServer, KafkaServer, fresh_database, fresh_topic
+from tests.support.servers import DatabaseServer, KafkaServer, fresh_topic, migrated_database
 
 
 @pytest.mark.timeout(240)
@@ -15,7 +15,7 @@ async def test_nothing_is_lost_through_a_stop_a_kill_and_a_failing_endpoint(
 ) -> None:
     topic = await fresh_topic(kafka_server.bootstrap)
     async with (
-        fresh_database(postgres_server) as url,
+        migrated_database(postgres_server) as url,
         open_world(tmp_path, bootstrap=kafka_server.bootstrap, database_url=url, topic=topic) as world,
     ):
         await tell(world, 2_000)

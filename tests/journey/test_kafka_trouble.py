@@ -18,7 +18,7 @@ from dispatcher.embedded.kafka import EmbeddedKafka
 from dispatcher.kit.supervise import spawn
 from tests.journey.world import World, open_world, successes
 from tests.support.daemon import Daemon, running
-from tests.support.servers import DatabaseServer, KafkaServer, fresh_database, fresh_topic
+from tests.support.servers import DatabaseServer, KafkaServer, fresh_topic, migrated_database
 from tests.support.sink import Sink
 
 pytestmark = pytest.mark.timeout(300)
@@ -50,7 +50,7 @@ async def test_a_broker_that_is_away_at_the_start_and_later_only_makes_events_la
     broker.stop()
     try:
         async with (
-            fresh_database(postgres_server) as url,
+            migrated_database(postgres_server) as url,
             open_world(tmp_path, bootstrap=broker.bootstrap, database_url=url, topic="events") as world,
             Sink.serving() as sink,
             # Ready to serve, though nothing can be read yet.
@@ -104,7 +104,7 @@ async def test_a_member_that_comes_and_goes_costs_no_event_and_no_repeat(
 ) -> None:
     topic = await fresh_topic(kafka_server.bootstrap)
     async with (
-        fresh_database(postgres_server) as url,
+        migrated_database(postgres_server) as url,
         open_world(tmp_path, bootstrap=kafka_server.bootstrap, database_url=url, topic=topic) as world,
         Sink.serving() as sink,
         two_daemons(world) as daemons,

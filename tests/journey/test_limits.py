@@ -8,7 +8,7 @@ import pytest
 
 from tests.journey.world import World, open_world, successes
 from tests.support.daemon import Daemon, running
-from tests.support.servers import DatabaseServer, KafkaServer, fresh_database, fresh_topic
+from tests.support.servers import DatabaseServer, KafkaServer, fresh_topic, migrated_database
 from tests.support.sink import Sink
 
 pytestmark = pytest.mark.timeout(300)
@@ -40,7 +40,7 @@ async def test_two_replicas_together_keep_a_hosts_limits_through_a_kill(
 ) -> None:
     topic = await fresh_topic(kafka_server.bootstrap)
     async with (
-        fresh_database(postgres_server) as url,
+        migrated_database(postgres_server) as url,
         open_world(tmp_path, bootstrap=kafka_server.bootstrap, database_url=url, topic=topic) as world,
         Sink.serving() as sink,
         running(world.daemon("first", **LIMITS)) as first,
@@ -64,7 +64,7 @@ async def test_limits_set_while_running_hold_within_five_seconds(
 ) -> None:
     topic = await fresh_topic(kafka_server.bootstrap)
     async with (
-        fresh_database(postgres_server) as url,
+        migrated_database(postgres_server) as url,
         open_world(tmp_path, bootstrap=kafka_server.bootstrap, database_url=url, topic=topic) as world,
         Sink.serving() as sink,
         running(world.daemon("only", LIMITS__HOST_RATE="5", LIMITS__HOST_BURST="5")) as daemon,

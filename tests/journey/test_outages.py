@@ -8,7 +8,7 @@ from dispatcher.embedded.postgres import EmbeddedPostgres
 from dispatcher.kit.supervise import spawn
 from tests.journey.world import open_world, successes
 from tests.support.daemon import running
-from tests.support.servers import DatabaseServer, KafkaServer, fresh_database, fresh_topic, frozen
+from tests.support.servers import DatabaseServer, KafkaServer, fresh_topic, frozen, migrated_database
 from tests.support.sink import Sink, Step
 
 pytestmark = pytest.mark.timeout(300)
@@ -118,7 +118,7 @@ async def test_a_second_signal_cuts_what_hangs_and_it_is_sent_again_later(
 ) -> None:
     topic = await fresh_topic(kafka_server.bootstrap)
     async with (
-        fresh_database(postgres_server) as url,
+        migrated_database(postgres_server) as url,
         open_world(tmp_path, bootstrap=kafka_server.bootstrap, database_url=url, topic=topic) as world,
         Sink.serving() as sink,
     ):

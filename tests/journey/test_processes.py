@@ -16,7 +16,7 @@ import pytest
 from dispatcher.kit.supervise import spawn
 from tests.journey.world import Message, World, open_world, successes
 from tests.support.daemon import Api, Daemon, clean_environment, command, running
-from tests.support.servers import DatabaseServer, KafkaServer, fresh_database, fresh_topic
+from tests.support.servers import DatabaseServer, KafkaServer, fresh_topic, migrated_database
 from tests.support.sink import Sink, Step
 
 pytestmark = pytest.mark.timeout(300)
@@ -29,7 +29,7 @@ COST_OF_A_KILL = 64 + 1_000 + 500
 async def world(postgres_server: DatabaseServer, kafka_server: KafkaServer, tmp_path: Path) -> AsyncIterator[World]:
     topic = await fresh_topic(kafka_server.bootstrap)
     async with (
-        fresh_database(postgres_server) as url,
+        migrated_database(postgres_server) as url,
         open_world(tmp_path, bootstrap=kafka_server.bootstrap, database_url=url, topic=topic) as made,
     ):
         yield made

@@ -12,7 +12,7 @@ from dispatcher.receiver import SqliteInbox, Webhook
 from dispatcher.receiver.adapters import aiohttp_view
 from tests.journey.world import open_world
 from tests.support.daemon import running
-from tests.support.servers import DatabaseServer, KafkaServer, fresh_database, fresh_topic
+from tests.support.servers import DatabaseServer, KafkaServer, fresh_topic, migrated_database
 
 N_EVENTS = 30
 
@@ -74,7 +74,7 @@ async def test_the_kit_takes_each_event_of_a_running_daemon_once(
     topic = await fresh_topic(kafka_server.bootstrap)
     customer = Customer(tmp_path / "inbox.db")
     async with (
-        fresh_database(postgres_server) as url,
+        migrated_database(postgres_server) as url,
         open_world(tmp_path, bootstrap=kafka_server.bootstrap, database_url=url, topic=topic) as world,
         customer.serving(),
         running(world.daemon()) as daemon,

@@ -10,7 +10,7 @@ import pytest
 from dispatcher.kit.failpoints import VARIABLE, Point
 from tests.journey.world import World, open_world, successes
 from tests.support.daemon import Daemon, running
-from tests.support.servers import DatabaseServer, KafkaServer, fresh_database, fresh_topic
+from tests.support.servers import DatabaseServer, KafkaServer, fresh_topic, migrated_database
 from tests.support.sink import Sink, Step
 
 pytestmark = pytest.mark.timeout(300)
@@ -23,7 +23,7 @@ COST_OF_A_KILL = 64 + 1_000 + 500
 async def world(postgres_server: DatabaseServer, kafka_server: KafkaServer, tmp_path: Path) -> AsyncIterator[World]:
     topic = await fresh_topic(kafka_server.bootstrap)
     async with (
-        fresh_database(postgres_server) as url,
+        migrated_database(postgres_server) as url,
         open_world(tmp_path, bootstrap=kafka_server.bootstrap, database_url=url, topic=topic) as made,
     ):
         # A failed delivery waits for longer than any test: what moves it is what the test does.
@@ -43,8 +43,8 @@ async def endpoint_at(world: World, daemon: Daemon, sink: Sink, path: str) -> st
 
 async def until(world: World, query: str, wanted: Any, *, seconds: float = 60.0) -> None:
     """Return when the database answers so."""
-    async with asyncio.timeout(seconds):
-        while (await world.fetch(query))[0][0] != wanted:
+    async with asyncio.timeout(seconds), world.session() as sql:
+        while await sql.fetchval(query) != wanted:
             await asyncio.sleep(0.1)
 
 

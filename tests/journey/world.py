@@ -16,8 +16,11 @@ from typing import Any
 import asyncpg
 from aiokafka import AIOKafkaProducer
 
+from dispatcher.ledger.accounts import AccountLedger, Tenant
+from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.keys import KeyLedger
 from dispatcher.ledger.migrate import migrate
-from tests.support.daemon import Api, Daemon, run_command
+from tests.support.daemon import Api, Daemon
 from tests.support.sink import Request, Sink
 
 SOURCE = "/verification-core"
@@ -135,21 +138,27 @@ class World:
             for one in waiting:
                 await one
 
-    async def fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
-        """Ask the database."""
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[asyncpg.Connection]:
+        """Give a session of the database: for who asks again and again."""
         connection = await asyncpg.connect(self.database_url)
         try:
-            rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
-            return rows
+            yield connection
         finally:
             await connection.close()
+
+    async def fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Ask the database."""
+        async with self.session() as sql:
+            rows: list[asyncpg.Record] = await sql.fetch(statement, *arguments)
+            return rows
 
     async def until_settled(self, n_events: int, *, seconds: float = 150.0) -> None:
         """Return when the database holds `n_events` events and no delivery is open."""
         query = "SELECT (SELECT count(*) FROM event) AS events, (SELECT count(*) FROM delivery) AS open"
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds), self.session() as sql:
             while True:
-                row = (await self.fetch(query))[0]
+                (row,) = await sql.fetch(query)
                 if row["events"] >= n_events and row["open"] == 0:
                     return
                 await asyncio.sleep(0.1)
@@ -184,10 +193,19 @@ async def open_world(
         **(kafka or {}),
     }
     await migrate(database_url)
-    account = "acct_journey" + secrets.token_hex(4)
-    run_command(settings, "accounts", "create", "--id", account)
-    made = json.loads(run_command(settings, "keys", "create", "--account", account, "--env", "test", "-o", "json"))
-    yield World(folder, bootstrap, database_url, topic, account, made["key"], settings)
+    account, key = await account_with_key(database_url, "acct_journey" + secrets.token_hex(4))
+    yield World(folder, bootstrap, database_url, topic, account, key, settings)
+
+
+async def account_with_key(database_url: str, name: str) -> tuple[str, str]:
+    """Make an account of that name and return it with a key for its test environment."""
+    pool = await Pool.open(database_url)
+    try:
+        account = await AccountLedger(pool).create(name)
+        key = await KeyLedger(pool).create(Tenant(account.account_id, "test"))
+    finally:
+        await pool.aclose()
+    return name, key.text
 
 
 def successes(sink: Sink) -> Counter[tuple[str, str]]:

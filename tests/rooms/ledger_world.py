@@ -21,7 +21,7 @@ from dispatcher.ledger.settlement import SettlementLedger
 from dispatcher.model.batch import Accepted, Batch, ClaimWish, DeadRecord, PlacedEvent, Span
 from dispatcher.model.event import DeadReason, Event
 from dispatcher.model.ids import DeliveryIds
-from tests.support.servers import DatabaseServer, fresh_database, migrated_template
+from tests.support.servers import DatabaseServer, migrated_database
 
 LOG = "log-1"
 TOPIC = "verification.events.v1"
@@ -217,7 +217,7 @@ class World:
 @asynccontextmanager
 async def open_ledger(server: DatabaseServer) -> AsyncIterator[World]:
     """Give a world on a fresh database; everything is gone afterwards."""
-    async with fresh_database(server, template=await migrated_template(server)) as url:
+    async with migrated_database(server) as url:
         connection = await asyncpg.connect(url)
         await connection.execute("SET TIME ZONE 'UTC'")
         world = World(url, connection)

@@ -137,6 +137,13 @@ async def fresh_database(server: DatabaseServer, *, template: str = "template1")
         await _administer(server, f"drop database if exists {name} with (force)")
 
 
+@asynccontextmanager
+async def migrated_database(server: DatabaseServer) -> AsyncIterator[str]:
+    """Make a database with our tables, give its url, drop it afterwards with every session in it."""
+    async with fresh_database(server, template=await migrated_template(server)) as url:
+        yield url
+
+
 async def migrated_template(server: DatabaseServer) -> str:
     """Return the name of a migrated database that nobody is connected to; made on first use, once for a server.
 
