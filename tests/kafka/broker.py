@@ -292,16 +292,22 @@ def missing_tools() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def apache_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    """Give this worker's Apache Kafka; tests that kill it must start it again."""
+def secured_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """Give this worker's Apache Kafka with both its doors; tests that kill it must start it again."""
     if reason := missing_tools():
         pytest.skip(reason)
-    kafka = Kafka(tmp_path_factory.mktemp("apache-kafka"))
-    kafka.start()
+    broker = secured(tmp_path_factory.mktemp("apache-kafka"))
+    broker.kafka.start()
     try:
-        yield kafka
+        yield broker
     finally:
-        kafka.stop()
+        broker.kafka.stop()
+
+
+@pytest.fixture(scope="session")
+def apache_kafka(secured_kafka: Secured) -> Kafka:
+    """Give the same broker to tests that come in by the plain door."""
+    return secured_kafka.kafka
 
 
 async def delete_records(bootstrap: str, topic: str, before: Mapping[int, int]) -> None:

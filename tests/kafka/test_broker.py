@@ -1,12 +1,11 @@
 import ssl
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from dispatcher.embedded.kafka import ask_cluster_id
-from tests.kafka.broker import Kafka, delete_records, missing_tools, secured
+from tests.kafka.broker import Kafka, Secured, delete_records
 from tests.support.producer import an_event, publishing, transaction
 from tests.support.servers import fresh_topic
 
@@ -74,25 +73,20 @@ async def test_deleted_records_are_gone_and_offsets_go_on(apache_kafka: Kafka) -
         assert (await producer.publish(an_event(10, account=ACCOUNT))).offset == 10
 
 
-@pytest.mark.skipif(missing_tools() is not None, reason=str(missing_tools()))
-async def test_the_secured_door_takes_the_right_password_alone(tmp_path: Path) -> None:
-    broker = secured(tmp_path / "kafka")
-    broker.kafka.start()
-    try:
-        topic = await fresh_topic(broker.kafka.bootstrap, partitions=1)
-        options = {
-            "security_protocol": "SASL_SSL",
-            "sasl_mechanism": "SCRAM-SHA-512",
-            "sasl_plain_username": broker.user,
-            "ssl_context": ssl.create_default_context(cafile=str(broker.authority)),
-        }
+async def test_the_secured_door_takes_the_right_password_alone(secured_kafka: Secured) -> None:
+    topic = await fresh_topic(secured_kafka.kafka.bootstrap, partitions=1)
+    door, password = secured_kafka.bootstrap, secured_kafka.password
+    options = {
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": secured_kafka.user,
+        "ssl_context": ssl.create_default_context(cafile=str(secured_kafka.authority)),
+    }
 
-        async with publishing(broker.bootstrap, topic, sasl_plain_password=broker.password, **options) as producer:
-            sent = await producer.publish(an_event(1, account=ACCOUNT))
+    async with publishing(door, topic, sasl_plain_password=password, **options) as producer:
+        sent = await producer.publish(an_event(1, account=ACCOUNT))
 
-        assert sent.is_acknowledged
-        with pytest.raises(Exception, match="Unable to bootstrap"):
-            async with publishing(broker.bootstrap, topic, sasl_plain_password="wrong", **options):
-                pass
-    finally:
-        broker.kafka.stop()
+    assert sent.is_acknowledged
+    with pytest.raises(Exception, match="Unable to bootstrap"):
+        async with publishing(door, topic, sasl_plain_password="wrong", **options):
+            pass

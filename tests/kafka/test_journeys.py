@@ -12,9 +12,9 @@ from aiokafka import AIOKafkaProducer
 from dispatcher.kit.supervise import spawn
 from tests.journey.story import tell
 from tests.journey.world import World, open_world, successes
-from tests.kafka.broker import Kafka, delete_records, missing_tools, secured
+from tests.kafka.broker import Kafka, Secured, delete_records
 from tests.support.daemon import Daemon, running
-from tests.support.servers import DatabaseServer, fresh_database, fresh_topic
+from tests.support.servers import DatabaseServer, fresh_topic, migrated_database
 from tests.support.sink import Sink
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 async def world(postgres_server: DatabaseServer, apache_kafka: Kafka, tmp_path: Path) -> AsyncIterator[World]:
     topic = await fresh_topic(apache_kafka.bootstrap, partitions=4)
     async with (
-        fresh_database(postgres_server) as url,
+        migrated_database(postgres_server) as url,
         open_world(
             tmp_path,
             bootstrap=apache_kafka.bootstrap,
@@ -56,37 +56,32 @@ async def test_nothing_is_lost_through_a_stop_a_kill_and_a_failing_endpoint(worl
     await tell(world, 2_000)
 
 
-@pytest.mark.skipif(missing_tools() is not None, reason=str(missing_tools()))
-async def test_events_come_through_encryption_and_a_password(postgres_server: DatabaseServer, tmp_path: Path) -> None:
-    broker = secured(tmp_path / "kafka")
-    broker.kafka.start()
-    try:
-        password = tmp_path / "password"
-        password.write_text(broker.password + "\n")
-        topic = await fresh_topic(broker.kafka.bootstrap, partitions=2)
-        settings = {
-            "KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap,
-            "KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
-            "KAFKA__SASL_MECHANISM": "SCRAM-SHA-512",
-            "KAFKA__SASL_USERNAME": broker.user,
-            "KAFKA__SASL_PASSWORD_FILE": str(password),
-            "KAFKA__CA_FILE": str(broker.authority),
-            "KAFKA__SESSION_TIMEOUT_MS": "6000",
-        }
-        async with (
-            fresh_database(postgres_server) as url,
-            open_world(
-                tmp_path, bootstrap=broker.kafka.bootstrap, database_url=url, topic=topic, kafka=settings
-            ) as world,
-            subscribed(world, world.daemon()) as sink,
-        ):
-            sent = [world.good(number) for number in range(200)]
-            await world.publish(sent)
-            await sink.arrival(200, seconds=60)
+async def test_events_come_through_encryption_and_a_password(
+    postgres_server: DatabaseServer, secured_kafka: Secured, tmp_path: Path
+) -> None:
+    password = tmp_path / "password"
+    password.write_text(secured_kafka.password + "\n")
+    plain = secured_kafka.kafka.bootstrap
+    topic = await fresh_topic(plain, partitions=2)
+    settings = {
+        "KAFKA__BOOTSTRAP_SERVERS": secured_kafka.bootstrap,
+        "KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
+        "KAFKA__SASL_MECHANISM": "SCRAM-SHA-512",
+        "KAFKA__SASL_USERNAME": secured_kafka.user,
+        "KAFKA__SASL_PASSWORD_FILE": str(password),
+        "KAFKA__CA_FILE": str(secured_kafka.authority),
+        "KAFKA__SESSION_TIMEOUT_MS": "6000",
+    }
+    async with (
+        migrated_database(postgres_server) as url,
+        open_world(tmp_path, bootstrap=plain, database_url=url, topic=topic, kafka=settings) as world,
+        subscribed(world, world.daemon()) as sink,
+    ):
+        sent = [world.good(number) for number in range(200)]
+        await world.publish(sent)
+        await sink.arrival(200, seconds=60)
 
-        assert delivered(sink) == {message.event_id for message in sent}
-    finally:
-        broker.kafka.stop()
+    assert delivered(sink) == {message.event_id for message in sent}
 
 
 async def test_a_broker_that_dies_and_comes_back_costs_nothing(world: World, apache_kafka: Kafka) -> None:
