@@ -6,6 +6,8 @@ import pytest
 
 from tests.support.terminal import run
 
+pytestmark = pytest.mark.usefixtures("own_logs")
+
 
 def test_who_has_configured_nothing_is_told_how_to_look_around() -> None:
     said = run("run", environment={})

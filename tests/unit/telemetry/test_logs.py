@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +12,8 @@ import structlog
 
 from dispatcher.kit import clock
 from dispatcher.telemetry.logs import LineWriter, set_up_logs, strike_secrets
+
+pytestmark = pytest.mark.usefixtures("own_logs")
 
 
 class Log:
@@ -34,13 +35,8 @@ class Log:
 
 
 @pytest.fixture
-def log() -> Iterator[Log]:
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield Log()
-    root.handlers = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+def log() -> Log:
+    return Log()
 
 
 def test_a_line_is_one_object_with_its_name_level_time_and_fields(log: Log) -> None:
