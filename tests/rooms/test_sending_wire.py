@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from dataclasses import replace
 
 import pytest
 import standardwebhooks
@@ -639,7 +640,9 @@ async def test_many_hostile_servers_at_once_leave_nothing_behind() -> None:
         elif kind == 4:
             await visit.until_client_leaves()
 
-    async with raw_sink(script) as sink, a_sender() as sender:
+    # Long enough for a reset to be noticed among sixty at once on a slow machine.
+    patient = replace(QUICK, connect=5.0, head=1.0, body=1.0)
+    async with raw_sink(script) as sink, a_sender(budgets=patient) as sender:
         target = plain_target(sink.port)
         attempts = [spawn(sender.send(target, a_body(), 1), name=f"attempt-{number}") for number in range(60)]
         await asyncio.wait(attempts)
