@@ -10,6 +10,8 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from types import TracebackType
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -18,7 +20,8 @@ from asyncpg.connect_utils import SessionAttribute
 from asyncpg.protocol import protocol as _driver
 
 from dispatcher.kit import clock
-from dispatcher.ledger.faults import DEMOTED, DRIVER_FAULTS, no_connection, sqlstate_of, translate
+from dispatcher.ledger.faults import DEMOTED, DRIVER_FAULTS, UNKNOWN_FAULTS, no_connection, sqlstate_of, translate
+from dispatcher.ledger.loans import Loans
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.errors import PoisonBatch, Unavailable
 
@@ -37,6 +40,9 @@ _CLIENT_SECONDS: Final = STATEMENT_SECONDS + 1.0
 _CONNECT_SECONDS: Final = 3.0
 _START_SECONDS: Final = 30.0
 _AGAIN_SECONDS: Final = 0.2
+AS_IT_IS: Final[Mapping[str, str]] = {}
+"""The planner's settings as the server has them."""
+
 HOT: Final = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
 """The hot statements look up single rows by index, always. Left to itself the planner reads the whole delivery table
 whenever its statistics say that it is empty, as they do after every drained backlog."""
@@ -68,8 +74,8 @@ def _settings(name: str, planning: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-async def connect(url: str, name: str, *, is_hot: bool = False) -> asyncpg.Connection:
-    """Open one connection for the job `name`; the caller terminates it. `is_hot`: plans use indexes, always.
+async def connect(url: str, name: str, *, planning: Mapping[str, str] = AS_IT_IS) -> asyncpg.Connection:
+    """Open one connection for the job `name`; the caller terminates it. `planning` are the planner's settings.
 
     Raises:
         Unavailable: the server cannot be reached or does not let us in, with its reason.
@@ -79,7 +85,7 @@ async def connect(url: str, name: str, *, is_hot: bool = False) -> asyncpg.Conne
             url,
             timeout=_CONNECT_SECONDS,
             command_timeout=_CLIENT_SECONDS,
-            server_settings=_settings(name, HOT if is_hot else {}),
+            server_settings=_settings(name, planning),
             target_session_attrs=SessionAttribute.read_write,
         )
     except DRIVER_FAULTS as fault:
@@ -145,7 +151,7 @@ class Link:
         async with self._turn:
             connection = self._connection
             if connection is None or connection.is_closed():
-                connection = self._connection = await connect(self._url, self._name, is_hot=True)
+                connection = self._connection = await connect(self._url, self._name, planning=HOT)
             self.round_trips += 1
             try:
                 return await work(connection)
@@ -198,15 +204,45 @@ class Session:
         return begun
 
 
-async def _keep_session(connection: Any) -> None:
-    """Leave a session as it is: nothing that the pool runs changes one, and to reset it is a round trip each time."""
+class _Loan:
+    """A session on a borrowed connection for the time of a block; what it meets is told in our words."""
+
+    __slots__ = ("_connection", "_loans", "_statement")
+
+    def __init__(self, loans: Loans, statement: str) -> None:
+        self._loans = loans
+        self._statement = statement
+
+    async def __aenter__(self) -> Session:
+        try:
+            self._connection = await self._loans.borrow(seconds=_CONNECT_SECONDS)
+        except TimeoutError as fault:
+            raise translate(fault, self._statement) from fault
+        return Session(self._connection)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if fault is None:
+            self._loans.give_back(self._connection, is_sound=True)
+            return
+        is_demoted = sqlstate_of(fault)[:2] in DEMOTED
+        # A statement that was cut, or of which the driver lost track, may still run.
+        is_cut = not isinstance(fault, Exception) or isinstance(fault, UNKNOWN_FAULTS)
+        self._loans.give_back(self._connection, is_sound=not (is_cut or is_demoted))
+        if is_demoted:
+            self._loans.forget()
+        translated = translate(fault, self._statement)
+        # What an argument holds is the caller's matter here: a unique key that is taken has a meaning.
+        if translated is not fault and not isinstance(translated, PoisonBatch):
+            raise translated from fault
 
 
 class Pool:
     """A few connections shared by the API and the command line; never by the hot path."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
-        self._pool = pool
+    def __init__(self, loans: Loans) -> None:
+        self._loans = loans
 
     @classmethod
     async def open(cls, url: str, *, size: int = 5) -> "Pool":
@@ -215,61 +251,34 @@ class Pool:
         Raises:
             Unavailable: the server cannot be reached.
         """
-        try:
-            pool = await asyncpg.create_pool(
-                url,
-                min_size=1,
-                max_size=size,
-                timeout=_CONNECT_SECONDS,
-                command_timeout=_CLIENT_SECONDS,
-                reset=_keep_session,
-                # A new session plans each of its statements once, over the tables of every day: up to 0.1 s.
-                max_inactive_connection_lifetime=0.0,
-                server_settings=_settings("pool", LISTED),
-                target_session_attrs=SessionAttribute.read_write,
-            )
-        except DRIVER_FAULTS as fault:
-            raise no_connection(fault) from fault
-        return cls(pool)
+        loans = Loans(partial(connect, url, "pool", planning=LISTED), most=size)
+        loans.give_back(await loans.borrow(seconds=_CONNECT_SECONDS), is_sound=True)
+        return cls(loans)
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         """Run the named statement on a free connection and return its rows; Unavailable when away."""
-        async with self._session(statement) as session:
+        async with _Loan(self._loans, statement) as session:
             return await session.fetch(statement, *arguments)
 
     async def fetchrow(self, statement: str, *arguments: object) -> asyncpg.Record | None:
         """Run the named statement and return its first row or None; Unavailable when away."""
-        async with self._session(statement) as session:
+        async with _Loan(self._loans, statement) as session:
             return await session.fetchrow(statement, *arguments)
 
     async def execute(self, statement: str, *arguments: object) -> str:
         """Run the named statement and return its command tag; Unavailable when away."""
-        async with self._session(statement) as session:
+        async with _Loan(self._loans, statement) as session:
             return await session.execute(statement, *arguments)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Session]:
         """Give a session inside one transaction; commits on a clean exit, rolls back otherwise."""
-        async with self._session("transaction") as session, session.transaction():
+        async with _Loan(self._loans, "transaction") as session, session.transaction():
             yield session
-
-    @asynccontextmanager
-    async def _session(self, statement: str) -> AsyncIterator[Session]:
-        try:
-            async with self._pool.acquire(timeout=_CONNECT_SECONDS) as connection:
-                yield Session(connection)
-        except Exception as fault:
-            translated = translate(fault, statement)
-            if sqlstate_of(fault)[:2] in DEMOTED:
-                await self._pool.expire_connections()
-            # What an argument holds is the caller's matter here: a unique key that is taken has a meaning.
-            if translated is fault or isinstance(translated, PoisonBatch):
-                raise
-            raise translated from fault
 
     async def aclose(self) -> None:
         """Terminate every connection at once."""
-        self._pool.terminate()
+        self._loans.close()
 
 
 class Links:

@@ -15,6 +15,9 @@ DRIVER_FAULTS: Final = (
     asyncpg.InternalClientError,
 )
 
+UNKNOWN_FAULTS: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""After these nobody knows what the server makes of the statement, or whether it still does."""
+
 _POISON: Final = ("22", "23")
 _PASSING: Final = ("08", "25", "40", "53", "55", "57", "58")
 """SQLSTATE classes of a server that cannot serve now: lost connection, read-only, deadlock, full, locked,

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from dispatcher.ledger import connections
 from dispatcher.ledger.connections import Link, Pool, patiently
 from dispatcher.model.errors import Unavailable
 from tests.rooms.ledger_world import World, open_ledger
@@ -70,18 +71,90 @@ async def test_a_lock_that_somebody_holds_is_told_by_its_name(world: World) -> N
 
 
 async def test_a_pool_keeps_no_connection_of_a_server_that_was_demoted(world: World) -> None:
-    pool = await Pool.open(world.url, size=1)
-    before = await pool._pool.fetchval("SELECT pg_backend_pid()")
+    pool = await Pool.open(world.url, size=2)
+    before = await _pid(pool)
 
     async def write_where_it_is_read_only() -> None:
         async with pool.transaction() as session:
             await session._connection.execute("SET TRANSACTION READ ONLY")
             await session.execute("forget_idempotency_keys")
 
-    with pytest.raises(Unavailable, match="25006"):
-        await write_where_it_is_read_only()
+    async with pool.transaction() as session:
+        lent = session._connection.get_server_pid()
+        with pytest.raises(Unavailable, match="25006"):
+            await write_where_it_is_read_only()
 
-    assert await pool._pool.fetchval("SELECT pg_backend_pid()") != before
+    assert await _pid(pool) not in {before, lent}
+    await pool.aclose()
+
+
+async def test_a_connection_whose_statement_was_cut_is_lent_to_nobody_else(world: World) -> None:
+    pool = await Pool.open(world.url, size=1)
+    before = await _pid(pool)
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2), pool.transaction() as session:
+            await session._connection.execute("SELECT pg_sleep(60)")
+
+    assert await _pid(pool) != before
+    await pool.aclose()
+
+
+async def test_a_borrower_who_fails_leaves_a_connection_as_it_was(world: World) -> None:
+    pool = await Pool.open(world.url, size=1)
+    before = await _pid(pool)
+
+    async def fail_half_way() -> None:
+        async with pool.transaction() as session:
+            await session._connection.execute("CREATE TABLE left_behind ()")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await fail_half_way()
+
+    assert await _pid(pool) == before
+    assert await world.sql.fetchval("SELECT to_regclass('left_behind')") is None
+    await pool.aclose()
+
+
+async def test_a_pool_is_waited_for_but_not_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = await Pool.open(world.url, size=1)
+
+    async with asyncio.TaskGroup() as group:
+        async with pool.transaction():
+            waiting = group.create_task(pool.fetch("partition_days"))
+            await asyncio.sleep(0)
+            monkeypatch.setattr(connections, "_CONNECT_SECONDS", 0.01)
+            with pytest.raises(Unavailable):
+                await pool.fetch("partition_days")
+        assert await waiting
+
+    await pool.aclose()
+
+
+async def test_a_pool_that_was_closed_lends_nothing(world: World) -> None:
+    pool = await Pool.open(world.url, size=1)
+
+    async def close_within() -> None:
+        async with pool.transaction():
+            await pool.aclose()
+
+    with pytest.raises(Unavailable):
+        await close_within()
+    with pytest.raises(Unavailable, match="closed"):
+        await pool.fetch("partition_days")
+
+
+async def test_a_connection_that_ended_while_nobody_used_it_is_replaced(world: World) -> None:
+    pool = await Pool.open(world.url, size=1)
+    async with pool.transaction() as session:
+        connection = session._connection
+    await world.sql.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
+    async with asyncio.timeout(5):
+        while not connection.is_closed():
+            await asyncio.sleep(0.01)
+
+    assert await pool.fetch("partition_days")
     await pool.aclose()
 
 
@@ -100,3 +173,9 @@ async def test_nothing_runs_on_after_a_link_that_was_cut(world: World) -> None:
     async with asyncio.timeout(5):
         while asyncio.all_tasks() - before:
             await asyncio.sleep(0.01)
+
+
+async def _pid(pool: Pool) -> int:
+    async with pool.transaction() as session:
+        pid: int = session._connection.get_server_pid()
+        return pid

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from dispatcher.kit import clock
-from dispatcher.ledger.connections import connect
+from dispatcher.ledger.connections import HOT, connect
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.errors import PoisonBatch, Unavailable
@@ -186,7 +186,7 @@ async def test_successes_probe_for_their_own_endpoints_and_read_no_others(world:
         await failing_for(world, await world.endpoint(account, events=["other.*"]), hours=1.0)
     await world.endpoint(account)
     batch = [attempted(one, OutcomeKind.DELIVERED) for one in await deliveries(process, account, 5)]
-    connection = await connect(world.url, "plan", is_hot=True)
+    connection = await connect(world.url, "plan", planning=HOT)
     await connection.execute("SET plan_cache_mode = force_generic_plan")
 
     plan = await connection.fetch(

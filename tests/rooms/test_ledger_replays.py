@@ -12,7 +12,7 @@ import pytest
 
 from dispatcher.kit import clock
 from dispatcher.ledger import replay_steps, replays, wishes
-from dispatcher.ledger.connections import connect
+from dispatcher.ledger.connections import HOT, connect
 from dispatcher.ledger.endpoints import EndpointLedger
 from dispatcher.ledger.lists import ListLedger, LogFilter
 from dispatcher.ledger.statements import STATEMENTS
@@ -231,7 +231,7 @@ async def two_jobs_at_once(stage: Stage) -> int:
     await stage.holding.enable(stage.tenant, stage.public_id)
     await stage.replay(Wanted.MISSING)
     await stage.age()
-    other = await connect(stage.world.url, "other", is_hot=True)
+    other = await connect(stage.world.url, "other", planning=HOT)
     slow = other.transaction()
     await slow.start()
     await StepLike(other).step()

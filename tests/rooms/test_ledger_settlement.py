@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from dispatcher.kit import clock
-from dispatcher.ledger.connections import connect
+from dispatcher.ledger.connections import HOT, connect
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.errors import Fenced, PoisonBatch
@@ -281,7 +281,7 @@ async def test_a_table_that_statistics_call_empty_is_not_compared_row_by_row(wor
         settle = settle[:start] + PLAIN_JOIN + "\n" + settle[end:]
     batch = [_delivered(delivery) for delivery in accepted.fresh[:300]]
     arguments = process.settlements._arguments(batch, [], 1, clock.mono())
-    connection = await connect(world.url, "plan", is_hot=True)
+    connection = await connect(world.url, "plan", planning=HOT)
 
     plan = await connection.fetch("EXPLAIN (ANALYZE, TIMING OFF, SUMMARY OFF) " + settle, *arguments)
     connection.terminate()
