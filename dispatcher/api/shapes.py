@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -62,8 +63,9 @@ def check_query(model: type[Model], pairs: Sequence[tuple[str, str]]) -> Model:
     raise Problem(ProblemCode.INVALID_QUERY, _sum_up(faults), faults=faults)
 
 
+@lru_cache(4_096)
 def show_instant(instant: dt.datetime | None) -> str | None:
-    """Return RFC 3339 in UTC with milliseconds."""
+    """Return RFC 3339 in UTC with milliseconds. Those of the newest rows are asked for again and again."""
     return None if instant is None else show_timestamp(instant)
 
 

@@ -113,9 +113,14 @@ class DeliveryIds:
         keys = [hashlib.blake2b(bytes([n]), key=key, digest_size=16).digest() for n in _ROUNDS]
         # Copying a keyed state is cheaper than keying one, and every delivery's attempt shows its id.
         self._keyed = [hashlib.blake2b(key=one, digest_size=4).copy for one in keys]
+        # The newest are shown again and again, to everybody who follows the logs.
+        self._shown = lru_cache(4_096)(self._show)
 
     def show(self, delivery_id: int) -> str:
         """Return `dlv_` and 13 characters for a number in 0..2^64-1."""
+        return self._shown(delivery_id)
+
+    def _show(self, delivery_id: int) -> str:
         left, right = delivery_id >> 32, delivery_id & _HALF
         for keyed in self._keyed:
             state = keyed()
