@@ -34,6 +34,9 @@ from dispatcher.model.outcome import OutcomeKind
 SCAN_ROWS: Final = 400
 """Rows looked at per page, at most, when something is wanted that no index serves."""
 
+_HELPING: Final = 3
+"""Pages' worth of rows that are looked at first."""
+
 SUBJECT_EVENTS: Final = 100
 """Newest events of one subject that its deliveries are looked for by; a verification has about ten."""
 
@@ -126,17 +129,22 @@ class ListLedger:
             return await self._deliveries_of_events(tenant, endpoint_id, wanted, place, limit)
         found: list[tuple[bool, LoggedDelivery]] = []
         n_left = SCAN_ROWS if wanted.is_scanned else limit + 1
+        n_next = _first_helping(n_left, limit)
         for since in _windows(wanted, place):
-            rows = await self._pool.fetch(
-                "list_deliveries",
-                *(*tenant, endpoint_id, *_split(wanted.states), *place, since, n_left, *wanted.scanned()),
-                limit + 1 - len(found),
-            )
-            found += _told(rows)
-            n_left -= rows[0]["n_scanned"]
-            if rows[0]["is_cut"]:
-                cut = DeliveryPlace(rows[0]["scanned_to_at"], rows[0]["scanned_to_id"])
-                return _delivery_page(found, limit, cut)
+            is_cut = True
+            while is_cut:
+                rows = await self._pool.fetch(
+                    "list_deliveries",
+                    *(*tenant, endpoint_id, *_split(wanted.states), *place, since, n_next, *wanted.scanned()),
+                    limit + 1 - len(found),
+                )
+                found += _told(rows)
+                is_last, is_cut = n_next == n_left, rows[0]["is_cut"]
+                n_left = n_next = n_left - rows[0]["n_scanned"]
+                if is_cut:
+                    place = DeliveryPlace(rows[0]["scanned_to_at"], rows[0]["scanned_to_id"])
+                    if is_last or len(found) > limit:
+                        return _delivery_page(found, limit, place)
             place = DeliveryPlace(since, 0)
             if len(found) > limit:
                 break
@@ -173,12 +181,27 @@ class ListLedger:
             )
             found = [logged_attempt(row) for row in rows]
             return AttemptPage(found[:limit], found[limit - 1].place if len(found) > limit else None)
-        scan = SCAN_ROWS if wanted.is_scanned else limit + 1
-        rows = await self._pool.fetch(
-            "attempts_of_endpoint",
-            *(endpoint_id, *place, wanted.beginning(), scan, *filters, wanted.is_test, limit + 1),
-        )
-        return _attempt_page(rows, scan, limit)
+        found = []
+        n_left = SCAN_ROWS if wanted.is_scanned else limit + 1
+        n_next = _first_helping(n_left, limit)
+        while n_next:
+            rows = await self._pool.fetch(
+                "attempts_of_endpoint",
+                *(endpoint_id, *place, wanted.beginning(), n_next, *filters, wanted.is_test, limit + 1 - len(found)),
+            )
+            found += [logged_attempt(row) for row in rows if row["delivery_id"] is not None]
+            if len(found) > limit:
+                return AttemptPage(found[:limit], found[limit - 1].place)
+            if rows[0]["n_scanned"] < n_next:
+                return AttemptPage(found, None)
+            place = AttemptPlace(rows[0]["scanned_to_at"], rows[0]["scanned_to_id"], rows[0]["scanned_to_no"])
+            n_left = n_next = n_left - n_next
+        return AttemptPage(found, place)
+
+
+def _first_helping(n_rows: int, limit: int) -> int:
+    """Return how many rows of `n_rows` to look at first: most filters let most rows pass, few need all of them."""
+    return min(n_rows, _HELPING * (limit + 1))
 
 
 def _split(states: Sequence[DeliveryState]) -> tuple[list[DeliveryState], list[DeliveryState]]:
@@ -205,13 +228,3 @@ def _delivery_page(
     if len(found) > limit:
         following = found[limit - 1][1].place
     return DeliveryPage([delivery for is_current, delivery in found[:limit] if is_current], following)
-
-
-def _attempt_page(rows: Sequence[asyncpg.Record], scan: int, limit: int) -> AttemptPage:
-    found = [logged_attempt(row) for row in rows if row["delivery_id"] is not None]
-    following = None
-    if len(found) > limit:
-        following = found[limit - 1].place
-    elif rows[0]["n_scanned"] == scan:
-        following = AttemptPlace(rows[0]["scanned_to_at"], rows[0]["scanned_to_id"], rows[0]["scanned_to_no"])
-    return AttemptPage(found[:limit], following)

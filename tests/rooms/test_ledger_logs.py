@@ -96,6 +96,23 @@ async def test_an_open_delivery_is_called_by_what_its_row_says(
     assert others == []
 
 
+async def test_an_endpoints_number_is_remembered_for_its_tenant_alone(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_MOST_NUMBERS", 1)
+    other = Tenant(room.tenant.account_id, "live")
+    names = {}
+    for number in (room.endpoint, await room.seeds.endpoint()):
+        names[number] = await room.sql.fetchval("SELECT public_id FROM endpoint WHERE endpoint_id = $1", number)
+
+    found = [await room.ledger.endpoint_number(room.tenant, name) for name in (*names.values(), *names.values())]
+    strangers = [await room.ledger.endpoint_number(other, name) for name in names.values()]
+
+    assert found == [*names, *names]
+    assert strangers == [None, None]
+    assert len(room.ledger._numbers) == 1
+
+
 @pytest.mark.parametrize("verdict", ["delivered", "exhausted", "canceled"])
 async def test_a_finished_delivery_is_called_by_its_last_verdict(room: Room, verdict: str) -> None:
     number = await room.seeds.ended(room.endpoint, verdict, number=3, age=50, ago=10)
@@ -174,6 +191,22 @@ async def test_deliveries_created_in_one_instant_are_paged_by_number(room: Room)
 
     assert len({one.created_at for one in whole}) == 1
     assert [one.delivery_id for one in first + second] == sorted((one.delivery_id for one in whole), reverse=True)
+
+
+async def test_a_page_is_filled_from_all_rows_that_may_be_looked_at_though_few_of_them_pass(room: Room) -> None:
+    wanted = (13, 17)
+    numbers = [
+        await room.seeds.ended(
+            room.endpoint, "exhausted", outcome="http_5xx" if n in wanted else "http_4xx", age=20.0 + n, ago=n + 1.0
+        )
+        for n in range(20)
+    ]
+
+    deliveries = await room.deliveries(limit=2, outcomes=[OutcomeKind.HTTP_5XX])
+    attempts = await room.attempts(limit=2, outcomes=[OutcomeKind.HTTP_5XX])
+
+    assert [one.delivery_id for one in deliveries] == [numbers[n] for n in wanted]
+    assert [one.delivery_id for one in attempts] == [numbers[n] for n in wanted]
 
 
 @pytest.mark.parametrize("wanted", [{}, {"outcomes": [OutcomeKind.HTTP_5XX]}], ids=["all", "scanned"])

@@ -6,7 +6,8 @@
 -- One snapshot, so that a delivery that ends meanwhile is shown once; of one that was sent again the row in its old
 -- place is not current (OFFSET 0: looked up row by row). Types, outcomes and tests are filtered within the stretch; how
 -- many rows it has, up to where it goes and whether more may follow is told in every row, and there is always one.
--- The life of an endpoint, and the bound on creation, leave out the tables of other days.
+-- The life of an endpoint, and the bound on creation, leave out the tables of other days. Said of each look in terms of
+-- $8 and now(), though what it starts from implies it: so those tables are left out once, before the first row.
 -- Indexes: endpoint_tenant, delivery_endpoint for open ones, attempt_final for ended ones; then primary keys and
 -- attempt_delivery. $1 account, $2 environment, $3 endpoint or NULL, $4 open states, $5 final verdicts, $6 and $7 only
 -- before this place (creation, number), $8 not created before, $9 rows to scan, $10 types, $11 outcomes and $12 whether
@@ -42,12 +43,13 @@ found AS MATERIALIZED (
     WHERE a.endpoint_id = p.endpoint_id AND a.verdict = v.verdict AND a.verdict IN ('delivered', 'exhausted', 'canceled')
       AND (a.delivery_created_at, a.delivery_id) < ($6, $7) AND a.delivery_created_at >= $8
       AND a.started_at >= $8 - interval '1 minute' AND a.started_at BETWEEN p.born_at AND p.gone_at
+      AND a.started_at <= now() + interval '1 day'
     ORDER BY a.delivery_created_at DESC, a.delivery_id DESC LIMIT (SELECT n FROM share)) a),
 cut AS MATERIALIZED (
   SELECT created_at, delivery_id FROM found, share WHERE nth = n ORDER BY created_at DESC, delivery_id DESC LIMIT 1),
 stretch AS MATERIALIZED (
-  SELECT f.* FROM found f LEFT JOIN cut c ON true
-  WHERE c.delivery_id IS NULL OR (f.created_at, f.delivery_id) >= (c.created_at, c.delivery_id)
+  SELECT f.* FROM found f
+  WHERE COALESCE((f.created_at, f.delivery_id) >= ((SELECT created_at FROM cut), (SELECT delivery_id FROM cut)), true)
   ORDER BY f.created_at DESC, f.delivery_id DESC, f.is_final, f.last_at DESC LIMIT $9),
 picked AS (
   SELECT f.*, count(*) FILTER (WHERE is_wanted)
@@ -57,7 +59,8 @@ told AS (
   SELECT t.* FROM picked f CROSS JOIN LATERAL (
     SELECT * FROM open_delivery o WHERE NOT f.is_final AND o.delivery_id = f.delivery_id
     UNION ALL
-    SELECT * FROM ended_delivery e WHERE f.is_final AND e.delivery_id = f.delivery_id AND e.last_at = f.last_at) t
+    SELECT * FROM ended_delivery e WHERE f.is_final AND e.delivery_id = f.delivery_id AND e.last_at = f.last_at
+      AND e.last_at >= $8 - interval '1 minute' AND e.last_at <= now() + interval '1 day') t
   WHERE f.n_wanted <= $13),
 wanted AS (
   SELECT * FROM told
@@ -67,7 +70,8 @@ wanted AS (
 SELECT n.*, b.*, w.*, p.public_id AS endpoint,
        NOT w.is_final
        OR (NOT EXISTS (SELECT FROM delivery d WHERE d.delivery_id = w.delivery_id OFFSET 0)
-           AND NOT EXISTS (SELECT FROM ended_delivery n WHERE n.delivery_id = w.delivery_id AND n.last_at > w.last_at OFFSET 0))
+           AND NOT EXISTS (SELECT FROM ended_delivery n WHERE n.delivery_id = w.delivery_id AND n.last_at > w.last_at
+                             AND n.last_at >= $8 - interval '1 minute' AND n.last_at <= now() + interval '1 day' OFFSET 0))
        AS is_current
 FROM (SELECT count(*) AS n_scanned, count(*) = $9 OR EXISTS (SELECT FROM cut) AS is_cut FROM stretch) n
 LEFT JOIN (SELECT created_at AS scanned_to_at, delivery_id AS scanned_to_id FROM stretch

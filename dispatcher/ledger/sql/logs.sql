@@ -63,9 +63,10 @@ SELECT body FROM event WHERE event_id = $3 AND account_id = $1 AND environment =
 -- name: endpoint_stats
 -- Sum up what an endpoint ($1) met within 24 hours, by its newest $2 requests at most, and what waits for it, counted up
 -- to $3 in each state. Indexes: attempt_endpoint, delivery_endpoint, delivery_due.
-WITH recent AS MATERIALIZED (
+WITH recent AS (
   SELECT started_at, verdict, duration_ms FROM attempt
   WHERE endpoint_id = $1 AND outcome IS NOT NULL AND verdict <> 'interrupted' AND started_at > now() - interval '24 hours'
+    AND started_at <= now() + interval '1 day'
   ORDER BY started_at DESC LIMIT $2),
 summed AS (
   SELECT count(*) AS n_attempts, count(*) FILTER (WHERE verdict = 'delivered') AS n_delivered,
