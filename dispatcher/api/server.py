@@ -4,7 +4,6 @@ import asyncio
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -13,6 +12,7 @@ import structlog
 from aiohttp import web
 
 from dispatcher.api.call import Answer, ApiServices, Call, Route, RouteTable, Takeover
+from dispatcher.api.crowd import Crowd
 from dispatcher.api.idempotency import KEY_HEADER, read_ask, repeat
 from dispatcher.api.identity import KeyRing
 from dispatcher.api.json_body import read_json
@@ -94,6 +94,7 @@ class ApiServer:
         self._deeds = DeedLedger(services.pool)
         self._endpoints = EndpointLedger(services.pool, default_limits=services.host_defaults)
         self._logs = LogLedger(services.pool)
+        self._crowd = Crowd(_SECURITY_HEADERS)
         self._runner: web.ServerRunner | None = None
         self.url = ""
         """Where it serves, `http://host:port`; empty before it does."""
@@ -103,6 +104,7 @@ class ApiServer:
         server = _Server(
             self._serve,
             most_connections=self._options.most_connections,
+            crowd=self._crowd,
             keepalive_timeout=self._options.keepalive_seconds,
             lingering_time=_LINGER_SECONDS,
             auto_decompress=False,
@@ -126,6 +128,7 @@ class ApiServer:
         if self._runner is not None:
             await self._services.listeners.send_away()
             await self._runner.cleanup()
+            self._crowd.send_away()
             self._runner = None
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -237,29 +240,18 @@ class _Protocol(web.RequestHandler):  # type: ignore[misc, type-arg, unused-igno
         return response
 
 
-class _Crowded(asyncio.Protocol):
-    """A connection above the cap: it gets its answer at once, whatever it was about to ask."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Answer and close."""
-        assert isinstance(transport, asyncio.WriteTransport)
-        headers = {**_SECURITY_HEADERS, "X-Request-Id": f"req_{secrets.token_hex(8)}"}
-        problem = Problem(ProblemCode.UNAVAILABLE, "too many connections", headers=_RETRY_AFTER)
-        transport.write(_written(problem, headers))
-        transport.close()
-
-
 class _Server(web.Server):  # type: ignore[misc, type-arg, unused-ignore]
-    """Makes connections of our own kind, `most_connections` of them at a time."""
+    """Makes connections of our own kind, `most_connections` of them at a time; the rest are refused by `crowd`."""
 
-    def __init__(self, serve: Any, *, most_connections: int, **options: Any) -> None:
+    def __init__(self, serve: Any, *, most_connections: int, crowd: Crowd, **options: Any) -> None:
         super().__init__(serve, **options)
         self._most_connections = most_connections
+        self._crowd = crowd
 
     def __call__(self) -> Any:
         """Return the protocol of a new connection."""
         if len(self._connections) >= self._most_connections:
-            return _Crowded()
+            return self._crowd.refusal()
         return _Protocol(self, loop=self._loop, **self._kwargs)
 
 
@@ -306,26 +298,6 @@ def _refuse(problem: Problem, headers: Mapping[str, str]) -> web.Response:
     if problem.kind in _UNREAD_BODY:
         response.force_close()
     return response
-
-
-def _written(problem: Problem, headers: Mapping[str, str]) -> bytes:
-    """Return a refusal as it goes over the wire, for a connection that has no server behind it."""
-    body = orjson.dumps(problem.show(headers["X-Request-Id"]))
-    fields = {
-        **headers,
-        **problem.headers,
-        "Content-Type": PROBLEM_TYPE,
-        "Content-Length": str(len(body)),
-        "Connection": "close",
-    }
-    status = HTTPStatus(problem.status)
-    lines = [
-        f"HTTP/1.1 {status.value} {status.phrase}",
-        *(f"{name}: {value}" for name, value in fields.items()),
-        "",
-        "",
-    ]
-    return "\r\n".join(lines).encode("ascii") + body
 
 
 def _report(request_id: str, fault: BaseException | None) -> None:

@@ -4,10 +4,12 @@
 import asyncio
 import json
 import re
+import socket
 from urllib.parse import urlsplit
 
 import pytest
 
+from dispatcher.api import crowd
 from dispatcher.api.server import ApiOptions
 from dispatcher.api.throttle import Allowance
 from dispatcher.ledger import keys
@@ -98,6 +100,79 @@ async def test_a_connection_too_many_is_told_so_and_closed(ledger_url: str, pool
     assert b"Retry-After: 1" in head
     assert json.loads(body)["code"] == "unavailable"
     assert after.status == 200
+
+
+async def test_a_connection_too_many_gets_its_answer_though_it_asks_at_length(
+    ledger_url: str, pool: Pool, vault: Vault
+) -> None:
+    async with serving(ledger_url, pool, vault, options=ApiOptions(most_connections=0)) as api:
+        answers = [await asyncio.to_thread(_ask_at_length, api.url) for _ in range(20)]
+
+    assert [answer.partition(b"\r\n")[0] for answer in answers] == [b"HTTP/1.1 503 Service Unavailable"] * 20
+
+
+async def test_so_many_are_refused_with_an_answer_at_a_time(
+    ledger_url: str, pool: Pool, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crowd, "_MOST_REFUSED", 1)
+    monkeypatch.setattr(crowd, "_LINGER_SECONDS", 60.0)
+    async with serving(ledger_url, pool, vault, options=ApiOptions(most_connections=0)) as api:
+        where = urlsplit(api.url)
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        first = await reader.read()
+        second = await _answer_or_nothing(api.url)
+        # Who hangs up makes room.
+        writer.close()
+        async with asyncio.timeout(10):
+            while not (third := await _answer_or_nothing(api.url)):
+                pass
+
+    assert first.startswith(b"HTTP/1.1 503 ")
+    assert second == b""
+    assert third.startswith(b"HTTP/1.1 503 ")
+
+
+async def test_an_end_does_not_wait_for_those_who_are_refused(
+    ledger_url: str, pool: Pool, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crowd, "_LINGER_SECONDS", 60.0)
+    async with serving(ledger_url, pool, vault, options=ApiOptions(most_connections=0)) as api:
+        where = urlsplit(api.url)
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        await reader.readline()
+    # Nobody is at the other end any more.
+    async with asyncio.timeout(10):
+        with pytest.raises(ConnectionError):
+            await _write_on(writer)
+    writer.close()
+
+
+async def _write_on(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(0)
+
+
+def _ask_at_length(url: str) -> bytes:
+    """Send a request with a body before anything is read, as most clients do, and return the whole answer."""
+    where = urlsplit(url)
+    with socket.create_connection((where.hostname, where.port), timeout=10) as asking:
+        asking.sendall(f"POST {ENDPOINTS} HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n".encode())
+        asking.sendall(b"x" * 100_000)
+        pieces = []
+        while piece := asking.recv(65_536):
+            pieces.append(piece)
+        return b"".join(pieces)
+
+
+async def _answer_or_nothing(url: str) -> bytes:
+    where = urlsplit(url)
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    try:
+        return await reader.read()
+    finally:
+        writer.close()
 
 
 @pytest.mark.parametrize(
