@@ -17,6 +17,7 @@ from tests.bench import takeover as takeovers
 from tests.bench.drain import N_HOSTS, Drain, baseline, drain
 from tests.bench.lab import Lab, sink
 from tests.bench.latency import latency, percentile
+from tests.bench.readers import READS_PER_SECOND
 
 CONCURRENCY = 50
 _ENOUGH = 1.0
@@ -241,15 +242,20 @@ async def api_load(lab: Lab, arguments: Namespace) -> None:
     """Delivery latency while the API is read from."""
     seconds = arguments.seconds
     say(
-        f"Latency at {readers.PER_SECOND} events/s for {seconds} s over https, without and with "
-        f"{readers.READS_PER_SECOND} API requests/s (mixed reads) to the same process, uvloop"
+        f"Latency at {readers.PER_SECOND} events/s over https, without and with {READS_PER_SECOND} API requests/s "
+        f"(mixed reads), in turn, {readers.ROUNDS} times {max(1, seconds // readers.ROUNDS)} s of each, uvloop"
     )
-    alone, read = await readers.api_load(lab, seconds)
-    say(f"  alone      {shares(alone.milliseconds)}")
-    say(f"  with reads {shares(read.milliseconds)}  {read.n_answers:,} answers, {read.n_refused} of them no 200")
-    for name, share in (("p50", 0.5), ("p99", 0.99)):
-        ratio = percentile(read.milliseconds, share) / percentile(alone.milliseconds, share)
-        say(f"  {name} {judged(ratio, 1.2)}")
+    for name, processes in readers.LAYOUTS:
+        quiet, read = await readers.api_load(lab, processes, seconds)
+        say(f"  {name}")
+        say(f"    quiet      {shares(quiet.milliseconds)}")
+        say(f"    with reads {shares(read.milliseconds)}")
+        for share_name, share in (("p50", 0.5), ("p99", 0.99)):
+            ratio = percentile(read.milliseconds, share) / percentile(quiet.milliseconds, share)
+            say(f"    {share_name} {judged(ratio, 1.2)}")
+        used = ", ".join(f"{who} {used:.2f}" for who, used in read.more_per_answer(quiet).items())
+        say(f"    CPU-ms per API request: {used}")
+        say(f"    {read.answers:,} answers, {read.refused} of them no 200; {read.late} not asked for in time")
 
 
 PARTS: Final[Mapping[str, Callable[[Lab, Namespace], Coroutine[Any, Any, None]]]] = MappingProxyType(
