@@ -11,8 +11,10 @@ from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found, poin
 from dispatcher.api.shapes import show_instant
 from dispatcher.ledger.accounts import Account, AccountLedger, Tenant
 from dispatcher.ledger.deeds import Action, DeedLedger, KeptAnswer, Line
-from dispatcher.ledger.keys import MOST_KEYS, KeyFacts, KeyLedger, KeyWish, NewKey, Scope, TooManyKeys
+from dispatcher.ledger.keys import MOST_KEYS, KeyFacts, KeyLedger, KeyWish, NewKey, TooManyKeys
 from dispatcher.ledger.openings import open_account
+from dispatcher.ledger.users import MOST_USERS
+from dispatcher.model.access import Scope
 
 _KEPT_ENDED = 50
 """Ended keys listed behind the live ones."""
@@ -45,7 +47,7 @@ async def create_key_for_account(call: Call) -> Answer:
 
 async def list_keys(call: Call) -> Answer:
     """List the keys of the caller's account and environment; never their secret parts."""
-    found = await KeyLedger(call.services.pool).of_tenant(call.tenant, limit=MOST_KEYS + _KEPT_ENDED)
+    found = await KeyLedger(call.services.pool).of_tenant(call.tenant, limit=MOST_KEYS + MOST_USERS + _KEPT_ENDED)
     return Answer({"data": [_show_key(one) for one in found], "next": None})
 
 
@@ -114,7 +116,7 @@ async def _issue(call: Call, tenant: Tenant, body: KeyBody, scopes: tuple[Scope,
         call.deed(Action.KEY_CREATED),
         tenant,
         KeyWish(scopes, body.name, body.expires_in),
-        show=lambda made: orjson.dumps(_show_new_key(made, tenant, None)),
+        show=lambda made: orjson.dumps(show_new_key(made, tenant.environment, None)),
     )
     match made:
         case KeptAnswer():
@@ -123,15 +125,16 @@ async def _issue(call: Call, tenant: Tenant, body: KeyBody, scopes: tuple[Scope,
             what = "of one name" if made.is_of_name else "in one environment"
             raise Problem(ProblemCode.KEY_LIMIT, f"at most {made.limit} live keys {what}; revoke one first")
         case NewKey():
-            return Answer(_show_new_key(made, tenant, made.text), 201)
+            return Answer(show_new_key(made, tenant.environment, made.text), 201)
 
 
-def _show_new_key(made: NewKey, tenant: Tenant, text: str | None) -> dict[str, Any]:
+def show_new_key(made: NewKey, environment: str, text: str | None) -> dict[str, Any]:
+    """Return a key just made, this once with its `text`."""
     return {
         "id": made.key_id,
         "object": "api_key",
         "name": made.name,
-        "environment": tenant.environment,
+        "environment": environment,
         "scopes": made.scopes,
         "key": text,
         "created_at": show_instant(made.created_at),
@@ -144,6 +147,7 @@ def _show_key(facts: KeyFacts) -> dict[str, Any]:
         "id": facts.key_id,
         "object": "api_key",
         "name": facts.name,
+        "user_id": facts.user_id,
         "environment": facts.environment,
         "scopes": facts.scopes,
         "created_at": show_instant(facts.created_at),
@@ -169,6 +173,8 @@ def _show_line(line: Line) -> dict[str, Any]:
         "action": line.action,
         "thing": line.thing,
         "key_id": line.actor,
+        "user_id": line.user_id,
+        "user_email": line.email,
         "address": line.address,
         "request_id": line.request_id,
         "before_sha256": None if line.before_sha256 is None else line.before_sha256.hex(),

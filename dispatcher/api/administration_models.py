@@ -6,7 +6,7 @@ from pydantic import Field
 
 from dispatcher.api.models import Incoming, Instant, Outgoing
 from dispatcher.ledger.deeds import Action
-from dispatcher.ledger.keys import Scope
+from dispatcher.model.access import Scope
 from dispatcher.model.event import Environment
 
 LONGEST_NAME = 255
@@ -55,11 +55,12 @@ class NewKeyShown(Outgoing):
 
 
 class KeyShown(Outgoing):
-    """A key. `last_used_at` is rounded down to the hour."""
+    """A key. `last_used_at` is rounded down to the hour; `user_id`: the person whose it is, null for a program's."""
 
     id: str
     object: Literal["api_key"]
     name: str | None
+    user_id: str | None
     environment: Environment
     scopes: list[Scope]
     created_at: Instant
@@ -99,13 +100,18 @@ class AccountList(Outgoing):
 
 
 class DeedShown(Outgoing):
-    """One change through the API. `key_id`: with which key; the digests are of the thing as shown, before and after."""
+    """One change through the API. `key_id`: with which key; the digests are of the thing as shown, before and after.
+
+    `user_id` and `user_email`: the person whose key it is, removed ones too; null for a program's.
+    """
 
     object: Literal["deed"]
     at: Instant
     action: Action
     thing: str
     key_id: str
+    user_id: str | None
+    user_email: str | None
     address: str | None
     request_id: str
     before_sha256: str | None

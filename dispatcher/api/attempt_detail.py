@@ -13,8 +13,8 @@ from dispatcher.api.call import Answer, Call
 from dispatcher.api.problems import not_found
 from dispatcher.api.shapes import MASK, show_attempt
 from dispatcher.ledger.attempts import AttemptLedger, SentTo, WholeAttempt
-from dispatcher.ledger.keys import Scope
 from dispatcher.ledger.logs import LoggedAttempt, LoggedResponse
+from dispatcher.model.access import Scope
 from dispatcher.model.errors import SealBroken
 from dispatcher.model.ids import show_event_id
 from dispatcher.model.outcome import OutcomeKind

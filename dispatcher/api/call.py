@@ -18,8 +18,9 @@ from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
 from dispatcher.ledger.deeds import Action, Ask, Deed
 from dispatcher.ledger.endpoints import EndpointLedger
-from dispatcher.ledger.keys import Bearer, Scope
+from dispatcher.ledger.keys import Bearer
 from dispatcher.ledger.logs import LogLedger
+from dispatcher.model.access import Scope
 from dispatcher.model.delivery import Delivery
 from dispatcher.model.endpoint import HostLimits
 from dispatcher.model.ids import DeliveryIds
@@ -98,7 +99,7 @@ class Call:
     """One authorized request. `query` and `body` are valid; `path` holds the route's placeholders by name.
 
     `tenant` is the caller's account and environment, or OPERATORS. `ask` is the idempotency key it came with, on
-    routes that keep answers.
+    routes that keep answers. `stranger_rates` bound how often one address may fail to say who it is.
     """
 
     services: ApiServices
@@ -113,6 +114,7 @@ class Call:
     request_id: str
     address: str | None
     trial_rates: Buckets
+    stranger_rates: Buckets
     ask: Ask | None
 
     def deed(self, action: Action) -> Deed:

@@ -53,6 +53,9 @@ class ProblemCode(StrEnum):
     EVENT_GONE = "event_gone"
     ACCOUNT_EXISTS = "account_exists"
     KEY_LIMIT = "key_limit"
+    USER_EXISTS = "user_exists"
+    USER_LIMIT = "user_limit"
+    INVITATION_VOID = "invitation_void"
     ETAG_MISMATCH = "etag_mismatch"
     ROTATION_UNDER_WAY = "rotation_under_way"
     BODY_TOO_LARGE = "body_too_large"
@@ -106,6 +109,9 @@ KINDS: Final[Mapping[ProblemCode, _Kind]] = {
     ProblemCode.ROTATION_UNDER_WAY: _Kind(HTTPStatus.CONFLICT, "Two secrets of the endpoint are in force"),
     ProblemCode.ACCOUNT_EXISTS: _Kind(HTTPStatus.CONFLICT, "There is an account with this id"),
     ProblemCode.KEY_LIMIT: _Kind(HTTPStatus.CONFLICT, "There are as many live keys as there may be"),
+    ProblemCode.USER_EXISTS: _Kind(HTTPStatus.CONFLICT, "Somebody of this address is there already"),
+    ProblemCode.USER_LIMIT: _Kind(HTTPStatus.CONFLICT, "There are as many people as there may be"),
+    ProblemCode.INVITATION_VOID: _Kind(HTTPStatus.NOT_FOUND, "The invitation is no good, or not any more"),
     ProblemCode.ETAG_MISMATCH: _Kind(HTTPStatus.PRECONDITION_FAILED, "It was changed meanwhile"),
     ProblemCode.BODY_TOO_LARGE: _Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: _Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be plain JSON"),

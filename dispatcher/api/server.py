@@ -24,8 +24,9 @@ from dispatcher.kit import clock
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.deeds import OPERATORS, DeedLedger
 from dispatcher.ledger.endpoints import EndpointLedger
-from dispatcher.ledger.keys import Bearer, KeyLedger, Scope
+from dispatcher.ledger.keys import Bearer, KeyLedger
 from dispatcher.ledger.logs import LogLedger
+from dispatcher.model.access import Scope
 from dispatcher.model.errors import Unavailable
 
 _log = structlog.get_logger("api")
@@ -56,8 +57,8 @@ TRIAL_RATE: Final = Allowance(per_second=10 / 60, burst=10)
 class ApiOptions:
     """Bounds of the server. `request_seconds` holds for a whole request, its body included.
 
-    `key_rate` is for the requests of one key, `stranger_rate` for the failed logins of one address, `trial_rate` for
-    the tests of one endpoint; all hold in this process.
+    `key_rate` is for the requests of one key, `stranger_rate` for the failed logins of one address (and the invitations
+    it presents that are no good), `trial_rate` for the tests of one endpoint; all hold in this process.
     """
 
     body_bytes: int = 256 * 1024
@@ -84,10 +85,11 @@ class ApiServer:
         self._services = services
         self._options = options or ApiOptions()
         self._table = RouteTable(ROUTES)
+        self._stranger_rates = Buckets(self._options.stranger_rate)
         self._keys = KeyRing(
             KeyLedger(services.pool),
             keep_seconds=self._options.key_cache_seconds,
-            strangers=Buckets(self._options.stranger_rate),
+            strangers=self._stranger_rates,
         )
         self._rates = Buckets(self._options.key_rate)
         self._trial_rates = Buckets(self._options.trial_rate)
@@ -182,6 +184,7 @@ class ApiServer:
                 request_id=headers["X-Request-Id"],
                 address=request.remote,
                 trial_rates=self._trial_rates,
+                stranger_rates=self._stranger_rates,
                 ask=ask,
             )
         )

@@ -28,7 +28,8 @@ def create(account: str | None, environment: str | None, wish: Wish) -> dict[str
         DispatcherError: there is no such account, or a scope is not for this kind of key.
     """
     from dispatcher.ledger.accounts import Tenant
-    from dispatcher.ledger.keys import KeyLedger, Scope
+    from dispatcher.ledger.keys import KeyLedger
+    from dispatcher.model.access import Scope
 
     known = {one.value: one for one in Scope}
     if unknown := [text for text in wish.scopes or () if text not in known]:

@@ -38,6 +38,9 @@ class Action(StrEnum):
     SECRET_ROTATED = "endpoint.secret_rotated"  # noqa: S105 - what was done, no secret
     KEY_CREATED = "api_key.created"
     KEY_REVOKED = "api_key.revoked"
+    USER_INVITED = "user.invited"
+    USER_ACCEPTED = "user.accepted"
+    USER_REMOVED = "user.removed"
     ACCOUNT_CREATED = "account.created"
     HOST_CHANGED = "host.changed"
     REPLAY_CREATED = "replay.created"
@@ -79,11 +82,16 @@ class KeptAnswer(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One line of the audit log. The digests are of what is shown of the thing, before and after."""
+    """One line of the audit log. The digests are of what is shown of the thing, before and after.
+
+    `user_id` and `email` are of the person whose key the actor is, None when it is a program's.
+    """
 
     audit_id: int
     at: dt.datetime
     actor: str
+    user_id: str | None
+    email: str | None
     address: str | None
     request_id: str
     action: str

@@ -1,24 +1,14 @@
 """API keys: made, found, revoked; only a digest of them is ever stored.
 
-    whd_<live|test|op>_<key id>_<secret><check>
+whd_<live|test|op>_<key id>_<secret><check>
 
-    key id   12 letters and digits, public: how the row is found
-    secret   43 characters, 32 random bytes in base 62
-    check    6 characters, CRC-32 of everything before it in base 62: tells a typo, and a text that a secret
-             scanner took for a key, from a real one without a look into the database
-
-A plain SHA-256 is enough for 256 random bits: there is nothing to guess.
+key id   12 letters and digits, public: how the row is found
 """
 
 import datetime as dt
-import hashlib
 import hmac
-import secrets
-import string
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Final, NamedTuple
 
 import asyncpg
@@ -26,40 +16,26 @@ import asyncpg
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool, Session
 from dispatcher.ledger.deeds import Deed, KeptAnswer, begin, keep, note
-
-
-class Scope(StrEnum):
-    """What a key may do. Closed. OPERATOR is for keys without an account, and only for them."""
-
-    ENDPOINTS_READ = "endpoints:read"
-    ENDPOINTS_WRITE = "endpoints:write"
-    DELIVERIES_READ = "deliveries:read"
-    DELIVERIES_WRITE = "deliveries:write"
-    EVENTS_READ = "events:read"
-    PAYLOADS_READ = "payloads:read"
-    KEYS_WRITE = "keys:write"
-    LISTEN = "listen"
-    OPERATOR = "operator"
-
-
-TENANT_SCOPES: Final = frozenset(Scope) - {Scope.OPERATOR}
-"""What a key of an account may hold; all of them unless said otherwise."""
-
-OPERATOR_SCOPES: Final = frozenset({Scope.OPERATOR})
+from dispatcher.ledger.minting import (
+    CHECK_LENGTH,
+    SECRET_LENGTH,
+    checked,
+    digest_of,
+    is_checked,
+    new_id,
+    new_secret,
+)
+from dispatcher.model.access import OPERATOR_SCOPES, TENANT_SCOPES, Scope
 
 MOST_KEYS: Final = 50
-"""Live keys of one account in one environment that the API makes."""
+"""Live keys of one account in one environment that the API makes for programs; a person has one beside them."""
 
 MOST_OF_NAME: Final = 2
 """Live keys of one name: the one in use and the one that follows it."""
 
 _PREFIX: Final = "whd"
 _OPERATOR: Final = "op"
-_DIGITS: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _KEY_ID_LENGTH: Final = 12
-_SECRET_BYTES: Final = 32
-_SECRET_LENGTH: Final = 43
-_CHECK_LENGTH: Final = 6
 
 
 class KeyParts(NamedTuple):
@@ -115,9 +91,10 @@ class StoredKey(NamedTuple):
 
 
 class KeyFacts(NamedTuple):
-    """What may be told about a key. `last_used_at` is rounded down to the hour."""
+    """What may be told about a key. `last_used_at` is rounded down to the hour; `user_id`: the person whose it is."""
 
     key_id: str
+    user_id: str | None
     environment: str | None
     scopes: tuple[str, ...]
     name: str | None
@@ -133,12 +110,11 @@ def parse_key(text: str) -> KeyParts | None:
     kind, _, rest = rest.partition("_")
     key_id, _, tail = rest.partition("_")
     shaped = prefix == _PREFIX and kind in {"live", "test", _OPERATOR} and len(key_id) == _KEY_ID_LENGTH
-    if not shaped or len(tail) != _SECRET_LENGTH + _CHECK_LENGTH or not tail.isascii():
+    if not shaped or len(tail) != SECRET_LENGTH + CHECK_LENGTH or not text.isascii():
         return None
-    body, check = text[:-_CHECK_LENGTH], text[-_CHECK_LENGTH:]
-    if not (key_id.isascii() and key_id.isalnum() and hmac.compare_digest(_check(body), check)):
+    if not (key_id.isalnum() and is_checked(text)):
         return None
-    return KeyParts(key_id, _digest(tail[:_SECRET_LENGTH]))
+    return KeyParts(key_id, digest_of(tail[:SECRET_LENGTH]))
 
 
 def matches(parts: KeyParts, stored: StoredKey) -> bool:
@@ -171,7 +147,7 @@ class KeyLedger:
         """
         wish = KeyWish(None if scopes is None else tuple(scopes), name, expires_in_seconds)
         async with self._pool.transaction() as session:
-            return await _insert(session, tenant, wish)
+            return await insert_key(session, tenant, wish)
 
     async def issue(
         self, deed: Deed, tenant: Tenant, wish: KeyWish, *, show: Callable[[NewKey], bytes]
@@ -192,7 +168,7 @@ class KeyLedger:
                 return TooManyKeys(MOST_KEYS, is_of_name=False)
             if wish.name is not None and row["n_named"] >= MOST_OF_NAME:
                 return TooManyKeys(MOST_OF_NAME, is_of_name=True)
-            made = await _insert(session, tenant, wish)
+            made = await insert_key(session, tenant, wish)
             facts = {"name": made.name, "scopes": made.scopes, "expires_at": made.expires_at}
             await note(session, deed, made.key_id, after=facts, facts=facts)
             await keep(session, deed, 201, show(made))
@@ -235,26 +211,31 @@ class KeyLedger:
         return await self._pool.fetchrow("revoke_key", key_id) is not None
 
 
-async def _insert(session: Session, tenant: Tenant | None, wish: KeyWish) -> NewKey:
+async def insert_key(session: Session, tenant: Tenant | None, wish: KeyWish, *, user_id: int | None = None) -> NewKey:
+    """Make a key within a transaction, a person's when `user_id` says whose.
+
+    Raises:
+        ValueError: a scope is not for this kind of key, or there is none.
+    """
     allowed = OPERATOR_SCOPES if tenant is None else TENANT_SCOPES
     chosen = tuple(sorted(allowed if wish.scopes is None else set(wish.scopes)))
     if not chosen or not allowed.issuperset(chosen):
         message = f"scopes of this kind of key are some of: {', '.join(sorted(allowed))}"
         raise ValueError(message)
-    key_id, secret = _random(_KEY_ID_LENGTH), _base62(secrets.token_bytes(_SECRET_BYTES))
+    key_id, secret = new_id(_KEY_ID_LENGTH), new_secret()
     kind = _OPERATOR if tenant is None else tenant.environment
-    body = f"{_PREFIX}_{kind}_{key_id}_{secret}"
     owner = tenant or (None, None)
-    row = await session.fetchrow(
-        "create_key", key_id, _digest(secret), *owner, list(chosen), wish.name, wish.expires_in_seconds
-    )
+    stored = (key_id, digest_of(secret), *owner, list(chosen), wish.name, wish.expires_in_seconds, user_id)
+    row = await session.fetchrow("create_key", *stored)
     assert row is not None
-    return NewKey(key_id, body + _check(body), chosen, wish.name, row["created_at"], row["expires_at"])
+    text = checked(f"{_PREFIX}_{kind}_{key_id}_{secret}")
+    return NewKey(key_id, text, chosen, wish.name, row["created_at"], row["expires_at"])
 
 
 def _facts(row: asyncpg.Record) -> KeyFacts:
     return KeyFacts(
         row["key_id"],
+        row["user_id"],
         row["environment"],
         tuple(row["scopes"]),
         row["name"],
@@ -263,27 +244,3 @@ def _facts(row: asyncpg.Record) -> KeyFacts:
         row["revoked_at"],
         row["expires_at"],
     )
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()
-
-
-def _random(length: int) -> str:
-    return "".join(secrets.choice(_DIGITS) for _ in range(length))
-
-
-def _base62(raw: bytes) -> str:
-    return _in_base62(int.from_bytes(raw, "big"), _SECRET_LENGTH)
-
-
-def _check(body: str) -> str:
-    return _in_base62(zlib.crc32(body.encode()), _CHECK_LENGTH)
-
-
-def _in_base62(number: int, length: int) -> str:
-    digits = []
-    for _ in range(length):
-        number, digit = divmod(number, len(_DIGITS))
-        digits.append(_DIGITS[digit])
-    return "".join(reversed(digits))

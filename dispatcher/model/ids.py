@@ -7,6 +7,7 @@
 | delivery | `dlv_` + 13 of `[a-z2-7]` | keyed permutation of the row's bigint: unique, reveals no count |
 | endpoint | `we_` + 16 letters and digits | random |
 | replay | `rpl_` + 16 letters and digits | random |
+| user | `usr_` + 16 letters and digits | random |
 | account | `acct_` + 16 letters and digits | random, or given by the producer |
 | dead event | `topic/partition/offset` | where its record stood |
 """
@@ -90,6 +91,11 @@ def new_endpoint_id() -> str:
 def new_replay_id() -> str:
     """Return a fresh random id of a replay."""
     return "rpl_" + _random_text(16)
+
+
+def new_user_id() -> str:
+    """Return a fresh random id of a person."""
+    return "usr_" + _random_text(16)
 
 
 def new_account_id() -> str:

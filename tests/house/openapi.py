@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 from dispatcher.api.call import Route
 from dispatcher.api.models import ProblemShown
 from dispatcher.api.problems import KINDS, PROBLEM_TYPE, ProblemCode
-from dispatcher.ledger.keys import Scope
+from dispatcher.model.access import Scope
 from dispatcher.policy.catalogue import EventType
 from dispatcher.policy.schema_files import API_VERSION, EVENT_URN, EventSchemas
 
@@ -174,9 +174,11 @@ def _refusals(route: Route) -> Document:
 def _codes(route: Route) -> Iterable[ProblemCode]:
     yield from _EVERYWHERE
     yield from route.problems
-    if route.scope is Scope.OPERATOR:
+    if route.scope is None:
+        yield ProblemCode.RATE_LIMITED
+    elif route.scope is Scope.OPERATOR:
         yield from (*_WITH_KEY, ProblemCode.NEEDS_OPERATOR_KEY)
-    elif route.scope is not None:
+    else:
         yield from (*_WITH_KEY, ProblemCode.MISSING_SCOPE, ProblemCode.NEEDS_ACCOUNT_KEY)
     if route.placeholders:
         yield ProblemCode.NOT_FOUND

@@ -3,6 +3,7 @@ from enum import StrEnum
 
 import pytest
 
+from dispatcher.model.access import Role
 from dispatcher.model.endpoint import EndpointStatus
 from dispatcher.model.event import Environment
 from dispatcher.model.outcome import VerdictKind
@@ -25,6 +26,7 @@ def allowed_by_database(column: str) -> set[frozenset[str]]:
     [
         ("environment", set[StrEnum](Environment)),
         ("status", set[StrEnum](EndpointStatus)),
+        ("role", set[StrEnum](Role)),
         ("verdict", set[StrEnum](VerdictKind) - NEVER_RECORDED),
     ],
 )

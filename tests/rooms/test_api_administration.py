@@ -9,7 +9,7 @@ import pytest
 from dispatcher.api.server import ApiOptions
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
-from dispatcher.ledger.keys import TENANT_SCOPES, Scope
+from dispatcher.model.access import TENANT_SCOPES, Scope
 from dispatcher.vault import Vault
 from tests.rooms.test_api_harness import Api, Reply, api, ledger_template, ledger_url, pool, serving, shared_api, vault
 

@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
-from dispatcher.ledger.keys import TENANT_SCOPES, Scope
 from dispatcher.ledger.responses import dump_headers
+from dispatcher.model.access import TENANT_SCOPES, Scope
 from dispatcher.model.endpoint import SigningKey
 from dispatcher.model.ids import show_event_id
 from dispatcher.policy.signing import parse_secret

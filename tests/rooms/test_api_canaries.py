@@ -10,8 +10,8 @@ import pytest
 from dispatcher.api.routes import ROUTES
 from dispatcher.embedded.postgres import EmbeddedPostgres
 from dispatcher.ledger.connections import Pool
-from dispatcher.ledger.keys import Scope
 from dispatcher.ledger.migrate import migrate
+from dispatcher.model.access import Scope
 from dispatcher.vault import Vault
 from tests.rooms.test_api_harness import Api, Seeds, serving, vault
 
@@ -44,6 +44,16 @@ async def plant(api: Api, canaries: Canaries) -> str:
     path = f"{ENDPOINTS}/{made.body['id']}"
     rotated = await api.call("POST", f"{path}/rotate_secret", {}, headers={"Idempotency-Key": "rotate"})
     key = await api.call("POST", "/v1/api_keys", {"name": "canary"}, headers={"Idempotency-Key": "key"})
+    invitation = {"email": "ada@example.com", "role": "owner"}
+    invited = await api.call("POST", "/v1/users", invitation, headers={"Idempotency-Key": "user"})
+    accept = {"token": invited.body["token"]}
+    accepted = await api.call("POST", "/v1/invitations/accept", accept, key=None)
+    renewal = f"/v1/users/{invited.body['id']}/invite"
+    again = await api.call("POST", renewal, {}, headers={"Idempotency-Key": "renewal"})
+    for token in (invited.body["token"], again.body["token"], accepted.body["api_key"]["key"]):
+        canaries.key(token)
+    await api.call("POST", "/v1/invitations/accept", accept, key=None)
+    await api.call("POST", f"/v1/invitations/accept?token={again.body['token']}", {**accept, "extra": 1}, key=None)
     canaries.secret(made.body["secret"])
     canaries.secret(rotated.body["secret"])
     canaries.key(key.body["key"])

@@ -20,7 +20,8 @@ from dispatcher.api.server import ApiOptions, ApiServer
 from dispatcher.ledger.accounts import AccountLedger, Tenant
 from dispatcher.ledger.connections import Pool
 from dispatcher.ledger.deeds import Action, Ask, Deed
-from dispatcher.ledger.keys import KeyLedger, Scope
+from dispatcher.ledger.keys import KeyLedger
+from dispatcher.model.access import Scope
 from dispatcher.model.delivery import Delivery
 from dispatcher.model.endpoint import HostLimits
 from dispatcher.model.ids import DeliveryIds, show_event_id

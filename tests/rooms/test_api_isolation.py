@@ -1,6 +1,7 @@
 """No tenant sees another: every route of the table, with every kind of wrong key."""
 # ruff: noqa: F401, F811 - fixtures are taken in by name
 
+import secrets
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -9,9 +10,13 @@ import pytest
 from dispatcher.api.call import Route
 from dispatcher.api.routes import ROUTES
 from dispatcher.ledger.accounts import Tenant
-from dispatcher.ledger.keys import TENANT_SCOPES, KeyLedger, Scope
+from dispatcher.ledger.deeds import Action
+from dispatcher.ledger.keys import KeyLedger
+from dispatcher.ledger.users import Invited, UserLedger
+from dispatcher.model.access import TENANT_SCOPES, Role, Scope
 from dispatcher.model.ids import show_event_id
-from tests.rooms.test_api_harness import Api, Seeds, api, ledger_template, ledger_url, pool, shared_api, vault
+from dispatcher.policy.roles import SCOPES_OF
+from tests.rooms.test_api_harness import Api, Seeds, a_deed, api, ledger_template, ledger_url, pool, shared_api, vault
 
 BODIES: dict[str, dict[str, object]] = {
     "createWebhookEndpoint": {"url": "https://example.com/", "events": ["*"]},
@@ -20,6 +25,8 @@ BODIES: dict[str, dict[str, object]] = {
     "rotateSecret": {},
     "sendTest": {"dry_run": True},
     "createApiKey": {"name": "next"},
+    "inviteUser": {"email": "ada@example.com", "role": "viewer"},
+    "renewInvitation": {},
     "createAccount": {"name": "Example Bank"},
     "createAccountApiKey": {"environment": "live"},
     "changeHost": {"resume": True},
@@ -32,6 +39,7 @@ UNKNOWN = {
     "events": "evt_" + "a" * 32,
     "replays": "rpl_0000000000000000",
     "api_keys": "000000000000",
+    "users": "usr_0000000000000000",
     "accounts": "acct_0000000000000000",
 }
 
@@ -44,6 +52,7 @@ class Things(NamedTuple):
     events: str
     replays: str
     api_keys: str
+    users: str
     accounts: str
     finished: str
     """A delivery that is not open."""
@@ -69,7 +78,19 @@ async def make_things(api: Api, tenant: Tenant) -> Things:
         account = await sql.fetchval("SELECT public_id FROM account WHERE account_id = $1", tenant.account_id)
     show = api.services.delivery_ids.show
     key = await KeyLedger(api.pool).create(tenant, name="to be looked at")
-    return Things(public_id, show(delivery), show_event_id(event_id), replay, key.key_id, account, show(finished))
+    user = await a_user(api, tenant)
+    return Things(public_id, show(delivery), show_event_id(event_id), replay, key.key_id, user, account, show(finished))
+
+
+async def a_user(api: Api, tenant: Tenant) -> str:
+    """Invite a person whom nobody else is, and return the id."""
+    deed = a_deed(tenant, Action.USER_INVITED)
+    email = f"{secrets.token_hex(8)}@example.com"
+    invited = await UserLedger(api.pool).invite(
+        deed, email, Role.VIEWER, expires_in_seconds=60, show=lambda user: b"{}"
+    )
+    assert isinstance(invited, Invited)
+    return invited.user.public_id
 
 
 def path_of(route: Route, ids: dict[str, str]) -> str:
@@ -94,7 +115,7 @@ def each(routes: Iterable[Route]) -> pytest.MarkDecorator:
 
 
 each_guarded_route = each(route for route in ROUTES if route.scope is not None)
-each_open_route = each(route for route in ROUTES if route.scope is None)
+each_open_route = each(route for route in ROUTES if route.scope is None and route.body is None)
 each_account_route = each(route for route in ROUTES if route.scope not in {None, Scope.OPERATOR})
 each_account_route_with_id = each(
     route for route in ROUTES if route.scope is not Scope.OPERATOR and "{id}" in route.path
@@ -102,7 +123,11 @@ each_account_route_with_id = each(
 each_operator_route = each(route for route in ROUTES if route.scope is Scope.OPERATOR)
 each_list = pytest.mark.parametrize(
     "route",
-    [route for route in ROUTES if route.operation_id in {"listWebhookEndpoints", "listEvents", "listReplays"}],
+    [
+        route
+        for route in ROUTES
+        if route.operation_id in {"listWebhookEndpoints", "listEvents", "listReplays", "listUsers"}
+    ],
     ids=lambda route: route.operation_id,
 )
 
@@ -169,7 +194,9 @@ async def test_an_operators_key_opens_what_is_operators(api: Api, route: Route) 
 async def test_the_scope_alone_is_enough(api: Api, route: Route) -> None:
     things = await make_things(api, api.tenant)
     assert route.scope is not None
-    key = await api.new_key(api.tenant, [route.scope])
+    # Nobody gives away what they do not have.
+    given = SCOPES_OF[Role.VIEWER] if route.operation_id in {"inviteUser", "renewInvitation"} else frozenset()
+    key = await api.new_key(api.tenant, sorted({route.scope} | given))
 
     reply = await api.call(route.method, path_of(route, things._asdict()), body_of(route), key=key)
 

@@ -12,7 +12,7 @@ import pytest
 from dispatcher.api import crowd
 from dispatcher.api.server import ApiOptions
 from dispatcher.api.throttle import Allowance
-from dispatcher.ledger import keys
+from dispatcher.ledger import minting
 from dispatcher.ledger.connections import Pool
 from dispatcher.vault import Vault
 from tests.rooms.test_api_harness import Api, api, ledger_template, ledger_url, pool, serving, shared_api, vault
@@ -62,8 +62,7 @@ async def test_keys_cannot_be_tried_out_at_the_databases_cost(
     ledger_url: str, pool: Pool, vault: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def a_guess() -> str:
-        body = f"whd_test_{keys._random(12)}_{keys._base62(b'1' * 32)}"
-        return body + keys._check(body)
+        return minting.checked(f"whd_test_{minting.new_id(12)}_{minting.new_secret()}")
 
     async with serving(ledger_url, pool, vault, options=ApiOptions(stranger_rate=SLOW)) as api:
         assert (await api.get(ENDPOINTS)).status == 200

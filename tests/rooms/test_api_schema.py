@@ -13,7 +13,7 @@ from dispatcher.api.routes import ROUTES
 from dispatcher.api.server import ApiOptions
 from dispatcher.api.throttle import Allowance
 from dispatcher.ledger.connections import Pool
-from dispatcher.ledger.keys import Scope
+from dispatcher.model.access import Scope
 from dispatcher.model.ids import show_event_id
 from dispatcher.vault import Vault
 from tests.house.files import ROOT
@@ -68,6 +68,7 @@ async def real_ids(api: Api) -> dict[str, str]:
         "events": show_event_id(event_id),
         "replays": replay,
         "api_keys": "000000000000",
+        "users": "usr_0000000000000000",
         "accounts": account,
     }
     found = {route.operation_id: ids[route.path.split("/")[2]] for route in ROUTES if "{id}" in route.path}

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from dispatcher.cli.main import app
-from dispatcher.ledger.keys import KeyLedger, Scope
+from dispatcher.ledger.keys import KeyLedger
+from dispatcher.model.access import Scope
 from dispatcher.model.ids import show_event_id
 from tests.rooms.test_api_harness import Api, Seeds, api, ledger_template, ledger_url, pool, shared_api, vault
 from tests.support.servers import KafkaServer, fresh_topic

@@ -3,8 +3,8 @@
 
 import pytest
 
-from dispatcher.ledger.keys import Scope
 from dispatcher.ledger.responses import dump_headers
+from dispatcher.model.access import Scope
 from tests.rooms.test_api_harness import Seeds, api, ledger_template, ledger_url, pool, shared_api, vault
 from tests.rooms.test_cli_commands import Shop, shop
 

@@ -8,7 +8,8 @@ import pytest
 
 from dispatcher.ledger.accounts import AccountLedger, Tenant
 from dispatcher.ledger.connections import Pool
-from dispatcher.ledger.keys import OPERATOR_SCOPES, TENANT_SCOPES, KeyLedger, Scope, matches, parse_key
+from dispatcher.ledger.keys import KeyLedger, matches, parse_key
+from dispatcher.model.access import OPERATOR_SCOPES, TENANT_SCOPES, Scope
 from tests.rooms.test_api_harness import ledger_template, ledger_url, pool
 
 

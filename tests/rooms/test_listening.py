@@ -28,7 +28,8 @@ from dispatcher.cli.listening import Listener, Wish
 from dispatcher.cli.refusals import CallFailed
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.feeds import FeedLedger
-from dispatcher.ledger.keys import KeyLedger, Scope
+from dispatcher.ledger.keys import KeyLedger
+from dispatcher.model.access import Scope
 from dispatcher.model.errors import Unavailable
 from dispatcher.model.ids import show_event_id
 from dispatcher.policy.signing import show_secret

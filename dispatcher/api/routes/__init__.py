@@ -15,6 +15,7 @@ from dispatcher.api.routes.hosts import HOST_ROUTES
 from dispatcher.api.routes.keys import KEY_ROUTES
 from dispatcher.api.routes.published import OPENAPI_ROUTE, SOURCE_IPS_ROUTE
 from dispatcher.api.routes.replays import REPLAY_ROUTES
+from dispatcher.api.routes.users import USER_ROUTES
 
 ROUTES: Final = (
     *ENDPOINT_ROUTES,
@@ -23,6 +24,7 @@ ROUTES: Final = (
     *EVENT_ROUTES,
     OPENAPI_ROUTE,
     *KEY_ROUTES,
+    *USER_ROUTES,
     SOURCE_IPS_ROUTE,
     *ACCOUNT_ROUTES,
     *HOST_ROUTES,

@@ -6,7 +6,7 @@ from dispatcher.api import dead_events
 from dispatcher.api.call import Route
 from dispatcher.api.models import PageQuery
 from dispatcher.api.problems import PAGED, ProblemCode
-from dispatcher.ledger.keys import Scope
+from dispatcher.model.access import Scope
 
 DEAD_EVENT_ROUTES: Final = (
     Route(

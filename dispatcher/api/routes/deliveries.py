@@ -7,7 +7,7 @@ from dispatcher.api.attempt_models import WholeAttemptShown
 from dispatcher.api.call import Route
 from dispatcher.api.models import AttemptList, DeliveriesQuery, DeliveryList, DeliveryShown, PageQuery
 from dispatcher.api.problems import PAGED, ProblemCode
-from dispatcher.ledger.keys import Scope
+from dispatcher.model.access import Scope
 
 DELIVERY_ROUTES: Final = (
     Route(

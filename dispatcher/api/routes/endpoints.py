@@ -24,7 +24,7 @@ from dispatcher.api.models import (
 )
 from dispatcher.api.problems import PAGED, ProblemCode
 from dispatcher.api.replay_models import ReplayBody, ReplayCountShown, ReplayShown
-from dispatcher.ledger.keys import Scope
+from dispatcher.model.access import Scope
 
 ENDPOINT_ROUTES: Final = (
     Route(

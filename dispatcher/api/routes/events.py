@@ -7,7 +7,7 @@ from dispatcher.api.call import Route
 from dispatcher.api.live import LiveAttemptList, LiveQuery
 from dispatcher.api.models import EventList, EventShown, EventsQuery, EventTypeList, FreeObject, SampleQuery
 from dispatcher.api.problems import PAGED, ProblemCode
-from dispatcher.ledger.keys import Scope
+from dispatcher.model.access import Scope
 
 EVENT_ROUTES: Final = (
     Route(

@@ -6,7 +6,7 @@ from dispatcher.api import hosts
 from dispatcher.api.call import Route
 from dispatcher.api.models import PageQuery
 from dispatcher.api.problems import PAGED
-from dispatcher.ledger.keys import Scope
+from dispatcher.model.access import Scope
 
 HOST_ROUTES: Final = (
     Route(

@@ -7,7 +7,7 @@ from dispatcher.api.administration_models import DeedList, KeyBody, KeyList, New
 from dispatcher.api.call import Route
 from dispatcher.api.models import PageQuery
 from dispatcher.api.problems import PAGED, ProblemCode
-from dispatcher.ledger.keys import Scope
+from dispatcher.model.access import Scope
 
 KEY_ROUTES: Final = (
     Route(

@@ -6,7 +6,7 @@ from dispatcher.api import replays
 from dispatcher.api.call import Route
 from dispatcher.api.problems import PAGED
 from dispatcher.api.replay_models import ReplayList, ReplayShown, ReplaysQuery
-from dispatcher.ledger.keys import Scope
+from dispatcher.model.access import Scope
 
 REPLAY_ROUTES: Final = (
     Route(

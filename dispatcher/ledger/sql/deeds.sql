@@ -31,9 +31,11 @@ DELETE FROM idempotency_key
 WHERE account_id = $1 AND environment = $2 AND created_at <= now() - interval '24 hours'
 
 -- name: list_deeds
--- Read a page of one owner's audit log, latest first. Index: audit_log_tenant. $1 account and $2 environment, NULL for
--- the operators', $3 only below this number, $4 rows.
-SELECT audit_id, at, actor, address, request_id, action, thing, before_sha256, after_sha256, facts FROM audit_log
-WHERE account_id IS NOT DISTINCT FROM $1::int AND environment IS NOT DISTINCT FROM $2::text
-  AND ($3::bigint IS NULL OR audit_id < $3)
-ORDER BY audit_id DESC LIMIT $4
+-- Read a page of one owner's audit log, latest first, with the people whose keys were used. Index: audit_log_tenant, and
+-- the primary keys. $1 account and $2 environment, NULL for the operators', $3 only below this number, $4 rows.
+SELECT l.audit_id, l.at, l.actor, u.public_id AS user_id, u.email, l.address, l.request_id, l.action, l.thing,
+       l.before_sha256, l.after_sha256, l.facts
+FROM audit_log l LEFT JOIN api_key k ON k.key_id = l.actor LEFT JOIN app_user u ON u.user_id = k.user_id
+WHERE l.account_id IS NOT DISTINCT FROM $1::int AND l.environment IS NOT DISTINCT FROM $2::text
+  AND ($3::bigint IS NULL OR l.audit_id < $3)
+ORDER BY l.audit_id DESC LIMIT $4

@@ -1,20 +1,23 @@
 -- name: create_key
--- Store a key's digest; the clear text is never here.
-INSERT INTO api_key (key_id, secret_sha256, account_id, environment, scopes, name, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7))
+-- Store a key's digest; the clear text is never here. $8 the person whose key it is, or null.
+INSERT INTO api_key (key_id, secret_sha256, account_id, environment, scopes, name, expires_at, user_id)
+VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7), $8)
 RETURNING created_at, expires_at
 
 -- name: count_live_keys
 -- Count the keys of one account and environment that open something, and those of them of one name. $3 name or null.
--- Index: api_key_account.
+-- Those of people are not among them: of these there is one for each. Index: api_key_account.
 SELECT count(*) AS n, count(*) FILTER (WHERE name IS NOT DISTINCT FROM $3::text) AS n_named FROM api_key
 WHERE account_id = $1 AND environment = $2 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+  AND user_id IS NULL
 
 -- name: keys_of_tenant
 -- Read the keys of one account and environment, newest first, the live ones before the ended. Index: api_key_account.
-SELECT key_id, environment, scopes, name, created_at, last_used_at, revoked_at, expires_at FROM api_key
-WHERE account_id = $1 AND environment = $2
-ORDER BY (revoked_at IS NOT NULL OR COALESCE(expires_at <= now(), false)), created_at DESC, key_id LIMIT $3
+SELECT k.key_id, u.public_id AS user_id, k.environment, k.scopes, k.name, k.created_at, k.last_used_at, k.revoked_at,
+       k.expires_at
+FROM api_key k LEFT JOIN app_user u ON u.user_id = k.user_id
+WHERE k.account_id = $1 AND k.environment = $2
+ORDER BY (k.revoked_at IS NOT NULL OR COALESCE(k.expires_at <= now(), false)), k.created_at DESC, k.key_id LIMIT $3
 
 -- name: withdraw_key
 -- End a key of one account and environment; no row when it is not theirs, does not exist or was revoked before.
@@ -23,9 +26,11 @@ WHERE key_id = $3 AND account_id = $1 AND environment = $2 AND revoked_at IS NUL
 
 -- name: list_keys
 -- Read every key of one account, or of the operators when $1 is NULL, newest first. Index: api_key_account.
-SELECT key_id, environment, scopes, name, created_at, last_used_at, revoked_at, expires_at FROM api_key
-WHERE account_id IS NOT DISTINCT FROM $1::int
-ORDER BY created_at DESC, key_id
+SELECT k.key_id, u.public_id AS user_id, k.environment, k.scopes, k.name, k.created_at, k.last_used_at, k.revoked_at,
+       k.expires_at
+FROM api_key k LEFT JOIN app_user u ON u.user_id = k.user_id
+WHERE k.account_id IS NOT DISTINCT FROM $1::int
+ORDER BY k.created_at DESC, k.key_id
 
 -- name: find_key
 -- Read one key that is not revoked and not expired, with its account. Index: primary key. `is_fresh`: used within this hour.

@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.ledger import keys
+from dispatcher.ledger import minting
 from dispatcher.ledger.keys import parse_key
 
-SECRET = keys._base62(b"\x01" * 32)
-BODY = f"whd_test_abcdefgh0123_{SECRET}"
-KEY = BODY + keys._check(BODY)
+SECRET = minting.secret_of(b"\x01" * 32)
+KEY = minting.checked(f"whd_test_abcdefgh0123_{SECRET}")
 
 
 def test_a_key_is_taken_apart() -> None:
@@ -19,7 +18,7 @@ def test_a_key_is_taken_apart() -> None:
 
     assert parts is not None
     assert parts.key_id == "abcdefgh0123"
-    assert parts.secret_sha256 == keys._digest(SECRET)
+    assert parts.secret_sha256 == minting.digest_of(SECRET)
 
 
 @given(st.integers(0, len(KEY) - 1), st.sampled_from(string.ascii_letters + string.digits + "_-é"))
@@ -38,7 +37,7 @@ def test_other_texts_are_none(text: str) -> None:
 
 @given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
 def test_different_secrets_have_different_texts_of_one_length(first: bytes, second: bytes) -> None:
-    texts = keys._base62(first), keys._base62(second)
+    texts = minting.secret_of(first), minting.secret_of(second)
 
     assert (texts[0] == texts[1]) == (first == second)
     assert {len(text) for text in texts} == {43}
