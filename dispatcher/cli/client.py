@@ -61,7 +61,7 @@ EnvironmentOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Which API to call, and as whom. `source` says in words where the key was found."""
+    """Which API to call, and as whom: nobody with an empty key. `source` says in words where the key was found."""
 
     api_url: str
     api_key: str = field(repr=False)
@@ -196,7 +196,7 @@ class Api:
         Raises:
             CallFailed: unreachable.
         """
-        headers = {"authorization": f"Bearer {self.who.api_key}"}
+        headers = {"authorization": f"Bearer {self.who.api_key}"} if self.who.api_key else {}
         data = None
         if body is not None:
             headers["content-type"] = "application/json"

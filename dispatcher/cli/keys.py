@@ -15,11 +15,21 @@ from dispatcher.model.errors import DispatcherError
 
 app = Noun()
 
-_COLUMNS = ("id", "environment", "name…", "created_at", "last_used_at", "expires_at", "revoked_at", "scopes…")
+_COLUMNS = (
+    "id",
+    "environment",
+    "name…",
+    "user_id",
+    "created_at",
+    "last_used_at",
+    "expires_at",
+    "revoked_at",
+    "scopes…",
+)
 
 _SHORTEST_LIFE_SECONDS: Final = 60
-_LONGEST_LIFE_SECONDS: Final = 315_360_000
-"""What the API allows: ten years of 365 days."""
+_LONGEST_LIFE_DAYS: Final = 3_650
+"""What the API allows."""
 
 _SCOPES_HELP: Final = (
     "Only this: endpoints:read, endpoints:write, deliveries:read, deliveries:write, events:read, payloads:read, "
@@ -59,7 +69,9 @@ def create(
     Example: dispatcher keys create --name deploy --scope endpoints:read --expires-in 90d
     """
     _demand_one(account, operator=operator)
-    wish = key_book.Wish(scope or None, name, None if expires_in is None else _life(expires_in))
+    wish = key_book.Wish(
+        scope or None, name, None if expires_in is None else life(expires_in, most_days=_LONGEST_LIFE_DAYS)
+    )
     show_one(_made(way, account, env, wish, operator=operator), output)
     if output is Form.TABLE:
         say("\nStore the key now: it is not shown again.")
@@ -137,11 +149,11 @@ def _made(
     return made
 
 
-def _life(text: str) -> int:
-    """Return the seconds of a key's life; a usage error when the API would not give it one."""
+def life(text: str, *, most_days: int) -> int:
+    """Return the seconds that something is to live; a usage error of `--expires-in` when the API would not allow it."""
     seconds = parse_duration(text)
-    if seconds is None or not _SHORTEST_LIFE_SECONDS <= seconds <= _LONGEST_LIFE_SECONDS:
-        message = "must look like 12h or 90d; from 1m to 3650d"
+    if seconds is None or not _SHORTEST_LIFE_SECONDS <= seconds <= most_days * 86_400:
+        message = f"must look like 12h or 90d; from 1m to {most_days}d"
         raise typer.BadParameter(message, param_hint="--expires-in")
     return int(seconds)
 

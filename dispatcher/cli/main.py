@@ -31,6 +31,7 @@ class Commands(LazyGroup):
         "events": Entry("dispatcher.cli.events:app", "Events as they came in, and attempts as they are made."),
         "accounts": Entry("dispatcher.cli.accounts:app", "Customers of the verification product."),
         "keys": Entry("dispatcher.cli.keys:app", "API keys."),
+        "users": Entry("dispatcher.cli.users:app", "People, each with a key of their own."),
         "hosts": Entry("dispatcher.cli.hosts:app", "How fast the hosts of endpoints are sent to."),
         "dead-events": Entry("dispatcher.cli.dead_events:app", "Records that could not become events."),
         "login": Entry("dispatcher.cli.login:login", "Keep the address and key of a dispatcher under a name."),

@@ -40,6 +40,11 @@ _CURES: Final[Mapping[str, str]] = {
     "needs_operator_key": (
         "The key from {source} belongs to an account. Make an operator's: `dispatcher keys create --operator`."
     ),
+    "user_exists": "`dispatcher users renew EMAIL` invites them again, `dispatcher users remove EMAIL` removes them.",
+    "invitation_void": (
+        "Ask who invited you for a new one: `dispatcher users renew` makes it. "
+        "If you did not use this one yourself, tell them: somebody else may have."
+    ),
     "not_found": "Nothing of that id is visible to the key from {source}; ids belong to one account and environment.",
 }
 

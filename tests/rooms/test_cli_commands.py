@@ -43,6 +43,7 @@ class Shop:
     dead_event: str
     ended: str
     replay: str
+    user: str
 
     def fill(self, words: str) -> list[str]:
         """Return the words of a command with the shop's ids in them."""
@@ -79,6 +80,7 @@ async def shop(api: Api, tmp_path: Path) -> Shop:
     other = (await api.create()).body["id"]
     wish = {"since": "2026-01-01T00:00:00Z", "what": "all"}
     job = await api.call("POST", f"/v1/webhook_endpoints/{other}/replay", wish)
+    invited = await api.call("POST", "/v1/users", {"email": "ada@example.com", "role": "developer"})
     terminal = Terminal(
         {
             "DISPATCHER_API_URL": api.url,
@@ -102,6 +104,7 @@ async def shop(api: Api, tmp_path: Path) -> Shop:
         dead_event,
         api.services.delivery_ids.show(ended),
         job.body["id"],
+        invited.body["id"],
     )
 
 
@@ -111,6 +114,7 @@ READING = {
     "migrate": "migrate --check",
     "accounts list": "accounts list",
     "keys list": "keys list --account {account}",
+    "users list": "users list",
     "endpoints list": "endpoints list",
     "endpoints show": "endpoints show {endpoint}",
     "deliveries list": "deliveries list --endpoint {endpoint} --status retrying,held",
@@ -131,6 +135,9 @@ CHANGING = {
     "accounts create": "accounts create --name mine",
     "keys create": "keys create --account {account} --scope endpoints:read --expires-in 90d",
     "keys revoke": "keys revoke {key_id} --account {account} --yes",
+    "users invite": "users invite Bob@example.com --role viewer --expires-in 12h",
+    "users renew": "users renew {user}",
+    "users remove": "users remove ada@example.com --yes",
     "endpoints add": "endpoints add https://example.com/more -e verification.* --header X-Team:identity",
     "endpoints update": "endpoints update {endpoint} --url https://example.com/new -e * --rate-limit 5",
     "endpoints test": "endpoints test {endpoint} --type verification.expired --dry-run",
@@ -155,6 +162,7 @@ BELOW = {
     "profile list": "test_a_key_is_kept_tried_and_used",
     "profile use": "test_a_key_is_kept_tried_and_used",
     "profile remove": "test_a_key_is_kept_tried_and_used",
+    "users accept": "test_cli_users",
     "events tail": "test_attempts_are_followed_and_a_cut_loses_none",
     "trigger": "test_events_are_published_and_named",
     "dead-events redrive": "test_a_dead_event_is_published_again",
@@ -202,6 +210,7 @@ def hold_against(said: Said, form: str, words: str) -> None:
 
 DESTRUCTIVE = (
     "keys revoke",
+    "users remove",
     "endpoints delete",
     "endpoints rotate-secret",
     "endpoints enable",

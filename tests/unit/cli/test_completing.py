@@ -27,6 +27,9 @@ def test_groups_can_be_subscribed_too() -> None:
         ("dispatcher endpoints de", ["delete"]),
         ("dispatcher trigger check", ["check.completed"]),
         ("dispatcher endpoints show we", []),
+        ("dispatcher users re", ["renew", "remove"]),
+        ("dispatcher users remove usr", []),
+        ("dispatcher users invite ada@example.com --role v", ["viewer"]),
     ],
 )
 def test_the_shell_is_answered_even_where_no_dispatcher_is_known(

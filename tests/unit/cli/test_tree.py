@@ -43,7 +43,7 @@ def test_every_command_shows_examples_that_parse(path: tuple[str, ...]) -> None:
     assert command.examples
 
     for example in command.examples:
-        words = shlex.split(example.partition(" > ")[0])
+        words = shlex.split(re.split(" [<>] ", example)[0])
         assert tuple(words[: 1 + len(path)]) == ("dispatcher", *path)
         command.make_context(path[-1], words[1 + len(path) :])
 
