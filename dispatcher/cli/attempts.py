@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dispatcher.cli.attempt_view import print_attempt
-from dispatcher.cli.client import Api
+from dispatcher.cli.client import Api, path_to
 from dispatcher.cli.completing import endpoint_ids
 from dispatcher.cli.filters import Wanted, filtered
 from dispatcher.cli.grammar import Noun
@@ -42,7 +42,7 @@ def list_(
     Example: dispatcher attempts list --endpoint we_3JqPz7LmA0
     Example: dispatcher attempts list --endpoint we_3JqPz7LmA0 --outcome 5xx --outcome no_answer --since 6h
     """
-    path = f"/v1/webhook_endpoints/{endpoint}/attempts"
+    path = path_to("webhook_endpoints", endpoint, "attempts")
     show_list(api, path, _COLUMNS, output, limit=limit, every=every, **wanted)
 
 
@@ -61,7 +61,7 @@ def show(
 
     Example: dispatcher attempts show dlv_74pqhkj2n3or4 1
     """
-    found = api.get(f"/v1/deliveries/{delivery}/attempts/{number}")
+    found = api.get(path_to("deliveries", delivery, "attempts", number))
     if output is Form.TABLE:
         print_attempt(found)
     else:

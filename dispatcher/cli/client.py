@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Final, Self
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import orjson
 import typer
@@ -139,6 +139,18 @@ def _kept(name: str | None, environment: Environment | None) -> Profile | None:
         return None
     one = profiles.find(name)
     return Profile(one.api_url.rstrip("/"), one.api_key, f"the profile {name}")
+
+
+def path_to(*segments: object) -> str:
+    """Return the path of a thing below `/v1`: what a person typed is one segment of it, whatever it holds.
+
+    A usage error for what no path can hold as a segment: servers take dots away, encoded ones too.
+    """
+    for one in segments:
+        if one in {"", ".", ".."}:
+            message = f"{str(one)!r} is no id"
+            raise typer.BadParameter(message)
+    return "/".join(["/v1", *(quote(str(one), safe="", errors="surrogateescape") for one in segments)])
 
 
 class Api:

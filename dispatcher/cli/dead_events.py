@@ -2,12 +2,12 @@
 
 import base64
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
 from dispatcher.cli import dead_event_book
 from dispatcher.cli.asking import YesOption, demand
+from dispatcher.cli.client import path_to
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.listing import show_list
 from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, show_done, show_one, show_page
@@ -93,7 +93,7 @@ def discard(way: Way, event: IdArgument, yes: YesOption = False, output: FormOpt
 
 
 def _path(event: str) -> str:
-    return f"/v1/dead_events/{quote(event, safe='')}"
+    return path_to("dead_events", event)
 
 
 def _readable(found: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from dispatcher.cli.client import Api
+from dispatcher.cli.client import Api, path_to
 from dispatcher.cli.completing import endpoint_ids
 from dispatcher.cli.delivery_actions import cancel, resend, retry
 from dispatcher.cli.filters import StatesOption, Wanted, comma_list, filtered
@@ -42,7 +42,7 @@ def list_(
     Example: dispatcher deliveries list --subject ver_8Zk3QmT1xW5n --no-test --all -o jsonl
     """
     is_of_all = endpoint is None
-    path = "/v1/deliveries" if is_of_all else f"/v1/webhook_endpoints/{endpoint}/deliveries"
+    path = "/v1/deliveries" if is_of_all else path_to("webhook_endpoints", endpoint, "deliveries")
     columns = _COLUMNS_OF_ALL if is_of_all else _COLUMNS
     show_list(api, path, columns, output, limit=limit, every=every, **wanted, status=comma_list(states))
 
@@ -53,8 +53,8 @@ def show(api: Api, delivery: DeliveryArgument, output: FormOption = Form.TABLE) 
 
     Example: dispatcher deliveries show dlv_74pqhkj2n3or4
     """
-    found = api.get(f"/v1/deliveries/{delivery}")
-    attempts = list(api.rows(f"/v1/deliveries/{delivery}/attempts", None))
+    found = api.get(path_to("deliveries", delivery))
+    attempts = list(api.rows(path_to("deliveries", delivery, "attempts"), None))
     if output is not Form.TABLE:
         show_one({**found, "attempt_log": attempts}, output)
         return

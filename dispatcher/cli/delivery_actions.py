@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dispatcher.cli.asking import YesOption, demand
-from dispatcher.cli.client import Api
+from dispatcher.cli.client import Api, path_to
 from dispatcher.cli.output import Form, FormOption, show_rows
 
 _COLUMNS = ("id", "status", "attempts", "next_attempt_at", "event_type…", "endpoint_id")
@@ -40,4 +40,4 @@ def cancel(api: Api, deliveries: DeliveriesArgument, yes: YesOption = False, out
 
 def _each(api: Api, deliveries: list[str], deed: str, output: Form) -> None:
     """Do one after the other; the first that is refused ends it, and those before are done."""
-    show_rows([api.call("POST", f"/v1/deliveries/{one}/{deed}") for one in deliveries], _COLUMNS, output)
+    show_rows([api.call("POST", path_to("deliveries", one, deed)) for one in deliveries], _COLUMNS, output)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from dispatcher.cli.asking import YesOption, demand
-from dispatcher.cli.client import Api
+from dispatcher.cli.client import Api, path_to
 from dispatcher.cli.completing import subscriptions
 from dispatcher.cli.endpoint_states import EndpointArgument
 from dispatcher.cli.output import Form, FormOption, say, show_one
@@ -47,7 +47,7 @@ def update(
     if not body:
         message = "say what to change: --url, --events, --description, --header or --rate-limit"
         raise typer.BadParameter(message)
-    show_one(api.call("PATCH", f"/v1/webhook_endpoints/{endpoint}", body), output)
+    show_one(api.call("PATCH", path_to("webhook_endpoints", endpoint), body), output)
 
 
 def rotate_secret(
@@ -72,7 +72,7 @@ def rotate_secret(
     if seconds == 0 or force:
         demand(f"End a secret of {endpoint} now? Receivers that still use it refuse what comes next.", yes=yes)
     body = {"expires_in": int(seconds), "force": force}
-    show_one(api.call("POST", f"/v1/webhook_endpoints/{endpoint}/rotate_secret", body), output)
+    show_one(api.call("POST", path_to("webhook_endpoints", endpoint, "rotate_secret"), body), output)
     if output is Form.TABLE:
         say("\nStore the secret now: it is not shown again.")
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from dispatcher.cli.asking import YesOption, demand
-from dispatcher.cli.client import Api
+from dispatcher.cli.client import Api, path_to
 from dispatcher.cli.completing import endpoint_ids
 from dispatcher.cli.output import Form, FormOption, say, show_one
 
@@ -66,10 +66,10 @@ def _enable(api: Api, endpoint: str, output: Form) -> None:
 
 
 def _held(api: Api, endpoint: str) -> str:
-    found = api.get(f"/v1/webhook_endpoints/{endpoint}/held")
+    found = api.get(path_to("webhook_endpoints", endpoint, "held"))
     return f"{'at least ' if found['at_least'] else ''}{found['count']}"
 
 
 def _change(api: Api, endpoint: str, status: str, output: Form, *, query: str = "") -> None:
     body: dict[str, Any] = {"status": status}
-    show_one(api.call("PATCH", f"/v1/webhook_endpoints/{endpoint}{query}", body), output)
+    show_one(api.call("PATCH", path_to("webhook_endpoints", endpoint) + query, body), output)

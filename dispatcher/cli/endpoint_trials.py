@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from dispatcher.cli.client import Api
+from dispatcher.cli.client import Api, path_to
 from dispatcher.cli.completing import event_types
 from dispatcher.cli.endpoint_states import EndpointArgument
 from dispatcher.cli.exchange import phases_of, print_body, print_head
@@ -29,7 +29,7 @@ def try_out(
     """
     body: dict[str, Any] = {"dry_run": dry_run}
     body |= {name: value for name, value in (("type", event_type), ("variant", variant)) if value is not None}
-    found = api.call("POST", f"/v1/webhook_endpoints/{endpoint}/test", body)
+    found = api.call("POST", path_to("webhook_endpoints", endpoint, "test"), body)
     if output is Form.TABLE:
         _print(found)
     else:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from dispatcher.cli.asking import YesOption, demand
-from dispatcher.cli.client import Api
+from dispatcher.cli.client import Api, path_to
 from dispatcher.cli.completing import subscriptions
 from dispatcher.cli.endpoint_changes import headers_of, rotate_secret, update
 from dispatcher.cli.endpoint_states import EndpointArgument, disable, enable, pause, resume
@@ -66,7 +66,7 @@ def show(api: Api, endpoint: EndpointArgument, output: FormOption = Form.TABLE) 
 
     Example: dispatcher endpoints show we_3JqPz7LmA0
     """
-    show_one(api.get(f"/v1/webhook_endpoints/{endpoint}"), output)
+    show_one(api.get(path_to("webhook_endpoints", endpoint)), output)
 
 
 @app.command("delete")
@@ -75,9 +75,9 @@ def delete(api: Api, endpoint: EndpointArgument, yes: YesOption = False, output:
 
     Example: dispatcher endpoints delete we_3JqPz7LmA0
     """
-    found = api.get(f"/v1/webhook_endpoints/{endpoint}")
+    found = api.get(path_to("webhook_endpoints", endpoint))
     demand(f"Delete {found['id']} ({found['url']})? Waiting deliveries are canceled.", yes=yes)
-    api.call("DELETE", f"/v1/webhook_endpoints/{endpoint}")
+    api.call("DELETE", path_to("webhook_endpoints", endpoint))
     show_done({"id": found["id"], "deleted": True}, f"deleted {endpoint}", output)
 
 

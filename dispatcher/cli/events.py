@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dispatcher.cli.client import Api
+from dispatcher.cli.client import Api, path_to
 from dispatcher.cli.completing import event_types
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, show_one, show_page
@@ -46,7 +46,7 @@ def show(
 
     Example: dispatcher events show evt_z7fgcauvdz5kumyas37opaxcsxuj6vs4 -o json
     """
-    show_one(api.get(f"/v1/events/{event}"), output)
+    show_one(api.get(path_to("events", event)), output)
 
 
 app.command("tail")(tail)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, NamedTuple
 
-from dispatcher.cli.client import Api
+from dispatcher.cli.client import Api, path_to
 
 _POLL_SECONDS: Final = (0.1, 1.0)
 """Between two looks; the wait doubles from the first to the second."""
@@ -57,7 +57,7 @@ class Follower:
             wait = min(wait * 2, _POLL_SECONDS[1])
 
     def _newest(self, endpoint: str) -> str | None:
-        rows = self._api.rows(f"/v1/webhook_endpoints/{endpoint}/deliveries", 1)
+        rows = self._api.rows(path_to("webhook_endpoints", endpoint, "deliveries"), 1)
         return next((one["id"] for one in rows), None)
 
     def _stored(self, wanted: frozenset[str], event_type: str) -> frozenset[str]:
@@ -70,7 +70,7 @@ class Follower:
     def _deliveries(self, events: frozenset[str]) -> list[dict[str, Any]]:
         found = []
         for endpoint, url in self._urls.items():
-            for one in self._api.rows(f"/v1/webhook_endpoints/{endpoint}/deliveries", 2 * len(events) + 100):
+            for one in self._api.rows(path_to("webhook_endpoints", endpoint, "deliveries"), 2 * len(events) + 100):
                 if one["id"] == self._last[endpoint]:
                     break
                 if one["event_id"] in events:

@@ -1,11 +1,11 @@
 """`dispatcher hosts`: limits and pauses of the hosts that endpoints live on."""
 
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
 from dispatcher.cli import host_book
+from dispatcher.cli.client import path_to
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.listing import show_list
 from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, show_one, show_page
@@ -75,4 +75,4 @@ def set_(
 
 
 def _path(host: str) -> str:
-    return f"/v1/hosts/{quote(host, safe='')}"
+    return path_to("hosts", host)

@@ -6,7 +6,7 @@ import typer
 
 from dispatcher.cli import key_book
 from dispatcher.cli.asking import YesOption, demand
-from dispatcher.cli.client import Environment
+from dispatcher.cli.client import Environment, path_to
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, say, show_done, show_one, show_page
 from dispatcher.cli.times import parse_duration
@@ -121,7 +121,7 @@ def revoke(
     _demand_one(account, operator=operator)
     demand(f"End the key {key} for good? Programs that use it are refused.", yes=yes)
     if account is None and not operator:
-        way.account(env).call("DELETE", f"/v1/api_keys/{key}")
+        way.account(env).call("DELETE", path_to("api_keys", key))
     else:
         way.database("ending the keys of others")
         if not key_book.revoke(account, key):
@@ -143,7 +143,7 @@ def _made(
         return key_book.create(account, env or Environment.TEST, wish)
     path = "/v1/api_keys"
     if account is not None:
-        path = f"/v1/accounts/{account}/api_keys"
+        path = path_to("accounts", account, "api_keys")
         body["environment"] = env or Environment.TEST
     made: dict[str, Any] = api.call("POST", path, body)
     return made

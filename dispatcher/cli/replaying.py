@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from dispatcher.cli.asking import YesOption, demand
-from dispatcher.cli.client import Api
+from dispatcher.cli.client import Api, path_to
 from dispatcher.cli.completing import endpoint_ids
 from dispatcher.cli.filters import TypesOption, UntilOption, instant
 from dispatcher.cli.output import Form, FormOption, say, show_one
@@ -50,7 +50,7 @@ def replay(
     if until is not None:
         wish["until"] = instant(until, "--until")
     body = {name: value for name, value in wish.items() if value is not None}
-    path = f"/v1/webhook_endpoints/{endpoint}/replay"
+    path = path_to("webhook_endpoints", endpoint, "replay")
     counted = api.call("POST", path, {**body, "dry_run": True})
     if dry_run:
         show_one(counted, output)
@@ -78,7 +78,7 @@ def watch(api: Api, job: dict[str, Any]) -> dict[str, Any]:
             while job["status"] == "running":
                 progress.move(job["made"] + job["skipped"], f"{job['made']} in the queue, {job['skipped']} skipped")
                 time.sleep(_POLL_SECONDS)
-                job = api.get(f"/v1/replays/{job['id']}")
+                job = api.get(path_to("replays", job["id"]))
         except KeyboardInterrupt:
             say("it goes on; `dispatcher replays list` shows how far it is")
     return job

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dispatcher.cli.asking import YesOption, demand
-from dispatcher.cli.client import Api
+from dispatcher.cli.client import Api, path_to
 from dispatcher.cli.completing import endpoint_ids
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.listing import show_list
@@ -47,7 +47,7 @@ def show(
 
     Example: dispatcher replays show rpl_5hQ2vN8rTb --follow
     """
-    found = api.get(f"/v1/replays/{replay}")
+    found = api.get(path_to("replays", replay))
     show_one(watch(api, found) if follow else found, output)
 
 
@@ -58,7 +58,7 @@ def cancel(api: Api, replay: ReplayArgument, yes: YesOption = False, output: For
     Example: dispatcher replays cancel rpl_5hQ2vN8rTb --yes
     """
     demand(f"End the replay {replay}? What it has not sent yet is not sent by it.", yes=yes)
-    found = api.call("DELETE", f"/v1/replays/{replay}")
+    found = api.call("DELETE", path_to("replays", replay))
     show_one(found, output)
     if found["status"] == "done":
         say("\nIt was done before: there was nothing to end.")

@@ -6,7 +6,7 @@ import typer
 
 from dispatcher.cli.accepting import accept
 from dispatcher.cli.asking import YesOption, demand
-from dispatcher.cli.client import Api
+from dispatcher.cli.client import Api, path_to
 from dispatcher.cli.completing import user_ids
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.keys import life
@@ -82,7 +82,7 @@ def renew(api: Api, user: UserArgument, expires_in: InvitationOption = None, out
     Example: dispatcher users renew usr_3JqPz7LmA0Qx4bTn --expires-in 1h
     """
     found = _found(api, user)
-    _hand_over(api, api.call("POST", f"/v1/users/{found['id']}/invite", _lasting(expires_in)), output)
+    _hand_over(api, api.call("POST", path_to("users", found["id"], "invite"), _lasting(expires_in)), output)
 
 
 @app.command("remove")
@@ -97,7 +97,7 @@ def remove(api: Api, user: UserArgument, yes: YesOption = False, output: FormOpt
     found = _found(api, user)
     who = plain(f"{found['email']} ({found['role']}, {found['environment']})")
     demand(f"Remove {who}? Their key is refused from then on.", yes=yes)
-    api.call("DELETE", f"/v1/users/{found['id']}")
+    api.call("DELETE", path_to("users", found["id"]))
     show_done({"id": found["id"], "email": found["email"], "removed": True}, f"removed {who}", output)
 
 

@@ -2,19 +2,26 @@
 
 import asyncio
 import json
+import os
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
+import typer
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dispatcher.cli import client, profile_file
-from dispatcher.cli.client import Api, Environment, Profile
+from dispatcher.cli.client import Api, Environment, Profile, path_to
 from dispatcher.cli.profile_file import KeptProfile, ProfileFault, Profiles
 from dispatcher.cli.refusals import CallFailed
+from tests.house.files import PACKAGE
 
 Answer = Callable[[web.Request], web.Response]
 
@@ -317,3 +324,30 @@ def test_a_profile_that_is_not_there_is_told_with_those_that_are(data_dir: Path)
         with pytest.raises(ProfileFault, match=r"there is no profile b .*: a;"):
             look("b")
     assert profiles.removed("a") == Profiles()
+
+
+IDS = st.text(min_size=1, max_size=40) | st.binary(min_size=1, max_size=20).map(os.fsdecode)
+
+
+@given(IDS.filter(lambda text: text not in {".", ".."}))
+def test_an_id_that_was_typed_is_one_segment_of_a_path_whatever_it_holds(text: str) -> None:
+    path = path_to("deliveries", text, "attempts", 1)
+
+    assert path.isascii()
+    assert path.isprintable()
+    before, typed, after = path.removeprefix("/v1/").split("/", 2)
+    assert (before, after) == ("deliveries", "attempts/1")
+    assert unquote(typed, errors="surrogateescape") == text
+    assert not set(typed) & set("?#;& ")
+
+
+@pytest.mark.parametrize("text", ["", ".", ".."])
+def test_what_no_path_can_hold_is_a_usage_error(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="no id"):
+        path_to("webhook_endpoints", text, "deliveries")
+
+
+def test_no_command_puts_a_path_together_by_itself() -> None:
+    by_hand = re.compile(r"""f["']/v1/[^"']*{""")
+
+    assert [file.name for file in (PACKAGE / "cli").glob("*.py") if by_hand.search(file.read_text("utf-8"))] == []
