@@ -174,7 +174,8 @@ class Api:
 
         Query parameters that are None are left out. Errors as `call`.
         """
-        asked = urlencode({name: value for name, value in query.items() if value is not None}, doseq=True)
+        given = {name: value for name, value in query.items() if value is not None}
+        asked = urlencode(given, doseq=True, errors="surrogateescape")
         for _ in range(_PATIENCE):
             try:
                 return self.call("GET", f"{path}?{asked}" if asked else path)
@@ -212,7 +213,7 @@ class Api:
         data = None
         if body is not None:
             headers["content-type"] = "application/json"
-            data = orjson.dumps(body)
+            data = _written(body)
         was_open = self._connection is not None
         try:
             return self._once(method, path, data, headers)
@@ -282,3 +283,11 @@ class Api:
             "  Start one here with `dispatcher run --embedded`, or say where it is with --api-url; "
             "`dispatcher doctor` looks closer."
         )
+
+
+def _written(body: object) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as fault:
+        message = f"what was typed cannot be written as JSON: {fault}"
+        raise CallFailed(message) from fault

@@ -50,7 +50,7 @@ def sample_record(
     `now` (aware). `changes` sets fields of `data` by dotted path, like `verification.outcome`.
 
     Raises:
-        ValueError: a path leads through something that is not an object.
+        ValueError: a path leads through something that is not an object, or a value cannot be written as JSON.
     """
     body = cast("JsonObject", orjson.loads(example))
     data = cast("JsonObject", body["data"])
@@ -74,7 +74,12 @@ def sample_record(
         "content-type": "application/json",
     }
     encoded = tuple((name, value.encode()) for name, value in headers.items())
-    return SampleRecord(subject.encode(), orjson.dumps(data), encoded)
+    try:
+        return SampleRecord(subject.encode(), orjson.dumps(data), encoded)
+    except orjson.JSONEncodeError as fault:
+        # Nested too deeply, or not text: more can be read than written.
+        message = f"what is set cannot be written as JSON: {fault}"
+        raise ValueError(message) from fault
 
 
 def sample_body(

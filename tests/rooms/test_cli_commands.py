@@ -399,6 +399,12 @@ async def test_what_people_wrote_cannot_move_the_cursor(shop: Shop) -> None:
     [
         ("endpoints show we_nobody", 1, ("404", "--api-key")),
         ("endpoints show a/b?x", 1, ("404", "Nothing of that id")),
+        ("endpoints add https://\udcff.com -e *", 1, ("cannot be written as JSON",)),
+        (
+            "trigger verification.completed --account acct_0123456789 --set data.a=" + "[" * 300 + "]" * 300,
+            2,
+            ("--set",),
+        ),
         ("deliveries list --endpoint ..", 2, ("no id",)),
         ("attempts list --endpoint we_1/../../webhook_endpoints/x?y=", 1, ("404", "Nothing of that id")),
         ("deliveries cancel dlv_1/../../deliveries/dlv_2 --yes", 1, ("404", "Nothing of that id")),

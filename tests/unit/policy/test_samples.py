@@ -87,6 +87,29 @@ def test_changes_reach_the_data_by_their_path() -> None:
     assert data["note"] is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data.note=" + "[" * 300 + "]" * 300,
+        "data.note=" + '{"a":' * 1_000 + "1" + "}" * 1_000,
+        "data" + ".a" * 2_000 + "=1",
+        "data.note=\udcff",
+    ],
+    ids=["list", "object", "path", "no text"],
+)
+def test_what_cannot_be_written_as_json_is_a_fault_of_who_set_it(text: str) -> None:
+    with pytest.raises(ValueError, match="cannot be written"):
+        a_sample(parse_changes([text], None))
+
+
+def test_what_is_nested_too_deeply_to_be_read_is_a_text_like_any_other() -> None:
+    deep = "[" * 2_000 + "]" * 2_000
+
+    record = a_sample(parse_changes([f"data.note={deep}"], None))
+
+    assert orjson.loads(record.value)["note"] == deep
+
+
 def test_a_changed_id_is_the_key_and_the_subject() -> None:
     sample = a_sample({"verification.id": "ver_mine"})
 
