@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import orjson
 import typer
 
-from dispatcher.cli.client import Api
+from dispatcher.cli.client import Api, path_to
 from dispatcher.cli.completing import endpoint_ids, event_types
 from dispatcher.cli.output import Form, FormOption, say
 from dispatcher.cli.refusals import CallFailed
@@ -38,11 +38,27 @@ def tail(
     Example: dispatcher events tail --endpoint we_3JqPz7LmA0 --type verification.completed
     Example: dispatcher events tail --limit 100 -o jsonl
     """
+    if endpoint is not None:
+        _demand_known(api, endpoint)
     try:
         for attempt in islice(follow(api, endpoint=endpoint, type=event_type), limit):
             _print(attempt, output)
     except KeyboardInterrupt:
         say("")
+
+
+def _demand_known(api: Api, endpoint: str) -> None:
+    """Refuse an endpoint that is not there: nothing of it would ever come. Asks what the feed's own scope opens.
+
+    Raises:
+        CallFailed: there is no such endpoint. Whatever else is wrong the feed will tell, or wait for.
+    """
+    try:
+        api.call("GET", f"{path_to('webhook_endpoints', endpoint, 'attempts')}?limit=1")
+    except CallFailed as fault:
+        if fault.status == 404:
+            message = f"there is no endpoint {plain(endpoint)} here; `dispatcher endpoints list` shows those there are"
+            raise CallFailed(message, fault.status, fault.code) from fault
 
 
 def follow(api: Api, **query: Any) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 
 import asyncio
 import datetime as dt
+import itertools
 import json
 import os
 import pty
@@ -443,7 +444,9 @@ async def test_what_people_wrote_cannot_move_the_cursor(shop: Shop) -> None:
         ("dead-events show topic/0/99999999999999999999", 2, ("named like",)),
         ("dead-events show topic/0/1", 1, ("dead-events list",)),
         ("profile use nobody", 1, ("no profile nobody", "dispatcher login")),
-        ("events tail --endpoint " + "x" * 65, 1, ("endpoint: ",)),
+        ("events tail --endpoint we_nobody", 1, ("no endpoint we_nobody", "endpoints list")),
+        ("events tail --endpoint " + "x" * 65, 1, ("no endpoint", "endpoints list")),
+        ("events tail --type " + "x" * 129, 1, ("type: ",)),
         ("listen --forward-to ftp://x", 2, ("http://localhost:3000/webhooks",)),
         ("listen --forward-to http://192.0.2.1/", 2, ("--allow-remote",)),
         ("listen --forward-to http://localhost:1/ --secret nonsense", 2, ("whsec_",)),
@@ -527,6 +530,21 @@ async def test_attempts_are_followed_and_a_cut_loses_none(shop: Shop, form: str)
         first, second = said.lines
         assert first["endpoint_id"] == second["endpoint_id"] == shop.endpoint
         assert first["delivery_id"] != second["delivery_id"]
+
+
+async def test_an_endpoint_is_followed_by_a_key_that_may_do_nothing_else(shop: Shop) -> None:
+    shop.terminal.environment["DISPATCHER_API_KEY"] = await shop.api.new_key(shop.api.tenant, [Scope.DELIVERIES_READ])
+    words = ("events", "tail", "--endpoint", shop.endpoint, "--limit", "1")
+    tailing = asyncio.create_task(shop.terminal.run(*words))
+    async with shop.api.sql() as sql:
+        seeds = Seeds(sql, shop.api.tenant)
+        number = await sql.fetchval("SELECT endpoint_id FROM endpoint WHERE public_id = $1", shop.endpoint)
+        for delivery in itertools.count(2_000):
+            await seeds.attempt(number, delivery, "retry", status=500)
+            if (await asyncio.wait({tailing}, timeout=0.1))[0]:
+                break
+
+    assert shop.endpoint in (await tailing).out
 
 
 @pytest.mark.parametrize("form", FORMS)
