@@ -1,8 +1,9 @@
 """Handlers of the logs: deliveries, attempts, events, and the catalogue of event types."""
 
 import asyncio
+import datetime as dt
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -151,8 +152,15 @@ def _attempt_place(cursors: Cursors, after: str | None) -> AttemptPlace | None:
 
 
 def _attempts(call: Call, cursors: Cursors, page: Sequence[LoggedAttempt], following: AttemptPlace | None) -> Answer:
-    shown_next = None if following is None else cursors.show([to_micros(following.started_at), *following[1:]])
-    return Answer({"data": [show_attempt(one, call.services.delivery_ids) for one in page], "next": shown_next})
+    shown = [show_attempt(one, call.services.delivery_ids) for one in page]
+    if following is None:
+        return _page(shown, None, None)
+    at = following.started_at
+    return _page(shown, cursors.show([to_micros(at), *following[1:]]), at)
+
+
+def _page(shown: list[dict[str, Any]], following: str | None, searched_to: dt.datetime | None) -> Answer:
+    return Answer({"data": shown, "next": following, "searched_to": show_instant(searched_to)})
 
 
 def _wanted(call: Call) -> LogFilter:
@@ -168,6 +176,9 @@ async def _deliveries(call: Call, cursors: Cursors, wanted: LogFilter, endpoint:
         before = DeliveryPlace(from_micros(micros), number)
     lists = ListLedger(call.services.pool)
     page = await lists.deliveries(call.tenant, endpoint, wanted=wanted, before=before, limit=query.limit)
-    following = None if page.next is None else cursors.show([to_micros(page.next.created_at), page.next.delivery_id])
     ids, environment = call.services.delivery_ids, call.tenant.environment
-    return Answer({"data": [show_delivery(one, ids, environment) for one in page.deliveries], "next": following})
+    shown = [show_delivery(one, ids, environment) for one in page.deliveries]
+    if page.next is None:
+        return _page(shown, None, None)
+    at = page.next.created_at
+    return _page(shown, cursors.show([to_micros(at), page.next.delivery_id]), at)

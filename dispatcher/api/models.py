@@ -421,11 +421,15 @@ class EndpointList(Outgoing):
     next: str | None
 
 
+SearchedTo = Annotated[Instant | None, Field(description="how far back this page looked; null at the end")]
+
+
 class DeliveryList(Outgoing):
     """A page of deliveries."""
 
     data: list[DeliveryShown]
     next: str | None
+    searched_to: SearchedTo
 
 
 class AttemptList(Outgoing):
@@ -433,6 +437,7 @@ class AttemptList(Outgoing):
 
     data: list[AttemptShown]
     next: str | None
+    searched_to: SearchedTo
 
 
 class EventShown(BaseModel):

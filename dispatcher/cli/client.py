@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, NamedTuple, Self
 from urllib.parse import quote, urlencode, urlsplit
 
 import orjson
@@ -153,6 +153,14 @@ def path_to(*segments: object) -> str:
     return "/".join(["/v1", *(quote(str(one), safe="", errors="surrogateescape") for one in segments)])
 
 
+class Page(NamedTuple):
+    """A page of a list. `is_last`: nothing more is read; `searched_to`: how far back it looked, None if not told."""
+
+    rows: list[dict[str, Any]]
+    is_last: bool
+    searched_to: str | None
+
+
 class Api:
     """The API as one caller sees it, over one connection that is kept open. Enter it; blocks; one thread."""
 
@@ -224,24 +232,25 @@ class Api:
                 return self.exchange(method, path, body)
             raise self._unreachable(fault) from fault
 
-    def pages(self, path: str, limit: int | None, **query: Any) -> Iterator[list[dict[str, Any]]]:
+    def pages(self, path: str, limit: int | None, **query: Any) -> Iterator[Page]:
         """Give the pages of a list in the API's order, `limit` items in all; None gives everything."""
         after, left = None, limit
-        while left is None or left > 0:
+        while True:
             answer = self.get(path, **query, limit=_PAGE if left is None else min(left, _PAGE), after=after)
             page = (answer or {}).get("data")
             if not isinstance(page, list) or not all(isinstance(row, dict) for row in page):
                 raise self._stranger()
-            yield page
             after = answer.get("next")
-            if after is None:
-                return
             left = None if left is None else left - len(page)
+            is_last = after is None or (left is not None and left <= 0)
+            yield Page(page, is_last, answer.get("searched_to"))
+            if is_last:
+                return
 
     def rows(self, path: str, limit: int | None, **query: Any) -> Iterator[dict[str, Any]]:
         """Give the items of a list one by one, read page by page as they are wanted; see `pages`."""
         for page in self.pages(path, limit, **query):
-            yield from page
+            yield from page.rows
 
     def _once(
         self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]

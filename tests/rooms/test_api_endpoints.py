@@ -293,7 +293,7 @@ async def test_a_deleted_endpoint_is_gone_but_for_its_history(api: Api) -> None:
     assert (await api.get(path)).status == 404
     assert (await api.call("DELETE", path)).status == 404
     assert (await api.get(ENDPOINTS)).body["data"] == []
-    assert (await api.get(f"{path}/deliveries")).body == {"data": [], "next": None}
+    assert (await api.get(f"{path}/deliveries")).body["data"] == []
     assert len(api.changed) == 2
 
 

@@ -154,14 +154,17 @@ async def test_what_no_index_serves_is_found_over_short_pages(logged: Logged, mo
         await logged.seeds.ended(logged.number, age=age, ago=age)
 
     for path in (f"{logged.path}/deliveries", "/v1/deliveries", f"{logged.path}/attempts"):
-        seen, sizes, after = [], [], ""
+        seen, sizes, searched, after = [], [], [], ""
         while True:
             reply = await logged.api.get(f"{path}?outcome=tls_error&limit=1{after}")
             seen += [one.get("delivery_id") or one["id"] for one in reply.body["data"]]
             sizes.append(len(reply.body["data"]))
             if reply.body["next"] is None:
                 break
+            searched.append(reply.body["searched_to"])
             after = f"&after={reply.body['next']}"
+        assert reply.body["searched_to"] is None
+        assert searched == sorted(set(searched), reverse=True)
         assert sorted(seen) == sorted(logged.shown(number) for number in rare)
         assert sizes[:2] == [0, 0]
 
