@@ -1,9 +1,10 @@
 """From what came in to valid values, from our values to what goes out."""
 
 import datetime as dt
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -19,6 +20,10 @@ from dispatcher.policy.projection import show_timestamp
 Model = TypeVar("Model", bound=BaseModel)
 
 MASK: Final = "********"
+
+DIGITS_ALONE: Final = "digits 0 to 9 alone"
+
+_DIGITS: Final = re.compile(r"[0-9]+")
 
 _CODES: Final[Mapping[str, str]] = {
     "missing": "required",
@@ -47,7 +52,10 @@ def check_body(model: type[Model], document: object) -> Model:
 
 
 def check_query(model: type[Model], pairs: Sequence[tuple[str, str]]) -> Model:
-    """Return the query as `model`, or raise Problem 400; a parameter given twice is a fault."""
+    """Return the query as `model`, or raise Problem 400; a parameter given twice is a fault.
+
+    Whole numbers are digits of ASCII and nothing else, as `is_whole_number` says and the document tells.
+    """
     values = dict(pairs)
     names = [name for name, _ in pairs]
     repeated = [name for name in values if names.count(name) > 1]
@@ -55,12 +63,23 @@ def check_query(model: type[Model], pairs: Sequence[tuple[str, str]]) -> Model:
     faults += [
         Fault(name, "forbidden_character", "U+0000 is not allowed") for name, value in pairs if "\0" in name + value
     ]
+    faults += [
+        Fault(name, "wrong_type", DIGITS_ALONE)
+        for name, value in values.items()
+        if name in model.model_fields and is_whole_number(model, name) and not _DIGITS.fullmatch(value)
+    ]
     if not faults:
         try:
             return model.model_validate_strings(values)
         except ValidationError as fault:
             faults = _faults(fault, in_body=False)
     raise Problem(ProblemCode.INVALID_QUERY, _sum_up(faults), faults=faults)
+
+
+def is_whole_number(model: type[BaseModel], name: str) -> bool:
+    """Tell whether a parameter of a query is a whole number: readers of numbers let signs, spaces and `5_0` pass."""
+    annotation = model.model_fields[name].annotation
+    return int in (annotation, *get_args(annotation))
 
 
 @lru_cache(4_096)

@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from dispatcher.api.call import Route
 from dispatcher.api.models import ProblemShown
 from dispatcher.api.problems import KINDS, PROBLEM_TYPE, ProblemCode
+from dispatcher.api.shapes import DIGITS_ALONE, is_whole_number
 from dispatcher.model.access import Scope
 from dispatcher.policy.catalogue import EventType
 from dispatcher.policy.schema_files import API_VERSION, EVENT_URN, EventSchemas
@@ -122,6 +123,8 @@ def _query_parameters(route: Route) -> list[Document]:
             one = one | kinds[0] if len(kinds) == 1 else {**one, "anyOf": kinds}
         if one.get("default", ...) is None:
             del one["default"]
+        if is_whole_number(route.query, name):
+            one["description"] = "; ".join(filter(None, (one.get("description"), DIGITS_ALONE)))
         required = name in schema.get("required", [])
         parameters.append({"name": name, "in": "query", "required": required, "schema": one})
     return parameters

@@ -352,6 +352,18 @@ async def test_a_faulty_parameter_is_named(api: Api, query: str, parameter: str,
     assert [(fault["parameter"], fault["code"]) for fault in reply.body["errors"]] == [(parameter, code)]
 
 
+@pytest.mark.parametrize("name", ["limit", "wait"])
+@pytest.mark.parametrize(
+    "text", ["%2B5", "-0", "5_0", "%205", "5%20", "5%0A", "5.0", "5e0", "0x5", "%D9%A5", "%EF%BC%95"]
+)
+async def test_a_number_is_written_in_digits_of_ascii_alone(api: Api, name: str, text: str) -> None:
+    reply = await api.get(f"/v1/events?order=asc&{name}={text}")
+
+    assert (reply.status, reply.code) == (400, "invalid_query")
+    assert [(fault["parameter"], fault["code"]) for fault in reply.body["errors"]] == [(name, "wrong_type")]
+    assert (await api.get(f"/v1/events?order=asc&{name}=05")).status == 200
+
+
 async def test_the_catalogue_is_listed_in_published_order(api: Api) -> None:
     reply = await api.get("/v1/event_types")
 
