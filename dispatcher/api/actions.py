@@ -17,7 +17,7 @@ _REFUSALS: Final[Mapping[Wish, tuple[ProblemCode, str]]] = {
     Wish.ENDED: (ProblemCode.DELIVERY_ENDED, "send it again with `resend`"),
     Wish.HELD: (ProblemCode.DELIVERY_HELD, "enable its endpoint: then it is sent"),
     Wish.OPEN: (ProblemCode.DELIVERY_PENDING, "it is under way; try it now with `retry`"),
-    Wish.NOT_ENABLED: (ProblemCode.ENDPOINT_NOT_ENABLED, "enable it first"),
+    Wish.NOT_ENABLED: (ProblemCode.ENDPOINT_NOT_ENABLED, "enable it first, unless it was deleted"),
     Wish.EVENT_GONE: (ProblemCode.EVENT_GONE, "events are kept for some days only"),
     Wish.TOO_OFTEN: (ProblemCode.ATTEMPTS_USED_UP, "it was sent too often"),
 }
@@ -30,7 +30,10 @@ async def resend_delivery(call: Call) -> Answer:
 
 async def cancel_delivery(call: Call) -> Answer:
     """Cancel an open delivery; one that is being sent right now, as soon as that has failed."""
-    return _answer(call, await _ledger(call).cancel(call.deed(Action.DELIVERY_CANCELED), _name(call)))
+    fate = await _ledger(call).cancel(call.deed(Action.DELIVERY_CANCELED), _name(call))
+    if fate is Wish.ENDED:
+        raise Problem(ProblemCode.DELIVERY_ENDED, "there is nothing left to cancel")
+    return _answer(call, fate)
 
 
 async def retry_delivery(call: Call) -> Answer:

@@ -342,7 +342,7 @@ class StatsShown(Outgoing):
 
 
 class DeliveryShown(Outgoing):
-    """One event for one endpoint. Status code, outcome and duration are the last attempt's."""
+    """One event for one endpoint. What begins with `last_` is the last attempt's; null before one and once canceled."""
 
     id: str
     object: Literal["delivery"]

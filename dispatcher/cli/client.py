@@ -33,7 +33,7 @@ _READY: Final = {
 
 _PATIENCE: Final = 3
 _LONGEST_WAIT_SECONDS: Final = 10
-"""How often, and for how long at a time, a read waits where the API counts calls."""
+"""How often, and for how long at a time, a patient call waits where the API counts calls."""
 
 
 class Environment(StrEnum):
@@ -178,20 +178,24 @@ class Api:
         self._close()
 
     def get(self, path: str, **query: Any) -> Any:
-        """Read something; an API that says "slow down" is obeyed for some seconds.
-
-        Query parameters that are None are left out. Errors as `call`.
-        """
+        """Read something, patiently. Query parameters that are None are left out. Errors as `call`."""
         given = {name: value for name, value in query.items() if value is not None}
         asked = urlencode(given, doseq=True, errors="surrogateescape")
+        return self.patiently("GET", f"{path}?{asked}" if asked else path)
+
+    def patiently(self, method: str, path: str, body: object = None) -> Any:
+        """Make one call; an API that says "slow down" has done nothing yet, and is obeyed for some seconds.
+
+        Errors as `call`.
+        """
         for _ in range(_PATIENCE):
             try:
-                return self.call("GET", f"{path}?{asked}" if asked else path)
+                return self.call(method, path, body)
             except CallFailed as fault:
                 if fault.retry_after is None or fault.retry_after > _LONGEST_WAIT_SECONDS:
                     raise
                 time.sleep(fault.retry_after)
-        return self.call("GET", f"{path}?{asked}" if asked else path)
+        return self.call(method, path, body)
 
     def call(self, method: str, path: str, body: object = None) -> Any:
         """Make one call and return the decoded answer, None when it is empty.

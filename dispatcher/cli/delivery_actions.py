@@ -1,14 +1,18 @@
 """`dispatcher deliveries resend|retry|cancel`: what a person does about single deliveries."""
 
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
 from dispatcher.cli.asking import YesOption, demand
 from dispatcher.cli.client import Api, path_to
-from dispatcher.cli.output import Form, FormOption, show_rows
+from dispatcher.cli.output import Form, FormOption, say, show_rows
+from dispatcher.cli.refusals import CallFailed
+from dispatcher.cli.table import plain
 
 _COLUMNS = ("id", "status", "attempts", "next_attempt_at", "event_type…", "endpoint_id")
+_OF_ONE: Final = frozenset({404, 409, 410})
+"""Refused for this delivery's own sake: the next one may be done all the same."""
 
 DeliveriesArgument = Annotated[list[str], typer.Argument(metavar="DELIVERY", help="Ids, dlv_…", show_default=False)]
 
@@ -22,9 +26,10 @@ def resend(api: Api, deliveries: DeliveriesArgument, output: FormOption = Form.T
 
 
 def retry(api: Api, deliveries: DeliveriesArgument, output: FormOption = Form.TABLE) -> None:
-    """Try waiting deliveries now instead of when they are due.
+    """Try waiting deliveries now instead of when they are due; each try is one of those that the schedule allows.
 
     Example: dispatcher deliveries retry dlv_74pqhkj2n3or4
+    Example: dispatcher deliveries retry dlv_74pqhkj2n3or4 dlv_btmo7fri74sda -o jsonl
     """
     _each(api, deliveries, "retry", output)
 
@@ -34,10 +39,32 @@ def cancel(api: Api, deliveries: DeliveriesArgument, yes: YesOption = False, out
 
     Example: dispatcher deliveries cancel dlv_74pqhkj2n3or4 --yes
     """
-    demand(f"Cancel {', '.join(deliveries)}? What is canceled is not sent by itself any more.", yes=yes)
-    _each(api, deliveries, "cancel", output)
+    asked = ", ".join(map(plain, deliveries))
+    demand(f"Cancel {asked}? What is canceled is not sent by itself any more.", yes=yes)
+    for one in _each(api, deliveries, "cancel", output):
+        if one["status"] != "canceled":
+            say(f"{plain(one['id'])} is being sent right now: it is canceled as soon as that has failed")
 
 
-def _each(api: Api, deliveries: list[str], deed: str, output: Form) -> None:
-    """Do one after the other; the first that is refused ends it, and those before are done."""
-    show_rows([api.call("POST", path_to("deliveries", one, deed)) for one in deliveries], _COLUMNS, output)
+def _each(api: Api, deliveries: list[str], deed: str, output: Form) -> list[dict[str, Any]]:
+    """Do one after the other, show those that were done, and return them.
+
+    Raises:
+        CallFailed: one or more were refused, each is named; or the API refuses everything, which ends it.
+    """
+    done: list[dict[str, Any]] = []
+    refused: dict[str, list[str]] = {}
+    try:
+        for one in dict.fromkeys(deliveries):
+            try:
+                done.append(api.patiently("POST", path_to("deliveries", one, deed)))
+            except CallFailed as fault:
+                if fault.status not in _OF_ONE:
+                    raise
+                refused.setdefault(str(fault), []).append(plain(one))
+    finally:
+        if done:
+            show_rows(done, _COLUMNS, output)
+    if refused:
+        raise CallFailed("\n".join(f"{', '.join(ids)}: {why}" for why, ids in refused.items()))
+    return done

@@ -548,6 +548,52 @@ async def test_an_endpoint_is_followed_by_a_key_that_may_do_nothing_else(shop: S
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("deed", ["retry", "cancel"])
+async def test_one_of_many_that_is_refused_is_named_and_the_others_are_done(shop: Shop, deed: str, form: str) -> None:
+    async with shop.api.sql() as sql:
+        seeds = Seeds(sql, shop.api.tenant)
+        number = await sql.fetchval("SELECT endpoint_id FROM endpoint WHERE public_id = $1", shop.endpoint)
+        last = shop.api.services.delivery_ids.show(await seeds.delivery(number))
+    yes = ["--yes"] if deed == "cancel" else []
+
+    words = ("deliveries", deed, shop.delivery, shop.ended, "dlv_nobody", last, "dlv_none", shop.delivery, *yes)
+    said = await shop.terminal.run(*words, "-o", form, code=1)
+
+    found = re.findall(r"dlv_\w+", said.out)
+    assert found == [shop.delivery, last]
+    assert f"{shop.ended}: The delivery is finished (409" in said.err
+    assert "dlv_nobody, dlv_none: There is no such thing here (404" in said.err
+    assert ("nothing left to cancel" in said.err) == (deed == "cancel")
+
+
+async def test_what_was_done_is_told_though_the_api_refuses_the_rest(shop: Shop) -> None:
+    shop.terminal.environment["DISPATCHER_API_KEY"] = await shop.api.new_key(shop.api.tenant)
+    async with shop.api.sql() as sql:
+        seeds = Seeds(sql, shop.api.tenant)
+        number = await sql.fetchval("SELECT endpoint_id FROM endpoint WHERE public_id = $1", shop.endpoint)
+        fresh = [shop.api.services.delivery_ids.show(await seeds.delivery(number)) for _ in range(45)]
+
+    said = await shop.terminal.run("deliveries", "retry", *fresh, "-o", "jsonl")
+    refused = await shop.terminal.run("deliveries", "retry", shop.delivery, "..", "-o", "jsonl", code=2)
+
+    assert [one["id"] for one in said.lines] == fresh
+    assert [one["id"] for one in refused.lines] == [shop.delivery]
+
+
+async def test_canceling_what_is_being_sent_says_when_it_is_canceled(shop: Shop) -> None:
+    async with shop.api.sql() as sql:
+        seeds = Seeds(sql, shop.api.tenant)
+        number = await sql.fetchval("SELECT endpoint_id FROM endpoint WHERE public_id = $1", shop.endpoint)
+        replica = await sql.fetchval("SELECT replica_id FROM replica LIMIT 1")
+        sent = shop.api.services.delivery_ids.show(await seeds.delivery(number, owner=replica))
+
+    said = await shop.terminal.run("deliveries", "cancel", sent, shop.delivery, "--yes")
+
+    assert f"{sent} is being sent right now" in said.err
+    assert shop.delivery not in said.err
+
+
+@pytest.mark.parametrize("form", FORMS)
 async def test_events_are_published_and_named(shop: Shop, kafka_server: KafkaServer, form: str) -> None:
     topic = await fresh_topic(kafka_server.bootstrap)
     shop.terminal.environment |= {

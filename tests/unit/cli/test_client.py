@@ -118,7 +118,10 @@ async def test_too_many_calls_are_told_with_the_wait() -> None:
     assert "try again in 7 seconds" in told
 
 
-async def test_a_read_waits_where_the_api_counts_calls() -> None:
+@pytest.mark.parametrize(
+    "ask", [lambda api: api.get("/v1/x"), lambda api: api.patiently("POST", "/v1/x")], ids=["read", "patient"]
+)
+async def test_a_patient_call_waits_where_the_api_counts_calls(ask: Callable[[Api], Any]) -> None:
     answers = [web.Response(status=429, headers={"Retry-After": "0"}) for _ in range(3)]
     answers.append(web.json_response({"n": 1}))
 
@@ -126,7 +129,7 @@ async def test_a_read_waits_where_the_api_counts_calls() -> None:
 
         def reading() -> Any:
             with Api(who) as api:
-                return api.get("/v1/events")
+                return ask(api)
 
         assert await asyncio.to_thread(reading) == {"n": 1}
 
