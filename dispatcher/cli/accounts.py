@@ -9,7 +9,7 @@ from dispatcher.cli.grammar import Noun
 from dispatcher.cli.listing import collect, show_list
 from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, show_one, show_page
 from dispatcher.cli.ways import Way
-from dispatcher.model.errors import DispatcherError
+from dispatcher.model.errors import AccountTaken, DispatcherError
 from dispatcher.model.ids import ACCOUNT_ID
 
 app = Noun()
@@ -56,8 +56,6 @@ def list_(way: Way, limit: LimitOption = 100, every: AllOption = False, output: 
 
 
 def _create(account: str | None, name: str | None) -> dict[str, Any]:
-    import asyncpg
-
     from dispatcher.ledger.accounts import Account, AccountLedger
     from dispatcher.ledger.connections import Pool
 
@@ -66,8 +64,8 @@ def _create(account: str | None, name: str | None) -> dict[str, Any]:
 
     try:
         return _shown(with_pool(work))
-    except asyncpg.UniqueViolationError as fault:
-        message = f"the account {account} exists already; `dispatcher keys create --account {account}` gives it a key"
+    except AccountTaken as fault:
+        message = f"{fault}; `dispatcher keys create --account {account}` gives it a key"
         raise DispatcherError(message) from fault
 
 

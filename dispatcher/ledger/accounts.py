@@ -6,6 +6,7 @@ from typing import NamedTuple
 import asyncpg
 
 from dispatcher.ledger.connections import Pool
+from dispatcher.model.errors import AccountTaken
 from dispatcher.model.ids import new_account_id
 
 
@@ -35,11 +36,15 @@ class AccountLedger:
         """Make an account, with a random public id when none is given.
 
         Raises:
-            asyncpg.UniqueViolationError: the public id is taken.
+            AccountTaken: the public id belongs to one already.
             asyncpg.CheckViolationError: the public id is malformed.
             Unavailable: it may have been made.
         """
-        row = await self._pool.fetchrow("create_account", public_id or new_account_id(), name)
+        try:
+            row = await self._pool.fetchrow("create_account", public_id or new_account_id(), name)
+        except asyncpg.UniqueViolationError as fault:
+            message = f"the account {public_id} exists already"
+            raise AccountTaken(message) from fault
         assert row is not None
         return _account(row)
 

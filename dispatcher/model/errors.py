@@ -24,6 +24,10 @@ class Unavailable(DispatcherError):
         self.why = why
 
 
+class AccountTaken(DispatcherError):
+    """The public id that an account was to have belongs to one already."""
+
+
 class Fenced(DispatcherError):
     """This replica was taken over: its rows belong to another one. Stop at once, settle nothing."""
 

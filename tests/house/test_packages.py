@@ -7,8 +7,7 @@ from tests.house.files import PACKAGE, ROOT, imports_in, python_files, shown, tr
 # Who may speak to what. Import contracts say it too; these see imports inside functions and for type checkers as well.
 FENCES = {
     "aiokafka": ("dispatcher/intake/",),
-    # The command line works beside a daemon or without one, and opens its own pool.
-    "asyncpg": ("dispatcher/ledger/", "dispatcher/cli/"),
+    "asyncpg": ("dispatcher/ledger/",),
     "cryptography": ("dispatcher/vault.py",),
     "httptools": ("dispatcher/sending/",),
 }

@@ -6,6 +6,7 @@ import pytest
 
 from dispatcher.ledger.accounts import AccountLedger
 from dispatcher.ledger.connections import Pool
+from dispatcher.model.errors import AccountTaken
 from dispatcher.model.ids import ACCOUNT_ID
 from tests.rooms.test_api_harness import ledger_template, ledger_url, pool
 
@@ -29,7 +30,7 @@ async def test_a_taken_or_malformed_id_is_refused(pool: Pool) -> None:
     accounts = AccountLedger(pool)
     await accounts.create("acct_5hQ2vN8rTb")
 
-    with pytest.raises(asyncpg.UniqueViolationError):
+    with pytest.raises(AccountTaken, match="acct_5hQ2vN8rTb exists already"):
         await accounts.create("acct_5hQ2vN8rTb")
     with pytest.raises(asyncpg.CheckViolationError):
         await accounts.create("bank")
