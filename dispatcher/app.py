@@ -58,7 +58,7 @@ from dispatcher.ledger.seals import SealLedger
 from dispatcher.ledger.settlement import SettlementLedger
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.endpoint import HostLimits
-from dispatcher.model.errors import DispatcherError, Unavailable
+from dispatcher.model.errors import DispatcherError, Fenced, Unavailable
 from dispatcher.model.outcome import VerdictKind
 from dispatcher.policy.schema_files import load_event_schemas, load_publications, schema_folder
 from dispatcher.recording import Recorder
@@ -404,8 +404,9 @@ class Daemon:
             async with asyncio.TaskGroup() as group:
                 passing = _Passing(group, deliverer, intake)
                 roots = [group.create_task(_for_ever(name, work), name=name) for name, work in eternal]
-                if deliverer is not None:
-                    for task in (*roots, *passing.tasks):
+                for task in (*roots, *passing.tasks):
+                    task.add_done_callback(partial(_count_fence, self.journal))
+                    if deliverer is not None:
                         task.add_done_callback(partial(_halt_unless_done, deliverer.board))
                 if intake is not None:
                     await self._until_joined(intake)
@@ -479,6 +480,12 @@ def _halt_unless_done(board: Board, task: asyncio.Task[None]) -> None:
     """Let the board start nothing more when a root task fell, or was canceled because another one did."""
     if task.cancelled() or task.exception() is not None:
         board.halt()
+
+
+def _count_fence(journal: Journal, task: asyncio.Task[None]) -> None:
+    """Count that this process was taken over, as soon as the first of its root tasks falls for it."""
+    if not task.cancelled() and isinstance(task.exception(), Fenced):
+        journal.fenced()
 
 
 async def _for_ever(name: str, work: Coroutine[Any, Any, None]) -> None:

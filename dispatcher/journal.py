@@ -5,7 +5,7 @@ knows a metric's name.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import structlog
@@ -151,6 +151,7 @@ class Journal:
             self._metrics.counts("event_conflicts").add(by=accepted.n_conflicts)
             _log.error("event_conflicted", n_events=accepted.n_conflicts)
         if accepted.refused:
+            self._records.add("refused", by=_n_records(batch, accepted.refused))
             self._metrics.counts("progress_refused").add(by=len(accepted.refused))
             _log.warning("positions_refused", partitions=sorted(f"{topic}/{part}" for topic, part in accepted.refused))
 
@@ -171,12 +172,24 @@ class Journal:
             self._lag[topic, str(partition)] = lag
         self._metrics.counts("kafka_partitions").put(len(lags))
 
+    # the whole process
+
+    def fenced(self) -> None:
+        """Note that this process was taken over, whichever of its tasks find that out: it happens once in a life."""
+        self._metrics.counts("fenced").put(1)
+
     # due-reader
 
     def adopted(self, n_deliveries: int) -> None:
         """Note deliveries that were ours without our knowing."""
         self._metrics.counts("adopted_rows").add(by=n_deliveries)
         _log.warning("deliveries_adopted", n_deliveries=n_deliveries)
+
+
+def _n_records(batch: Batch, partitions: Collection[tuple[str, int]]) -> int:
+    """Count the records of some partitions that a batch would have stored, as events or as dead ones."""
+    events = sum((placed.topic, placed.partition) in partitions for placed in batch.events)
+    return events + sum((dead.topic, dead.partition) in partitions for dead in batch.dead)
 
 
 def short_line(delivery: Delivery, target: Target, settlement: Settlement, when: str) -> str:

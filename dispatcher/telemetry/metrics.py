@@ -138,7 +138,7 @@ _CATALOGUE: Final = (
     Description("dispatcher_takeovers", "counter", "Replicas taken over by this process", {}),
     Description("dispatcher_taken_over_rows", "counter", "Deliveries freed by takeovers", {}),
     Description("dispatcher_adopted_rows", "counter", "Deliveries found to be ours after a lost answer", {}),
-    Description("dispatcher_fenced", "counter", "Statements refused because this process was taken over", {}),
+    Description("dispatcher_fenced", "counter", "Times that this process was taken over, and so had to end", {}),
     Description("dispatcher_progress_refused", "counter", "Batches refused because a position stood elsewhere", {}),
     Description("dispatcher_lost_records", "counter", "Records deleted from Kafka before they were read", {}),
     Description(

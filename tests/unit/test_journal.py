@@ -204,14 +204,15 @@ def test_an_accepted_batch_counts_events_duplicates_and_dead_records() -> None:
     assert "sealed" not in str(lines)
 
 
-def test_what_a_refused_partition_brought_is_not_counted() -> None:
+def test_what_a_refused_partition_brought_counts_as_refused_alone() -> None:
     book = Book()
-    batch = Batch("log", (), (placed(1, an_event(dropped_fields=2)),), (dead(1, DeadReason.NOT_JSON),))
+    brought = tuple(placed(1, an_event(dropped_fields=2)) for _ in range(3))
+    batch = Batch("log", (), brought, (dead(1, DeadReason.NOT_JSON),))
 
     with capture_logs() as lines:
         book.journal.accepted(batch, Accepted(frozenset({("t", 1), ("t", 0)}), (), 0, 0, 0), 0.01)
 
-    assert book.counted() == {"accept_seconds_count": 1, "progress_refused_total": 2}
+    assert book.counted() == {"accept_seconds_count": 1, "records_total{refused}": 4, "progress_refused_total": 2}
     assert [(line["event"], line["partitions"]) for line in lines] == [("positions_refused", ["t/0", "t/1"])]
 
 
