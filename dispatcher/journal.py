@@ -165,6 +165,11 @@ class Journal:
         self._metrics.counts("lost_records").add(by=to_offset - from_offset)
         _log.error("records_lost", topic=topic, partition=partition, from_offset=from_offset, to_offset=to_offset)
 
+    def beyond(self, topic: str, partition: int, position: int) -> None:
+        """Note a partition that ends before what was accepted of it. Loud: a log became shorter."""
+        self._metrics.counts("positions_beyond_log").add()
+        _log.error("position_beyond_log", topic=topic, partition=partition, position=position)
+
     def lagged(self, lags: dict[tuple[str, int], int]) -> None:
         """Note how many records of each assigned partition are not accepted yet; others are forgotten."""
         self._lag.clear()

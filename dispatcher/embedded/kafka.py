@@ -5,11 +5,11 @@ has a cluster id of its own, so that a position of one life is never taken for o
 
 Known gaps, with aiokafka 0.14: no idempotent producer and no transactions (both fail at start), no
 retention, `list_consumer_group_offsets` drops the connection, the latest offset is the last batch's
-base plus one (the high watermark of a fetch is right), a group join takes half the session timeout,
-and a waiting fetch is answered only when its wait is over. A leader that leaves in order while its
-group is being formed stays its leader: whoever joins alone after it waits for its plan for
-ever. Topics are the caller's to create; one
-that is merely used appears with 4 partitions.
+base plus one (the high watermark of a fetch is right), a fetch beyond the end of a log brings
+nothing instead of an error, a group join takes half the session timeout, and a waiting fetch is
+answered only when its wait is over. A leader that leaves in order while its group is being formed
+stays its leader: whoever joins alone after it waits for its plan for ever. Topics are the caller's
+to create; one that is merely used appears with 4 partitions.
 """
 
 import os

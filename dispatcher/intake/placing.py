@@ -43,6 +43,10 @@ class LossMeter(Protocol):
         """Note records deleted before they were read."""
         ...
 
+    def beyond(self, topic: str, partition: int, position: int) -> None:
+        """Note a position that lies beyond the end of its log."""
+        ...
+
 
 class Places:
     """Where this process believes each of its partitions stands; `start` is earliest or latest, for new ones.
@@ -132,7 +136,7 @@ class Places:
                     partial(self._ledger.record_lost, consumer.log_id, *partition, position, beginning)
                 )
             else:
-                _log.error("position_beyond_log", topic=partition[0], partition=partition[1], position=position)
+                self._meter.beyond(*partition, position)
             consumer.seek(partition, beginning)
 
     async def resume(self, consumer: Consumer, partitions: list[Partition]) -> None:

@@ -142,6 +142,12 @@ _CATALOGUE: Final = (
     Description("dispatcher_progress_refused", "counter", "Batches refused because a position stood elsewhere", {}),
     Description("dispatcher_lost_records", "counter", "Records deleted from Kafka before they were read", {}),
     Description(
+        "dispatcher_positions_beyond_log",
+        "counter",
+        "Partitions that ended before what was accepted of them, and were read from their beginning",
+        {},
+    ),
+    Description(
         "dispatcher_dead_events",
         "counter",
         "Dead events, by reason",

@@ -8,7 +8,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from dispatcher.intake.watchdog import Patience
-from tests.kafka.broker import Kafka
+from tests.kafka.broker import Kafka, delete_topic
 from tests.rooms.intake_room import reading
 from tests.rooms.ledger_world import World, open_ledger
 from tests.support.producer import an_event
@@ -53,6 +53,30 @@ async def test_a_stop_does_not_wait_for_a_missing_topic(world: World, apache_kaf
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.5):
                     await intake.joined.wait()
+
+
+async def test_a_topic_made_anew_in_the_same_cluster_is_told_and_read_from_its_beginning(
+    world: World, apache_kafka: Kafka
+) -> None:
+    async def publish(*numbers: int) -> None:
+        async with AIOKafkaProducer(bootstrap_servers=apache_kafka.bootstrap) as producer:
+            for number in numbers:
+                value, headers = an_event(number, account="acct_5hQ2vN8rTb").binary()
+                await producer.send_and_wait(topic, value, headers=headers)
+
+    topic = await fresh_topic(apache_kafka.bootstrap, partitions=1)
+    async with reading(world, apache_kafka.bootstrap, topic, session_ms=SESSION_MS):
+        await publish(*range(5))
+        await until_events(world, 5)
+    await delete_topic(apache_kafka.bootstrap, topic)
+    await fresh_topic(apache_kafka.bootstrap, partitions=1, name=topic)
+    await publish(5, 6, 7)
+
+    async with reading(world, apache_kafka.bootstrap, topic, session_ms=SESSION_MS) as (_, meter):
+        await until_events(world, 8)
+
+    assert meter.beyond_log == [(topic, 0, 5)]
+    assert await world.value("SELECT next_offset FROM ingest_progress") == 3
 
 
 async def test_a_log_that_ends_in_an_aborted_transaction_is_no_stuck_consumer(

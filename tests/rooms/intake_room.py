@@ -25,6 +25,7 @@ class Meter:
     """Counts what intake tells."""
 
     n_lost: int = 0
+    beyond_log: list[Any] = field(default_factory=list)
     n_skipped: int = 0
     lags: dict[Any, int] = field(default_factory=dict)
 
@@ -41,6 +42,10 @@ class Meter:
         assert topic
         assert partition >= 0
         self.n_lost += to_offset - from_offset
+
+    def beyond(self, topic: str, partition: int, position: int) -> None:
+        """Keep which positions lay beyond their log."""
+        self.beyond_log.append((topic, partition, position))
 
     def lagged(self, lags: dict[Any, int]) -> None:
         """Keep the last word."""

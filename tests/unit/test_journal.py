@@ -228,24 +228,26 @@ def test_a_conflict_is_loud() -> None:
     ]
 
 
-def test_skipped_lost_and_adopted_are_counted_as_many_as_they_are() -> None:
+def test_skipped_lost_beyond_and_adopted_are_counted_as_many_as_they_are() -> None:
     book = Book()
 
     with capture_logs() as lines:
         book.journal.skipped(4, "not in the catalogue")
         book.journal.lost("t", 0, 10, 17)
+        book.journal.beyond("t", 0, 100)
         book.journal.adopted(3)
         book.journal.settled(25, 0.004)
 
     assert book.counted() == {
         "records_total{skipped}": 4,
         "lost_records_total": 7,
+        "positions_beyond_log_total": 1,
         "adopted_rows_total": 3,
         "settle_seconds_count": 1,
         "settle_batch_size_count": 1,
     }
     assert book.metrics.spread("settle_batch_size").total == 25
-    assert [line["event"] for line in lines if line["log_level"] == "error"] == ["records_lost"]
+    assert [line["event"] for line in lines if line["log_level"] == "error"] == ["records_lost", "position_beyond_log"]
 
 
 def test_the_lag_shows_the_partitions_that_are_ours_and_no_others() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from dispatcher.intake.consumer import KafkaSettings
+from dispatcher.intake.consumer import KafkaSettings, OutsideLog
 from dispatcher.intake.decoding import Decoder
 from dispatcher.intake.loop import Doors, Intake, Rules
 from dispatcher.intake.positions import Partition
@@ -76,13 +76,19 @@ class Ledger:
 
 
 class Meter:
-    """Hears everything, keeps nothing."""
+    """Hears everything, keeps only what lay beyond its log."""
+
+    def __init__(self) -> None:
+        self.beyond_log: list[tuple[str, int, int]] = []
 
     def accepted(self, *_: Any) -> None: ...
 
     def skipped(self, *_: Any) -> None: ...
 
     def lost(self, *_: Any) -> None: ...
+
+    def beyond(self, topic: str, partition: int, position: int) -> None:
+        self.beyond_log.append((topic, partition, position))
 
     def lagged(self, *_: Any) -> None: ...
 
@@ -97,6 +103,9 @@ class Kafka:
 
     def seek(self, partition: Partition, offset: int) -> None:
         self.sent_to[partition] = offset
+
+    async def beginnings(self, partitions: Collection[Partition]) -> dict[Partition, int]:
+        return dict.fromkeys(partitions, 0)
 
     async def poll(self, **_: Any) -> dict[Partition, list[Record]]:
         """Wait for the end of a rebalance that never ends."""
@@ -166,6 +175,15 @@ async def test_a_batch_that_begins_elsewhere_sends_the_consumer_to_where_its_par
     await intake._accept(kafka, BATCH, {})  # type: ignore[arg-type]
 
     assert kafka.sent_to == intake._places.stands == {(TOPIC, 0): 7}
+
+
+async def test_a_position_beyond_the_end_of_its_log_is_told_and_the_log_read_from_its_beginning() -> None:
+    intake, kafka = an_intake(Ledger()), Kafka()
+
+    await intake._places.come_back_in(kafka, OutsideLog({(TOPIC, 0): 100}))  # type: ignore[arg-type]
+
+    assert intake._meter.beyond_log == [(TOPIC, 0, 100)]  # type: ignore[attr-defined]
+    assert kafka.sent_to == {(TOPIC, 0): 0}
 
 
 async def test_a_stop_ends_the_tries() -> None:
