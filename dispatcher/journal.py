@@ -5,7 +5,7 @@ knows a metric's name.
 """
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -170,11 +170,15 @@ class Journal:
         self._metrics.counts("positions_beyond_log").add()
         _log.error("position_beyond_log", topic=topic, partition=partition, position=position)
 
-    def lagged(self, lags: dict[tuple[str, int], int]) -> None:
-        """Note how many records of each assigned partition are not accepted yet; others are forgotten."""
+    def lagged(self, lags: Mapping[tuple[str, int], int | None]) -> None:
+        """Note how many records of each assigned partition are not accepted yet; others are forgotten.
+
+        One whose end is unknown (None) has no lag, rather than none to speak of.
+        """
         self._lag.clear()
         for (topic, partition), lag in lags.items():
-            self._lag[topic, str(partition)] = lag
+            if lag is not None:
+                self._lag[topic, str(partition)] = lag
         self._metrics.counts("kafka_partitions").put(len(lags))
 
     # the whole process

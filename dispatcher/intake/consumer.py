@@ -262,6 +262,15 @@ class Consumer:
         end: int | None = self._consumer.highwater(tp)
         return end
 
+    def read_to(self, partition: Partition) -> int | None:
+        """Return how far a partition was read, markers of transactions included; None while it has no place."""
+        tp = TopicPartition(*partition)
+        if tp not in self._consumer.assignment():
+            return None
+        # The public way to it waits for a position, and so would the loop.
+        state = self._consumer._subscription.subscription.assignment.state_value(tp)  # noqa: SLF001
+        return state.position if state.has_valid_position else None
+
     async def committed(self, partition: Partition) -> int | None:
         """Return the group's own committed offset, None when there is none or the broker does not say in time."""
         try:

@@ -21,6 +21,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from dispatcher.intake.consumer import Consumer, KafkaSettings, OutsideLog, Oversized
 from dispatcher.intake.decoding import Decoder
+from dispatcher.intake.lag import Lag, LagMeter
 from dispatcher.intake.placing import LossMeter, Places, PositionLedger
 from dispatcher.intake.positions import BatchBuilder, Days, Partition, halves, only
 from dispatcher.intake.waiting import AGAIN_SECONDS, Waiting
@@ -58,7 +59,7 @@ class Ledger(PositionLedger, Protocol):
         ...
 
 
-class Meter(LossMeter, Protocol):
+class Meter(LossMeter, LagMeter, Protocol):
     """What intake tells the metrics and the log."""
 
     def accepted(self, batch: Batch, accepted: Accepted, seconds: float) -> None:
@@ -67,10 +68,6 @@ class Meter(LossMeter, Protocol):
 
     def skipped(self, n_records: int, reason: str) -> None:
         """Note records that are not for us."""
-        ...
-
-    def lagged(self, lags: dict[Partition, int]) -> None:
-        """Note the lag of each assigned partition."""
         ...
 
 
@@ -117,6 +114,7 @@ class Intake:
         self._rules = rules
         self._waiting = Waiting()
         self._places = Places(ledger, meter, self._waiting, start=rules.start)
+        self._lag = Lag(meter, self._places.stands)
         self._watchdog = Watchdog(rules.patience, clock.mono())
         self._consumer: Consumer | None = None
         self._copying: asyncio.Task[None] | None = None
@@ -142,6 +140,7 @@ class Intake:
         pause = AGAIN_SECONDS
         while not self._waiting.stopping.is_set():
             consumer = self._consumer = Consumer(self._kafka, assigned=self._assigned, revoked=self._places.forget)
+            watching = spawn(self._lag.watch(consumer), name="lag")
             try:
                 if await self._is_let_in(consumer):
                     pause = AGAIN_SECONDS
@@ -151,6 +150,7 @@ class Intake:
                 await self._waiting.pause(pause * self._rules.jitter())
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
             finally:
+                watching.cancel()
                 self.joined.clear()
                 self._places.forget()
                 await consumer.stop()
@@ -408,15 +408,14 @@ class Intake:
     # watching
 
     async def _after_poll(self, consumer: Consumer, *, n_found: int) -> bool:
-        """Tell lag and copy positions now and then; return whether the consumer must be made anew."""
+        """Note what was read and copy positions now and then; return whether the consumer must be made anew."""
         now = clock.mono()
         if n_found:
             self._watchdog.progressed(now)
         if now >= self._next_copy:
             self._next_copy = now + _COPY_SECONDS
-            stands = self._places.stands
-            self._meter.lagged({p: max(0, (consumer.highwater(p) or 0) - at) for p, at in stands.items()})
-            if stands and (self._copying is None or self._copying.done()):
+            self._lag.note_read(consumer)
+            if self._places.stands and (self._copying is None or self._copying.done()):
                 self._copying = spawn(consumer.copy_positions(), name="copy-positions")
         if not self._watchdog.is_due(now):
             return False

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaProducer
 
 from dispatcher.intake.watchdog import Patience
 from tests.kafka.broker import Kafka, delete_topic
-from tests.rooms.intake_room import reading
+from tests.rooms.intake_room import Room, reading
 from tests.rooms.ledger_world import World, open_ledger
 from tests.support.producer import an_event
 from tests.support.servers import DatabaseServer, fresh_topic
@@ -53,6 +53,34 @@ async def test_a_stop_does_not_wait_for_a_missing_topic(world: World, apache_kaf
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.5):
                     await intake.joined.wait()
+
+
+async def test_the_lag_comes_to_nothing_behind_an_aborted_transaction_and_grows_without_room(
+    world: World, apache_kafka: Kafka
+) -> None:
+    topic, room = await fresh_topic(apache_kafka.bootstrap, partitions=1), Room()
+    value, headers = an_event(1, account="acct_5hQ2vN8rTb").binary()
+    producer = AIOKafkaProducer(bootstrap_servers=apache_kafka.bootstrap, transactional_id=f"tx-{topic}")
+    await producer.start()
+    try:
+        async with reading(world, apache_kafka.bootstrap, topic, session_ms=SESSION_MS, room=room) as (_, meter):
+            async with producer.transaction():
+                await producer.send_and_wait(topic, value, headers=headers)
+            with suppress(ZeroDivisionError):
+                async with producer.transaction():
+                    await producer.send_and_wait(topic, value, headers=headers)
+                    raise ZeroDivisionError
+            await until_events(world, 1)
+            await meter.until_lag(0)
+            assert await world.value("SELECT next_offset FROM ingest_progress") == 1, "the log ends at 4"
+
+            await room.take_away()
+            async with producer.transaction():
+                await producer.send_and_wait(topic, value, headers=headers)
+            # The record and its marker.
+            await meter.until_lag(2)
+    finally:
+        await producer.stop()
 
 
 async def test_a_topic_made_anew_in_the_same_cluster_is_told_and_read_from_its_beginning(

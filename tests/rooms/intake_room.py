@@ -1,7 +1,7 @@
 """Intake in this process, between a real broker and a real Postgres."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +27,7 @@ class Meter:
     n_lost: int = 0
     beyond_log: list[Any] = field(default_factory=list)
     n_skipped: int = 0
-    lags: dict[Any, int] = field(default_factory=dict)
+    lags: dict[Any, int | None] = field(default_factory=dict)
 
     def accepted(self, *_: Any) -> None:
         """Hear of a batch; the database knows better."""
@@ -47,14 +47,46 @@ class Meter:
         """Keep which positions lay beyond their log."""
         self.beyond_log.append((topic, partition, position))
 
-    def lagged(self, lags: dict[Any, int]) -> None:
+    def lagged(self, lags: Mapping[Any, int | None]) -> None:
         """Keep the last word."""
-        self.lags = lags
+        self.lags = dict(lags)
+
+    async def until_lag(self, lag: int) -> None:
+        """Return when the lags of all partitions come to `lag`, each of them known."""
+        async with asyncio.timeout(60):
+            while not self.lags or None in self.lags.values() or sum(filter(None, self.lags.values())) != lag:
+                await asyncio.sleep(0.02)
+
+
+class Room:
+    """The room of the lanes: there until it is taken away."""
+
+    def __init__(self) -> None:
+        self.is_there = asyncio.Event()
+        self.is_there.set()
+        self.is_awaited = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Return when there is room again."""
+        self.is_awaited.set()
+        await self.is_there.wait()
+
+    async def take_away(self) -> None:
+        """Return when intake reads no more for lack of it."""
+        self.is_awaited.clear()
+        self.is_there.clear()
+        await self.is_awaited.wait()
 
 
 @asynccontextmanager
 async def reading(
-    world: World, bootstrap: str, topic: str, *, patience: Patience | None = None, session_ms: int = 1_000
+    world: World,
+    bootstrap: str,
+    topic: str,
+    *,
+    patience: Patience | None = None,
+    session_ms: int = 1_000,
+    room: Room | None = None,
 ) -> AsyncIterator[tuple[Intake, Meter]]:
     """Run intake on one topic; at the end it is told to stop, and must."""
     process = await world.process()
@@ -63,9 +95,7 @@ async def reading(
     async def submit(_: Sequence[Delivery]) -> None:
         """Take deliveries and let them lie."""
 
-    async def room() -> None:
-        raise AssertionError
-
+    room = room or Room()
     intake = Intake(
         KafkaSettings(
             bootstrap,
@@ -77,7 +107,7 @@ async def reading(
         ),
         process.intake,
         DECODER,
-        Doors(submit, lambda: True, room, lambda value, _: value, lambda: None),
+        Doors(submit, room.is_there.is_set, room.wait, lambda value, _: value, lambda: None),
         meter,
         rules=Rules("create", "earliest", patience or Patience()),
     )

@@ -254,9 +254,10 @@ def test_the_lag_shows_the_partitions_that_are_ours_and_no_others() -> None:
     book = Book()
 
     book.journal.lagged({("t", 0): 5, ("t", 1): 6})
-    book.journal.lagged({("t", 1): 7})
+    book.journal.lagged({("t", 1): 7, ("t", 2): None})
 
-    assert book.counted() == {"kafka_lag_records{t,1}": 7, "kafka_partitions": 1}
+    assert book.counted() == {"kafka_lag_records{t,1}": 7, "kafka_partitions": 2}
+    assert ("t", "2") not in book.metrics.counts("kafka_lag_records").values
 
 
 def test_no_sample_names_a_host_an_account_an_endpoint_or_an_id() -> None:
