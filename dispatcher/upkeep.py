@@ -97,6 +97,7 @@ class Upkeep:
                     await self._try("drop_old", partial(self._drop_old, daily, days))
             await self._try("judge_health", self._judge_health)
             await self._try("backlog", self._read_backlog)
+            await self._try("burden", self._read_burden)
             await self._try("move_waiting", self._books.claims.move_waiting)
             rounds += 1
             await asyncio.sleep(_BACKLOG_SECONDS)
@@ -128,6 +129,11 @@ class Upkeep:
         found = await self._books.claims.endpoints_by_status()
         for state in ENDPOINT_STATES:
             self._counts("endpoints").put(found.get(state, 0), state)
+
+    async def _read_burden(self) -> None:
+        burden = await self._books.claims.burden()
+        self._counts("delivery_dead_rows").put(burden.n_dead_rows)
+        self._counts("oldest_transaction_age_seconds").put(burden.oldest_transaction_seconds)
 
     async def _try(self, name: str, duty: Callable[[], Awaitable[None]]) -> None:
         try:

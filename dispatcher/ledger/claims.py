@@ -27,6 +27,13 @@ class Backlog(NamedTuple):
     oldest_due_seconds: float
 
 
+class Burden(NamedTuple):
+    """What makes claims slow: dead rows of the hot table, and the transaction that keeps them (0 s when none does)."""
+
+    n_dead_rows: int
+    oldest_transaction_seconds: float
+
+
 class ClaimLedger:
     """What the due-reader needs of Postgres. One caller at a time; the link it is given serves nobody else."""
 
@@ -93,6 +100,11 @@ class ClaimLedger:
         """Count what waits. Reads the whole hot table: call it seldom."""
         row = await self._link.fetchrow("backlog")
         return Backlog(row["due"], row["held"], row["oldest_due_seconds"])
+
+    async def burden(self) -> Burden:
+        """Tell what makes claims slow."""
+        row = await self._link.fetchrow("burden")
+        return Burden(row["n_dead_rows"], row["oldest_transaction_seconds"])
 
     async def endpoints_by_status(self) -> dict[str, int]:
         """Count the endpoints in each status; a status without any is absent."""

@@ -8,9 +8,10 @@ from typing import Any
 from unittest.mock import patch
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
-from dispatcher.ledger.claims import ClaimLedger
+from dispatcher.ledger.claims import Burden, ClaimLedger
 from dispatcher.ledger.connections import HOT, Link
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.batch import ClaimWish
@@ -205,6 +206,30 @@ async def test_the_backlog_is_counted(world: World) -> None:
 
     assert (backlog.due, backlog.held) == (3, 0)
     assert 29 < backlog.oldest_due_seconds < 60
+
+
+async def test_a_long_transaction_and_the_dead_rows_that_it_keeps_are_seen(world: World) -> None:
+    await waiting_host(world, 3)
+    process = await world.process()
+    before = await process.claims.burden()
+    reader = await asyncpg.connect(world.url)
+    try:
+        async with reader.transaction(isolation="repeatable_read"):
+            await reader.execute("SELECT FROM delivery")
+            await world.sql.execute("UPDATE delivery SET due_at = now()")
+            await world.sql.execute("SELECT pg_stat_force_next_flush()")
+            during = before
+            while during <= Burden(2, 0.05):
+                await asyncio.sleep(0.02)
+                during = await process.claims.burden()
+    finally:
+        await reader.close()
+    after = await process.claims.burden()
+
+    assert before == Burden(0, 0.0)
+    assert during.n_dead_rows == after.n_dead_rows == 3
+    assert during.oldest_transaction_seconds > 0
+    assert after.oldest_transaction_seconds == 0
 
 
 async def test_claims_read_the_due_index_and_not_the_table(world: World) -> None:

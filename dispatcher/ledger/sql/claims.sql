@@ -101,3 +101,15 @@ SELECT count(*) FILTER (WHERE owner IS NULL AND NOT held AND due_at <= now()) AS
        count(*) FILTER (WHERE held) AS held,
        COALESCE(extract(epoch FROM now() - min(due_at) FILTER (WHERE owner IS NULL AND NOT held AND due_at <= now())), 0)::float8 AS oldest_due_seconds
 FROM delivery
+
+-- name: burden
+-- Read what makes claims slow: dead rows of the hot table, and the age in seconds of the oldest transaction of this
+-- database with a snapshot (0 when there is none), since no row that died after it can be removed. Prepared transactions
+-- count. Of other roles' sessions only members of pg_read_all_stats see the age. Reads no table.
+SELECT COALESCE((SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = 'delivery'::regclass), 0) AS n_dead_rows,
+       GREATEST(0, extract(epoch FROM clock_timestamp() - LEAST(
+         (SELECT min(xact_start) FROM pg_stat_activity
+          WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+            AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)),
+         (SELECT min(prepared) FROM pg_prepared_xacts WHERE database = current_database()),
+         clock_timestamp())))::float8 AS oldest_transaction_seconds
