@@ -18,10 +18,10 @@ no API. Each is a replica all the same: it holds a lease, and takes over the row
 import asyncio
 import random
 import socket
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -58,12 +58,13 @@ from dispatcher.ledger.seals import SealLedger
 from dispatcher.ledger.settlement import SettlementLedger
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.endpoint import HostLimits
-from dispatcher.model.errors import DispatcherError, Fenced, Unavailable
+from dispatcher.model.errors import DispatcherError, Unavailable
 from dispatcher.model.outcome import VerdictKind
 from dispatcher.policy.schema_files import load_event_schemas, load_publications, schema_folder
 from dispatcher.recording import Recorder
 from dispatcher.replays import ReplayRunner
 from dispatcher.resealing import Resealer
+from dispatcher.roots import count_fence, first_of, for_ever, halt_unless_done
 from dispatcher.setting_values import Bind
 from dispatcher.settings import EVERY_ROLE, Role, Settings
 from dispatcher.shared import Services, make_services, url_rules
@@ -80,10 +81,6 @@ _FLUSH_SECONDS: Final = 10.0
 _LEAVE_SECONDS: Final = 3.0
 _READY_SECONDS: Final = 60.0
 _JOIN_SECONDS: Final = 10.0
-
-
-class RootTaskEnded(DispatcherError):
-    """A task that should run for ever returned: a bug."""
 
 
 class Deliverer:
@@ -403,11 +400,11 @@ class Daemon:
         try:
             async with asyncio.TaskGroup() as group:
                 passing = _Passing(group, deliverer, intake)
-                roots = [group.create_task(_for_ever(name, work), name=name) for name, work in eternal]
+                roots = [group.create_task(for_ever(name, work), name=name) for name, work in eternal]
                 for task in (*roots, *passing.tasks):
-                    task.add_done_callback(partial(_count_fence, self.journal))
+                    task.add_done_callback(partial(count_fence, self.journal))
                     if deliverer is not None:
-                        task.add_done_callback(partial(_halt_unless_done, deliverer.board))
+                        task.add_done_callback(partial(halt_unless_done, deliverer.board))
                 if intake is not None:
                     await self._until_joined(intake)
                 await self._on_ready(self)
@@ -420,7 +417,7 @@ class Daemon:
         except BaseExceptionGroup as group_fault:
             if deliverer is not None:
                 deliverer.board.interrupt()
-            raise _first(group_fault) from group_fault
+            raise first_of(group_fault) from group_fault
 
 
 class _Passing:
@@ -476,31 +473,6 @@ async def _nothing() -> None:
     pass
 
 
-def _halt_unless_done(board: Board, task: asyncio.Task[None]) -> None:
-    """Let the board start nothing more when a root task fell, or was canceled because another one did."""
-    if task.cancelled() or task.exception() is not None:
-        board.halt()
-
-
-def _count_fence(journal: Journal, task: asyncio.Task[None]) -> None:
-    """Count that this process was taken over, as soon as the first of its root tasks falls for it."""
-    if not task.cancelled() and isinstance(task.exception(), Fenced):
-        journal.fenced()
-
-
-async def _for_ever(name: str, work: Coroutine[Any, Any, None]) -> None:
-    await work
-    message = f"the task {name} ended by itself"
-    raise RootTaskEnded(message)
-
-
 async def _call_when_set(event: asyncio.Event, act: Callable[[], None]) -> None:
     await event.wait()
     act()
-
-
-def _first(fault: BaseException) -> BaseException:
-    """Return the first exception of a group, however deep: the rest are consequences."""
-    while isinstance(fault, BaseExceptionGroup):
-        fault = fault.exceptions[0]
-    return fault
