@@ -219,7 +219,8 @@ class Daemon:
             await members.make_days()
             intake = None
             if Role.INGEST in self._roles:
-                intake = self._make_intake(links, replica, services, deliverer, members)
+                dead_letters = await self._open_dead_letters(stack, services)
+                intake = self._make_intake(links, replica, services, deliverer, members, dead_letters)
             if deliverer is not None:
                 board = deliverer.board
                 links.lost = deliverer.due.answer_was_lost
@@ -252,8 +253,21 @@ class Daemon:
         pod, delivers = socket.gethostname(), Role.DELIVER in self._roles
         return await patiently(lambda: register(links.control, pod, self._settings.lease.seconds, delivers=delivers))
 
+    async def _open_dead_letters(self, stack: AsyncExitStack, services: Services) -> DeadLetters | None:
+        topic = self._settings.kafka.dead_letter_topic
+        if not topic:
+            return None
+        copies = DeadLetters(kafka_settings(self._settings), topic, services.journal)
+        return await stack.enter_async_context(copies)
+
     def _make_intake(
-        self, links: Links, replica: Replica, services: Services, deliverer: Deliverer | None, members: Membership
+        self,
+        links: Links,
+        replica: Replica,
+        services: Services,
+        deliverer: Deliverer | None,
+        members: Membership,
+        dead_letters: DeadLetters | None,
     ) -> Intake:
         settings = self._settings
         ledger = IntakeLedger(
@@ -265,11 +279,10 @@ class Daemon:
             delivers=deliverer is not None,
         )
         kafka = kafka_settings(settings)
-        topic = settings.kafka.dead_letter_topic
-        dead_letters = DeadLetters(kafka, topic).send if topic else None
+        copy = None if dead_letters is None else dead_letters.offer
         if deliverer is None:
             # Nothing that is accepted here is this process's: there is always room, and nothing to look for.
-            doors = IntakeDoors(_refuse, lambda: True, _nothing, services.vault.seal, lambda: None, dead_letters)
+            doors = IntakeDoors(_refuse, lambda: True, _nothing, services.vault.seal, lambda: None, copy)
         else:
             doors = IntakeDoors(
                 submit=deliverer.submit,
@@ -277,7 +290,7 @@ class Daemon:
                 room=deliverer.board.room,
                 seal=services.vault.seal,
                 unknown_outcome=deliverer.due.answer_was_lost,
-                dead_letters=dead_letters,
+                dead_letters=copy,
             )
         decoder = Decoder(load_event_schemas(schema_folder()), services.catalogue)
         return Intake(

@@ -165,6 +165,12 @@ class Journal:
         self._metrics.counts("lost_records").add(by=to_offset - from_offset)
         _log.error("records_lost", topic=topic, partition=partition, from_offset=from_offset, to_offset=to_offset)
 
+    def copied(self, n_records: int, result: str) -> None:
+        """Note copies for the dead-letter topic that were sent, failed or found no room (dropped)."""
+        self._metrics.counts("dead_letter_copies").add(result, by=n_records)
+        if result == "dropped":
+            _log.warning("dead_letter_copies_dropped", n_records=n_records)
+
     def beyond(self, topic: str, partition: int, position: int) -> None:
         """Note a partition that ends before what was accepted of it. Loud: a log became shorter."""
         self._metrics.counts("positions_beyond_log").add()

@@ -84,7 +84,7 @@ class Doors:
     room: Callable[[], Awaitable[None]]
     seal: Callable[[bytes, str], bytes]
     unknown_outcome: Callable[[], None]
-    dead_letters: Callable[[Sequence[tuple[Record, DeadRecord]]], Awaitable[None]] | None = None
+    dead_letters: Callable[[Sequence[tuple[Record, DeadRecord]]], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +249,7 @@ class Intake:
         batch = builder.build()
         if batch.spans:
             await self._accept(consumer, batch, found)
-            await self._copy_dead(builder.dead_records, batch.dead)
+            self._copy_dead(builder.dead_records, batch.dead)
         if builder.n_skipped:
             self._meter.skipped(builder.n_skipped, "unknown_type")
 
@@ -326,7 +326,7 @@ class Intake:
         record = next(record for record in found[topic, partition] if record.offset == offset)
         dead = self._buried(consumer.log_id, record, DeadEvent(DeadReason.REFUSED_BY_DATABASE, str(fault)))
         await self._accept(consumer, batch._replace(events=(), dead=(*batch.dead, dead)), found)
-        await self._copy_dead([record], [dead])
+        self._copy_dead([record], [dead])
 
     async def _find_out(self, consumer: Consumer, batch: Batch) -> Batch | None:
         """After an accept without an answer: what stands where it ended is in, what stands where it began is not.
@@ -401,9 +401,9 @@ class Intake:
             builder.add(Record(*partition, offset, 0, None, None, ()), DeadEvent(reason, detail))
             await self._accept(consumer, builder.build(), {})
 
-    async def _copy_dead(self, records: Sequence[Record], dead: Sequence[DeadRecord]) -> None:
+    def _copy_dead(self, records: Sequence[Record], dead: Sequence[DeadRecord]) -> None:
         if self._doors.dead_letters is not None and dead:
-            await self._doors.dead_letters(list(zip(records, dead, strict=True)))
+            self._doors.dead_letters(list(zip(records, dead, strict=True)))
 
     # watching
 

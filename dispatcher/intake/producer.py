@@ -45,12 +45,19 @@ class Producer:
         try:
             async with asyncio.timeout(_SEND_SECONDS):
                 await self._producer.start()
-        except (KafkaError, OSError, TimeoutError) as fault:
+        except BaseException as fault:
+            # It never stops what it did not start, connections and all.
+            await self._stop()
+            if not isinstance(fault, (KafkaError, OSError, TimeoutError)):
+                raise
             message = f"Kafka does not let us in: {fault}"
             raise Unavailable(message) from fault
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._stop()
+
+    async def _stop(self) -> None:
         try:
             async with asyncio.timeout(_SEND_SECONDS):
                 await self._producer.stop()

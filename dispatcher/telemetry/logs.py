@@ -28,6 +28,7 @@ _LIMIT_SECONDS: Final = 10.0
 _REPEATED: Final = frozenset(
     {
         "claim_failed",
+        "dead_letter_copies_dropped",
         "dead_letter_copy_failed",
         "directory_stale",
         "directory_unavailable",

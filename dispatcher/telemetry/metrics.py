@@ -25,6 +25,7 @@ LONG_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 
 SIZES: Final = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0)
 PHASES: Final = ("dns", "connect", "tls", "wait", "total")
 RECORD_RESULTS: Final = ("accepted", "duplicate", "skipped", "dead", "refused")
+COPY_RESULTS: Final = ("sent", "failed", "dropped")
 TOKEN_RESULTS: Final = ("granted", "used", "expired")
 DAILY_TABLES: Final = ("event", "attempt", "response")
 OTHER_TYPE: Final = "other"
@@ -164,6 +165,12 @@ _CATALOGUE: Final = (
         "counter",
         "Dead events, by reason",
         {"reason": [reason.value for reason in DeadReason]},
+    ),
+    Description(
+        "dispatcher_dead_letter_copies",
+        "counter",
+        "Copies of dead records for the dead-letter topic, by what became of them",
+        {"result": COPY_RESULTS},
     ),
     Description("dispatcher_seals_under_old_keys", "gauge", "Stored values sealed with a key that is not primary", {}),
     Description("dispatcher_seals_renewed", "counter", "Stored values sealed again with the primary key", {}),

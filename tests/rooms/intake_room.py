@@ -1,12 +1,14 @@
 """Intake in this process, between a real broker and a real Postgres."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from dispatcher.intake.consumer import KafkaSettings
+from dispatcher.intake.dead_letters import Letter
 from dispatcher.intake.decoding import Decoder
 from dispatcher.intake.loop import Doors, Intake, Rules
 from dispatcher.intake.watchdog import Patience
@@ -27,6 +29,7 @@ class Meter:
     n_lost: int = 0
     beyond_log: list[Any] = field(default_factory=list)
     n_skipped: int = 0
+    copies: Counter[str] = field(default_factory=Counter)
     lags: dict[Any, int | None] = field(default_factory=dict)
 
     def accepted(self, *_: Any) -> None:
@@ -50,6 +53,10 @@ class Meter:
     def lagged(self, lags: Mapping[Any, int | None]) -> None:
         """Keep the last word."""
         self.lags = dict(lags)
+
+    def copied(self, n_records: int, result: str) -> None:
+        """Count copies of dead records, by what became of them."""
+        self.copies[result] += n_records
 
     async def until_lag(self, lag: int) -> None:
         """Return when the lags of all partitions come to `lag`, each of them known."""
@@ -87,6 +94,7 @@ async def reading(
     patience: Patience | None = None,
     session_ms: int = 1_000,
     room: Room | None = None,
+    copy: Callable[[Sequence[Letter]], None] | None = None,
 ) -> AsyncIterator[tuple[Intake, Meter]]:
     """Run intake on one topic; at the end it is told to stop, and must."""
     process = await world.process()
@@ -107,7 +115,7 @@ async def reading(
         ),
         process.intake,
         DECODER,
-        Doors(submit, room.is_there.is_set, room.wait, lambda value, _: value, lambda: None),
+        Doors(submit, room.is_there.is_set, room.wait, lambda value, _: value, lambda: None, copy),
         meter,
         rules=Rules("create", "earliest", patience or Patience()),
     )

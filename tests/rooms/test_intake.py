@@ -1,24 +1,26 @@
 """Intake between a real broker and a real Postgres: stuck consumers, hostile records, tasks that must end."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.producer import message_accumulator
 from aiokafka.producer import producer as producing
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from dispatcher.embedded.kafka import EmbeddedKafka
-from dispatcher.intake.consumer import Consumer
+from dispatcher.intake.consumer import Consumer, KafkaSettings
+from dispatcher.intake.dead_letters import DeadLetters
 from dispatcher.intake.watchdog import Patience
 from dispatcher.kit import failpoints
 from dispatcher.kit.failpoints import Failpoint
 from dispatcher.model.event import Record
-from tests.rooms.intake_room import Room, reading
+from tests.rooms.intake_room import Meter, Room, reading
 from tests.rooms.ledger_world import World, open_ledger
 from tests.support.producer import an_event
 from tests.support.servers import DatabaseServer, KafkaServer, fresh_topic
@@ -195,6 +197,46 @@ async def test_the_lag_grows_while_there_is_no_room_and_comes_to_nothing_again(
         room.is_there.set()
         await until_events(world, 11)
         await meter.until_lag(0)
+
+
+async def test_dead_records_are_copied_as_they_came_with_where_and_why(world: World, kafka_server: KafkaServer) -> None:
+    kafka = kafka_server.bootstrap
+    topic, copies = await fresh_topic(kafka, partitions=1), await fresh_topic(kafka, partitions=1)
+    meter = Meter()
+    async with (
+        DeadLetters(KafkaSettings(kafka, (topic,), "group"), copies, meter) as letters,
+        reading(world, kafka, topic, copy=letters.offer),
+    ):
+        ((_, headers),) = good(1)
+        await publish(kafka, topic, [*good(1), (b"{not json", headers), *good(2)])
+        await until_events(world, 2)
+
+    async with AIOKafkaConsumer(copies, bootstrap_servers=kafka, auto_offset_reset="earliest") as consumer:
+        found = await consumer.getone()
+    marks = dict(found.headers[len(headers) :])
+    assert (found.key, found.value, list(found.headers[: len(headers)])) == (b"key", b"{not json", headers)
+    assert (marks["x-dlq-reason"], marks["x-dlq-topic"], marks["x-dlq-offset"]) == (b"not_json", topic.encode(), b"1")
+    assert meter.copies == {"sent": 1}
+
+
+async def test_nothing_waits_for_a_copy_of_a_dead_record(world: World, kafka_server: KafkaServer) -> None:
+    # Who listens there never answers: each copy takes as long as patience lasts.
+    topic = await fresh_topic(kafka_server.bootstrap, partitions=1)
+    meter = Meter()
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        away = KafkaSettings(f"127.0.0.1:{deaf.getsockname()[1]}", (topic,), "group")
+        async with (
+            DeadLetters(away, "copies", meter) as letters,
+            reading(world, kafka_server.bootstrap, topic, copy=letters.offer),
+        ):
+            for number in range(3):
+                await publish(kafka_server.bootstrap, topic, [(b"{not json", good(1)[0][1]), *good(number)])
+                await until_events(world, number + 1)
+            ended_meanwhile = meter.copies.total()
+
+    assert ended_meanwhile == 0
+    assert meter.copies.total() == 3
+    assert await world.value("SELECT count(*) FROM dead_event") == 3
 
 
 DEEP = b"[" * 10_000 + b"]" * 10_000

@@ -236,6 +236,8 @@ def test_skipped_lost_beyond_and_adopted_are_counted_as_many_as_they_are() -> No
         book.journal.lost("t", 0, 10, 17)
         book.journal.beyond("t", 0, 100)
         book.journal.adopted(3)
+        book.journal.copied(2, "sent")
+        book.journal.copied(5, "dropped")
         book.journal.settled(25, 0.004)
 
     assert book.counted() == {
@@ -243,6 +245,8 @@ def test_skipped_lost_beyond_and_adopted_are_counted_as_many_as_they_are() -> No
         "lost_records_total": 7,
         "positions_beyond_log_total": 1,
         "adopted_rows_total": 3,
+        "dead_letter_copies_total{sent}": 2,
+        "dead_letter_copies_total{dropped}": 5,
         "settle_seconds_count": 1,
         "settle_batch_size_count": 1,
     }
