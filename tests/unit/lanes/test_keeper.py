@@ -109,3 +109,23 @@ async def test_limits_that_changed_during_a_long_outage_are_adopted_after_it() -
         await asyncio.sleep(3.0)
 
     assert world.limits == {1: slow}
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.3, 0.6, 0.9])
+async def test_limits_set_anew_hold_on_every_replica_within_five_seconds(phase: float) -> None:
+    world = World()
+    world.hosts.answer_seconds = 0.5
+    others: dict[int, HostLimits] = {}
+    other = HostKeeper(world.hosts, on_limits=others.__setitem__)
+    other.lanes = Lanes()
+    slow = HostLimits(1.0, 2, 1)
+
+    async with world.keeping():
+        await asyncio.sleep(phase)
+        second = spawn(other.run(), name="second")
+        await asyncio.sleep(100.0)
+        world.hosts.set_limits(1, slow)
+        await asyncio.sleep(5.0)
+        second.cancel()
+
+    assert world.limits == others == {1: slow}
