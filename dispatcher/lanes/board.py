@@ -61,7 +61,6 @@ class Board:
         self._aside: deque[Lane] = deque()
         self._alarm: asyncio.TimerHandle | None = None
         self._tasks: dict[asyncio.Task[None], Delivery] = {}
-        self._idle_looks: dict[int, int] = {}
         self._paused_hosts, self._paused_endpoints = PauseBook(), PauseBook()
         self._n_replicas, self._rank = 1, 0
         self._queued = self._crawling = self._bytes = 0
@@ -116,24 +115,12 @@ class Board:
 
     def full_endpoints(self) -> list[int]:
         """Return the endpoints for which new deliveries should stay in Postgres: paused, or their queue is full."""
-        crowded = [
-            queue.endpoint_id
-            for lane in self._lanes.values()
-            if lane.is_full
-            for queue in lane.queues.values()
-            if len(queue) >= lane.fair_share
-        ]
+        crowded = [number for lane in self._lanes.values() if lane.is_full for number in lane.crowded()]
         return [*self._paused_endpoints.until, *crowded]
 
     def unwilling_endpoints(self) -> list[int]:
         """Return the endpoints for which no waiting rows should be claimed now: enough is here already."""
-        return [
-            queue.endpoint_id
-            for lane in self._lanes.values()
-            if lane.n_queued
-            for queue in lane.queues.values()
-            if len(queue) * 2 >= lane.fair_share or (queue.pace is not None and len(queue))
-        ]
+        return [number for lane in self._lanes.values() if lane.n_queued for number in lane.served()]
 
     def has_room(self) -> bool:
         """Tell whether intake may read more."""
@@ -484,15 +471,8 @@ class Board:
             if lane.place is Place.WAITING:
                 # The net: nobody waits for tokens that nobody fetches.
                 self._desk.ask(lane)
-            if lane.is_idle and lane.place is Place.IDLE:
-                self._grow_idle(lane)
-            else:
-                self._idle_looks.pop(lane.host_id, None)
+            lane.idle_looks = lane.idle_looks + 1 if lane.is_idle and lane.place is Place.IDLE else 0
+            if lane.idle_looks >= _IDLE_LOOKS:
+                self._desk.forget(lane)
+                del self._lanes[lane.host_id]
         self._crawling = crawling
-
-    def _grow_idle(self, lane: Lane) -> None:
-        looks = self._idle_looks.get(lane.host_id, 0) + 1
-        self._idle_looks[lane.host_id] = looks
-        if looks >= _IDLE_LOOKS:
-            self._desk.forget(lane)
-            del self._lanes[lane.host_id], self._idle_looks[lane.host_id]

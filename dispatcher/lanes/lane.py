@@ -130,6 +130,7 @@ class Lane:
         "granted_at",
         "grants",
         "host_id",
+        "idle_looks",
         "in_flight",
         "is_paced",
         "is_suspect",
@@ -158,6 +159,8 @@ class Lane:
         self.place = Place.IDLE
         self.done = 0
         """Requests completed since the board last looked: tells a slow lane from a busy one."""
+        self.idle_looks = 0
+        """How often in a row the board has found it without work."""
         self.since_done = 0.0
         """Monotonic time of the latest completion, or of the start that ended a rest."""
         self.is_suspect = False
@@ -262,6 +265,19 @@ class Lane:
     def fair_share(self) -> int:
         """Return how many deliveries each endpoint may hold while the lane is full."""
         return max(1, self.most_queued // max(1, len(self.queues)))
+
+    def crowded(self) -> list[int]:
+        """Return the endpoints that hold their fair share."""
+        return [queue.endpoint_id for queue in self.queues.values() if len(queue) >= self.fair_share]
+
+    def served(self) -> list[int]:
+        """Return the endpoints of which enough is here: half their fair share, or any under a pace of their own."""
+        share = self.fair_share
+        return [
+            queue.endpoint_id
+            for queue in self.queues.values()
+            if len(queue) * 2 >= share or (queue.pace is not None and len(queue))
+        ]
 
     def seconds_to_clear(self) -> float:
         """Return how long the queues will take at the host's rate."""
