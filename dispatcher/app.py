@@ -162,14 +162,11 @@ class Deliverer:
             self.recorder.settle(parked(delivery, 0.0, now))
 
     def _settle(self, settlement: Settlement) -> None:
-        kind, endpoint_id = settlement.verdict.kind, settlement.delivery.endpoint_id
-        if kind is VerdictKind.DELIVERED:
-            target = self.directory.peek(endpoint_id)
-            if target is not None and not target.is_verified:
-                self.recorder.first_success(endpoint_id)
-                self.directory.prove(endpoint_id)
-        elif kind is VerdictKind.GONE:
-            self.directory.close(endpoint_id)
+        place = settlement.delivery.endpoint_id, settlement.delivery.host_id
+        if settlement.verdict.kind is VerdictKind.DELIVERED and self.directory.prove(*place):
+            self.recorder.first_success(*place)
+        elif settlement.verdict.kind is VerdictKind.GONE:
+            self.directory.close(*place)
         self.recorder.settle(settlement)
 
     def _adopt_limits(self, host_id: int, limits: HostLimits) -> None:

@@ -115,11 +115,13 @@ class Directory:
         rate = target.rate_limit
         return None if rate is None else HostLimits(rate, max(1, math.ceil(rate)), max(1, math.ceil(rate)))
 
-    def prove(self, endpoint_id: int) -> None:
-        """Note a first success before Postgres tells of it."""
+    def prove(self, endpoint_id: int, host_id: int) -> bool:
+        """Note a success at a host before Postgres tells of it; tell whether it is the endpoint's first there."""
         target = self.peek(endpoint_id)
-        if target is not None and not target.is_verified:
-            self._targets[endpoint_id] = replace(target, is_verified=True)
+        if target is None or target.is_verified or target.host_id != host_id:
+            return False
+        self._targets[endpoint_id] = replace(target, is_verified=True)
+        return True
 
     async def load(self, endpoint_ids: Collection[int]) -> None:
         """Read those of the endpoints that are not in memory, in one query. Raises Unavailable."""
@@ -140,10 +142,13 @@ class Directory:
         self._targets.pop(endpoint_id, None)
         self._rows.pop(endpoint_id, None)
 
-    def close(self, endpoint_id: int) -> None:
-        """Hold an endpoint at once in this process: it said that it is gone. Postgres learns it by the settlement."""
-        target = self._targets.get(endpoint_id)
-        if isinstance(target, Target):
+    def close(self, endpoint_id: int, host_id: int) -> None:
+        """Hold an endpoint at once in this process: its host said that it is gone.
+
+        Postgres learns it by the settlement. A host that the endpoint has left has no say in it.
+        """
+        target = self.peek(endpoint_id)
+        if target is not None and target.host_id == host_id:
             self._targets[endpoint_id] = replace(target, status=EndpointStatus.DISABLED)
             self._rows.pop(endpoint_id, None)
 

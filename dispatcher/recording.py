@@ -39,7 +39,9 @@ _log = structlog.get_logger("recording")
 class SettlementBook(Protocol):
     """What recording needs of the ledger."""
 
-    async def settle(self, batch: Sequence[Settlement], *, first_successes: Collection[int] = ()) -> Sequence[News]:
+    async def settle(
+        self, batch: Sequence[Settlement], *, first_successes: Collection[tuple[int, int]] = ()
+    ) -> Sequence[News]:
         """Write one batch and return the news in it; idempotent when called again with the same one."""
         ...
 
@@ -69,7 +71,7 @@ class Recorder:
         # `_waiting` grows by settle() and shrinks by run(), `_bytes` when written; both in one loop.
         self._waiting: deque[tuple[Settlement, int]] = deque()
         self._bytes = 0
-        self._unproven: set[int] = set()
+        self._unproven: set[tuple[int, int]] = set()
         self._arrived = asyncio.Event()
         self._many = asyncio.Event()
         self._closing = asyncio.Event()
@@ -108,9 +110,9 @@ class Recorder:
         if len(self._waiting) >= _BATCH:
             self._many.set()
 
-    def first_success(self, endpoint_id: int) -> None:
-        """Note that an endpoint without any success so far answered 2xx; written with its settlement."""
-        self._unproven.add(endpoint_id)
+    def first_success(self, endpoint_id: int, host_id: int) -> None:
+        """Note that an endpoint without any success so far answered 2xx at this host; written with its settlement."""
+        self._unproven.add((endpoint_id, host_id))
 
     def close(self) -> None:
         """Let `run` return once everything taken so far is written."""
@@ -151,7 +153,7 @@ class Recorder:
             return
 
     async def _write(self, batch: list[Settlement]) -> None:
-        first = self._unproven & {s.delivery.endpoint_id for s in batch}
+        first = self._unproven & {(s.delivery.endpoint_id, s.delivery.host_id) for s in batch}
         began = clock.mono()
         tries = 0
         while True:

@@ -14,6 +14,7 @@ from dispatcher.model.outcome import FREE_OUTCOMES, Outcome, OutcomeKind, Verdic
 from dispatcher.policy.retrying import judge
 
 _UNREACHABLE_RETRY_SECONDS: Final = 1.0
+"""Also for a delivery of another host than its endpoint has: a directory is at most as old."""
 
 _log = structlog.get_logger("lanes")
 
@@ -65,6 +66,10 @@ class Courier:
                 return self._without_attempt(delivery, target, started, VerdictKind.CANCELED)
             if target.status is not EndpointStatus.ENABLED:
                 return self._without_attempt(delivery, target, started, VerdictKind.HELD)
+            if target.host_id != delivery.host_id:
+                # The endpoint moved: the tokens, the cap and the pauses that let it go are another host's. Settling
+                # puts the delivery under the host that the endpoint has then.
+                return self._without_attempt(delivery, target, started, VerdictKind.PARKED)
             outcome = await self._sender.send(target, delivery, delivery.attempts + 1)
         except asyncio.CancelledError:
             outcome = Outcome(OutcomeKind.INTERRUPTED, clock.mono() - started, reason="shutdown")

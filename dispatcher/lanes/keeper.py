@@ -143,6 +143,9 @@ class HostKeeper:
                 # It asked for another pause meanwhile, maybe a longer one: that one is still to be written.
                 continue
             del self._pauses[endpoint_id]
+            if not for_endpoint:
+                # It moved to another host meanwhile: the pause that was kept here ends with the next look.
+                continue
             self.lanes.pause_endpoint(endpoint_id, for_endpoint)
             if for_host > 0:
                 self.lanes.pause_host(host_id, for_host)

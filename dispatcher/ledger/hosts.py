@@ -61,9 +61,12 @@ class HostLedger:
         ]
 
     async def pause(self, endpoint_id: int, host_id: int, seconds: float | None) -> tuple[float, float]:
-        """Pause an endpoint for as long as asked, or (None) by the breaker; return its and its host's seconds, or 0."""
-        row = await self._link.fetchrow("pause", endpoint_id, host_id, seconds)
-        return row["endpoint_seconds"], row["host_seconds"]
+        """Pause an endpoint for as long as asked, or (None) by the breaker; return its and its host's seconds, or 0.
+
+        An endpoint that has another host by now is left alone.
+        """
+        rows = await self._link.fetch("pause", endpoint_id, host_id, seconds)
+        return (rows[0]["endpoint_seconds"], rows[0]["host_seconds"]) if rows else (0.0, 0.0)
 
     async def slow_down(self, host_ids: Sequence[int]) -> None:
         """Halve the rates of hosts, once per second at most."""

@@ -1,5 +1,8 @@
 """Settle: attempts, verdicts, answers, health and the lease renewal of one process, in one statement (S2).
 
+What an answer says of an endpoint counts only where the host that gave it is the endpoint's host still: an endpoint may
+have been moved to another one while its answer was on the way.
+
 A batch that gives the account something to be told of (a delivery given up, an endpoint gone) runs it in a
 transaction together with the news. Every other batch, so nearly every one, is one round trip.
 """
@@ -38,12 +41,15 @@ class SettlementLedger:
         self._ids = ids
         self._flush_seq = 0
 
-    async def settle(self, batch: Sequence[Settlement], *, first_successes: Collection[int] = ()) -> list[News]:
+    async def settle(
+        self, batch: Sequence[Settlement], *, first_successes: Collection[tuple[int, int]] = ()
+    ) -> list[News]:
         """Write one batch, at most one settlement per delivery in it; empty batches only renew the lease.
 
         Idempotent by number: after Unavailable call again with the very same batch, which then applies once,
-        whether or not the first try did. Rows that this replica no longer owns are left alone. Returns what the
-        account was told of, in the same transaction; nothing when the first try had applied.
+        whether or not the first try did. Rows that this replica no longer owns are left alone. `first_successes` are
+        pairs of endpoint and host. Returns what the account was told of, in the same transaction; nothing when the
+        first try had applied.
 
         Raises:
             Fenced: this replica was taken over; its attempts are not recorded.
@@ -73,14 +79,16 @@ class SettlementLedger:
         return news
 
     def _arguments(
-        self, batch: Sequence[Settlement], first_successes: Collection[int], number: int, now: float
+        self, batch: Sequence[Settlement], first_successes: Collection[tuple[int, int]], number: int, now: float
     ) -> list[Any]:
+        gone = {(s.delivery.endpoint_id, s.delivery.host_id) for s in batch if s.verdict.kind is VerdictKind.GONE}
         return [
             self._replica.replica_id,
             number,
             self._replica.lease_seconds,
             *_columns([_row(s, now) for s in batch], 17),
-            list(first_successes),
+            *_columns(sorted(set(first_successes) - gone), 2),
+            *_columns(sorted(gone), 2),
             *_health(batch, now),
             *_columns([_response(s, s.outcome, now) for s in batch if s.outcome is not None and is_kept(s.outcome)], 6),
         ]
@@ -153,10 +161,10 @@ def _row(settlement: Settlement, now: float) -> tuple[Any, ...]:
 def _health(batch: Sequence[Settlement], now: float) -> list[list[Any]]:
     streaks = streaks_of(batch)
     return [
-        list(streaks),
+        *_columns(list(streaks), 2),
         [streak.failures for streak in streaks.values()],
         [_milliseconds(now - streak.began_mono) if streak.failures else None for streak in streaks.values()],
-        [number for number, streak in streaks.items() if streak.failures and streak.is_new],
+        [endpoint_id for (endpoint_id, _), streak in streaks.items() if streak.failures and streak.is_new],
     ]
 
 

@@ -25,24 +25,24 @@ class Streak(NamedTuple):
 WELL: Final = Streak(0, 0.0, is_new=True)
 
 
-def streaks_of(batch: Sequence[Settlement]) -> dict[int, Streak]:
-    """Return how each endpoint with an attempt that counts stands after them all, in no order.
+def streaks_of(batch: Sequence[Settlement]) -> dict[tuple[int, int], Streak]:
+    """Return how each endpoint, at each host that was asked for it, stands after all that counts, in no order.
 
     Every failure of the customer's side counts, 410 too. What is our doing does not, nor what never was sent. Of a
     success and failures in one batch the one decided later wins, however they are ordered in it.
     """
-    streaks: dict[int, Streak] = {}
+    streaks: dict[tuple[int, int], Streak] = {}
     for settlement in sorted(batch, key=_in_time):
         outcome = settlement.outcome
         if outcome is None or outcome.kind in FREE_OUTCOMES:
             continue
-        number = settlement.delivery.endpoint_id
+        place = settlement.delivery.endpoint_id, settlement.delivery.host_id
         if outcome.kind is OutcomeKind.DELIVERED:
-            streaks[number] = WELL
+            streaks[place] = WELL
             continue
-        before = streaks.get(number)
+        before = streaks.get(place)
         if before is None or before is WELL:
-            streaks[number] = Streak(1, settlement.started_mono, is_new=before is WELL)
+            streaks[place] = Streak(1, settlement.started_mono, is_new=before is WELL)
         else:
-            streaks[number] = before._replace(failures=before.failures + 1)
+            streaks[place] = before._replace(failures=before.failures + 1)
     return streaks

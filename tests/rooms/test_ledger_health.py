@@ -97,9 +97,9 @@ async def test_a_success_and_failures_in_one_batch_are_decided_by_the_later(worl
     assert await health(world) == [(0, False, False)]
 
 
-GUARD = """
-        WHERE s.failures > 0
-           OR (SELECT k.failing_since IS NOT NULL FROM endpoint_health k WHERE k.endpoint_id = s.endpoint_id)"""
+GUARD = """CASE WHEN s.failures > 0
+                     OR (SELECT k.failing_since IS NOT NULL FROM endpoint_health k WHERE k.endpoint_id = s.endpoint_id)
+                   THEN"""
 
 
 @pytest.mark.parametrize("is_guarded", [True, False], ids=["as it is", "without its guard"])
@@ -111,7 +111,7 @@ async def test_healthy_traffic_writes_nothing_about_health(world: World, is_guar
     await process.settlements.settle([attempted(d, OutcomeKind.DELIVERED) for d in batches[0]])
     before = await world.rows("SELECT ctid, xmin::text, * FROM endpoint_health")
     assert GUARD in STATEMENTS["settle"]
-    settle = STATEMENTS["settle"] if is_guarded else STATEMENTS["settle"].replace(GUARD, "")
+    settle = STATEMENTS["settle"] if is_guarded else STATEMENTS["settle"].replace(GUARD, "CASE WHEN true THEN")
 
     with patch.dict(STATEMENTS, {"settle": settle}):
         await process.settlements.settle([attempted(d, OutcomeKind.DELIVERED) for d in batches[1]])

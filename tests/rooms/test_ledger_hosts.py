@@ -1,5 +1,6 @@
 """Tokens, pauses and slow starts on a real Postgres: what several replicas get together."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from unittest.mock import patch
@@ -154,6 +155,19 @@ async def test_a_hosts_only_endpoint_pauses_it_with_itself(world: World) -> None
 
     assert for_endpoint == for_host == pytest.approx(5, rel=0.21)
     assert await paused(process) == ({host}, {endpoint})
+
+
+async def test_a_host_that_the_endpoint_has_left_pauses_nothing_even_if_it_leaves_just_now(world: World) -> None:
+    account, host, process = await world.account(), await world.host(), await world.process()
+    endpoint = await world.endpoint(account, host=host)
+
+    async with world.sql.transaction():
+        await world.sql.execute("UPDATE endpoint SET host_id = $1", await world.host())
+        pausing = asyncio.create_task(process.hosts.pause(endpoint, host, 600.0))
+        await world.until_blocked(1)
+
+    assert await pausing == (0.0, 0.0)
+    assert await paused(process) == (set(), set())
 
 
 async def test_one_of_several_endpoints_pauses_itself_and_only_the_third_the_host(world: World) -> None:

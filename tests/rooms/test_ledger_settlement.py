@@ -149,9 +149,13 @@ async def test_the_first_success_verifies_the_endpoint_and_later_ones_change_not
     process = await world.process()
     first, second = await deliveries(world, process, 2)
 
-    await process.settlements.settle([settled(first, VerdictKind.DELIVERED)], first_successes=[first.endpoint_id])
+    await process.settlements.settle(
+        [settled(first, VerdictKind.DELIVERED)], first_successes=[(first.endpoint_id, first.host_id)]
+    )
     verified_at = await world.value("SELECT verified_at FROM endpoint")
-    await process.settlements.settle([settled(second, VerdictKind.DELIVERED)], first_successes=[first.endpoint_id])
+    await process.settlements.settle(
+        [settled(second, VerdictKind.DELIVERED)], first_successes=[(first.endpoint_id, first.host_id)]
+    )
 
     assert verified_at is not None
     assert await world.value("SELECT verified_at FROM endpoint") == verified_at
@@ -277,7 +281,7 @@ async def test_a_table_that_statistics_call_empty_is_not_compared_row_by_row(wor
     accepted = await process.accept(a_batch([an_event(account) for _ in range(1_000)]))
     settle = STATEMENTS["settle"]
     if is_plain:
-        start, end = settle.index("fin AS ("), settle.index("re  AS (")
+        start, end = settle.index("fin AS ("), settle.index("gone AS (")
         settle = settle[:start] + PLAIN_JOIN + "\n" + settle[end:]
     batch = [_delivered(delivery) for delivery in accepted.fresh[:300]]
     arguments = process.settlements._arguments(batch, [], 1, clock.mono())
@@ -289,6 +293,91 @@ async def test_a_table_that_statistics_call_empty_is_not_compared_row_by_row(wor
     wasted = [int(found) for found in re.findall(r"Rows Removed by Join Filter: (\d+)", str(plan))]
     assert (max(wasted, default=0) > 100_000) is is_plain
     assert "delivery_endpoint" not in str(plan)
+
+
+async def move(world: World) -> int:
+    """Move the only endpoint to another host, as a change by its owner does; return that host."""
+    host = await world.host()
+    await world.sql.execute("UPDATE endpoint SET host_id = $1, moved_at = now(), verified_at = NULL", host)
+    return host
+
+
+GONE = {"retry_in": 0.0, "kind": OutcomeKind.HTTP_410, "status": 410}
+
+
+@pytest.mark.parametrize("kind", [VerdictKind.RETRY, VerdictKind.PARKED, VerdictKind.INTERRUPTED, VerdictKind.GONE])
+async def test_what_is_put_back_after_its_endpoint_moved_is_put_under_the_new_host(
+    world: World, kind: VerdictKind
+) -> None:
+    process = await world.process()
+    (delivery,) = await deliveries(world, process)
+    host = await move(world)
+
+    await process.settlements.settle([settled(delivery, kind, retry_in=0.0)])
+
+    (row,) = await world.rows("SELECT host_id, held, owner, due_at <= now() AS is_due FROM delivery")
+    assert tuple(row) == (host, False, None, True)
+    (again,) = await process.claim()
+    assert (again.delivery_id, again.host_id) == (delivery.delivery_id, host)
+
+
+async def test_what_the_former_host_answers_late_says_nothing_of_an_endpoint_that_moved(world: World) -> None:
+    process = await world.process()
+    well, gone, failed = await deliveries(world, process, 3)
+    await move(world)
+
+    news = await process.settlements.settle(
+        [
+            settled(well, VerdictKind.DELIVERED),
+            settled(failed, VerdictKind.RETRY, retry_in=5.0, kind=OutcomeKind.HTTP_5XX, status=500),
+        ],
+        first_successes=[(well.endpoint_id, well.host_id)],
+    )
+    news += await process.settlements.settle([settled(gone, VerdictKind.GONE, **GONE)])
+
+    assert await world.value("SELECT status FROM endpoint WHERE verified_at IS NULL") == "enabled"
+    assert (await world.value("SELECT count(*) FROM endpoint_health"), news) == (0, [])
+    assert await world.value("SELECT count(*) FROM attempt") == 3
+
+
+async def test_what_the_present_host_answers_counts_beside_what_the_former_one_does(world: World) -> None:
+    process = await world.process()
+    early, failed = await deliveries(world, process, 2)
+    host = await move(world)
+    await process.settlements.settle([settled(failed, VerdictKind.RETRY, retry_in=0.0)])
+    (late,) = await process.claim()
+
+    await process.settlements.settle(
+        [
+            settled(early, VerdictKind.DELIVERED),
+            settled(late, VerdictKind.RETRY, retry_in=5.0, kind=OutcomeKind.HTTP_5XX, status=500),
+        ],
+        first_successes=[(late.endpoint_id, host)],
+    )
+
+    assert await world.value("SELECT failures FROM endpoint_health") == 1
+    assert await world.value("SELECT verified_at IS NOT NULL FROM endpoint")
+
+
+@pytest.mark.parametrize("kind", [VerdictKind.DELIVERED, VerdictKind.GONE])
+async def test_an_endpoint_that_moves_while_its_former_host_is_believed_is_looked_at_again(
+    world: World, kind: VerdictKind
+) -> None:
+    process = await world.process()
+    (delivery,) = await deliveries(world, process)
+    await world.sql.execute("UPDATE endpoint SET verified_at = NULL")
+    answer = settled(delivery, kind, **(GONE if kind is VerdictKind.GONE else {}))
+    place = delivery.endpoint_id, delivery.host_id
+
+    async with world.sql.transaction():
+        await move(world)
+        settling = asyncio.create_task(process.settlements.settle([answer], first_successes=[place]))
+        await world.until_blocked(1)
+    await settling
+
+    (row,) = await world.rows("SELECT status, verified_at FROM endpoint")
+    assert tuple(row) == ("enabled", None)
+    assert await world.value("SELECT count(*) FROM delivery WHERE held") == 0
 
 
 def _delivered(delivery: Delivery) -> Settlement:

@@ -252,9 +252,23 @@ async def test_closing_holds_at_once_and_forgetting_reads_again() -> None:
     world = World(a_row())
     await world.target(1)
 
-    world.directory.close(1)
+    world.directory.close(1, 11)
     assert (await world.target(1)).status is EndpointStatus.DISABLED
     world.directory.forget(1)
 
     assert (await world.target(1)).status is EndpointStatus.ENABLED
     assert world.book.asked == [[1], [1]]
+
+
+async def test_a_host_that_the_endpoint_has_left_neither_proves_nor_closes_it() -> None:
+    world = World(replace(a_row(), is_verified=False))
+    await world.target(1)
+
+    world.directory.close(1, 99)
+    assert not world.directory.prove(1, 99)
+    target = await world.target(1)
+    assert (target.status, target.is_verified) == (EndpointStatus.ENABLED, False)
+
+    assert world.directory.prove(1, 11)
+    assert not world.directory.prove(1, 11)
+    assert (await world.target(1)).is_verified

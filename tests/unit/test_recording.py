@@ -29,13 +29,15 @@ class Book:
     ) -> None:
         self.batches: list[list[Settlement]] = []
         self.tried: list[list[Settlement]] = []
-        self.first_successes: set[int] = set()
+        self.first_successes: set[tuple[int, int]] = set()
         self._seconds = seconds
         self._faults = list(faults)
         self._poison = set(poison)
         self._tells = tells
 
-    async def settle(self, batch: Sequence[Settlement], *, first_successes: Collection[int] = ()) -> Sequence[News]:
+    async def settle(
+        self, batch: Sequence[Settlement], *, first_successes: Collection[tuple[int, int]] = ()
+    ) -> Sequence[News]:
         self.tried.append(list(batch))
         await asyncio.sleep(self._seconds)
         if self._faults:
@@ -163,7 +165,9 @@ async def test_a_poisoned_settlement_is_written_without_its_details_and_the_rest
 
 async def test_a_settlement_that_is_refused_without_its_details_too_still_moves_its_delivery_on() -> None:
     class Strict(Book):
-        async def settle(self, batch: Sequence[Settlement], *, first_successes: Collection[int] = ()) -> Sequence[News]:
+        async def settle(
+            self, batch: Sequence[Settlement], *, first_successes: Collection[tuple[int, int]] = ()
+        ) -> Sequence[News]:
             if any(s.outcome is not None for s in batch):
                 raise PoisonBatch("22008")
             return await super().settle(batch, first_successes=first_successes)
@@ -258,11 +262,14 @@ async def test_a_first_success_travels_with_its_settlement() -> None:
     book = Book()
     recorder = Recorder(book, Meter())
 
-    recorder.settle(a_settlement(a_delivery(endpoint_id=5)))
-    recorder.first_success(5)
+    recorder.first_success(5, 2)
+    recorder.settle(a_settlement(a_delivery(endpoint_id=5, host_id=1)))
+    await write_all(recorder)
+    assert book.first_successes == set()
+    recorder.settle(a_settlement(a_delivery(endpoint_id=5, host_id=2)))
     await write_all(recorder)
 
-    assert book.first_successes == {5}
+    assert book.first_successes == {(5, 2)}
 
 
 async def test_news_of_a_written_batch_reach_the_journal() -> None:

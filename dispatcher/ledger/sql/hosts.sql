@@ -44,10 +44,13 @@ FROM (SELECT 1) AS one LEFT JOIN u ON true
 -- S8: pause an endpoint, and its host when it has no other endpoint or two others are paused, too. A breaker's pause
 -- ($3 null) is 5 s, doubled by each in a row, a fifth more or less, at most 5 min: what fell together does not come back
 -- together, with a handshake each. One that was asked for is as long as asked; a host never pauses for more than 5 min
--- at a time. After the pause the host goes on at half its rate or less with one token.
--- Locks: the endpoint's row, then the host's. $1 endpoint, $2 host, $3 seconds asked for or null.
+-- at a time. After the pause the host goes on at half its rate or less with one token. An endpoint that has another host
+-- by now is not paused for what this one did: no row.
+-- Locks: the endpoint, shared, so that a move is waited for, its pace, then the host.
+-- $1 endpoint, $2 host, $3 seconds asked for or null.
 WITH e AS (INSERT INTO endpoint_pace AS p (endpoint_id, paused_until, opens)
-           VALUES ($1, now() + make_interval(secs => COALESCE($3::float8, 5 * (0.8 + 0.4 * random()))), 1)
+           SELECT endpoint_id, now() + make_interval(secs => COALESCE($3::float8, 5 * (0.8 + 0.4 * random()))), 1
+           FROM endpoint WHERE endpoint_id = $1 AND host_id = $2 FOR SHARE
            ON CONFLICT (endpoint_id) DO UPDATE SET
              paused_until = CASE WHEN p.paused_until > now() AND $3::float8 IS NULL THEN p.paused_until ELSE
                GREATEST(p.paused_until, now() + make_interval(secs => COALESCE($3, LEAST(300, 5 * (0.8 + 0.4 * random()) * 2 ^ LEAST(p.opens, 10))))) END,

@@ -5,15 +5,18 @@
 -- Locks: the own replica row (serializes with a takeover), the settled rows, the health of endpoints that fail or
 -- failed, in their order, so that two replicas never wait for each other. A row that is no longer owned is not touched.
 -- An endpoint that was paused when it said that it is gone goes on missing events from where it was paused.
+-- What a host said of an endpoint that has another one by now says nothing of it. A row that is put back is put under the
+-- host that its endpoint has now, and is held for a 410 only where the endpoint is. Endpoints that move meanwhile are
+-- looked at again behind their lock, hence neither reads a CTE but by a join.
 -- Postgres runs what nothing reads in reverse: health stands first, so its locks, which replicas share, are taken last.
 -- A success writes nothing about an endpoint that is healthy: one probe of a small table. (An EXISTS instead would read
 -- all endpoints that fail, each time.)
 -- Rows are looked up one by one (LATERAL ... OFFSET 0, then by ctid): whatever the statistics say. After a drained
 -- backlog they call the table empty, and a plain join then compares every row with every settlement. A row that changed
 -- hands in between has another ctid and is left alone.
--- $1 replica, $2 flush number, $3 lease seconds, $4..$20 per settlement, $21 endpoints with their first success,
--- $22..$24 per endpoint its failures in a row at the end of this batch and the age of the first, $25 endpoints that had
--- a success before those, $26..$31 per answer that is kept.
+-- $1 replica, $2 flush number, $3 lease seconds, $4..$20 per settlement, $21 and $22 endpoints with their first success and
+-- the hosts that gave it, $23 and $24 those that are gone, $25..$28 per endpoint and host the failures in a row at the end
+-- of this batch and the age of the first, $29 endpoints that had a success before those, $30..$35 per answer that is kept.
 WITH me AS MATERIALIZED (
        UPDATE replica SET flush_seq = $2, lease_until = now() + make_interval(secs => $3)
        WHERE replica_id = $1 AND flush_seq = $2 - 1 RETURNING 1),
@@ -24,16 +27,17 @@ r   AS MATERIALIZED (SELECT r.* FROM unnest($4::bigint[], $5::timestamptz[], $6:
              attempt_no, attempts_after, ago_ms, duration_ms, status, outcome, verdict, next_in_ms, detail), me),
 health AS (INSERT INTO endpoint_health AS h (endpoint_id, failures, failing_since)
         SELECT s.endpoint_id, s.failures, now() - s.ago_ms * interval '1 millisecond'
-        FROM unnest($22::int[], $23::int[], $24::int[]) AS s(endpoint_id, failures, ago_ms), me
-        WHERE s.failures > 0
-           OR (SELECT k.failing_since IS NOT NULL FROM endpoint_health k WHERE k.endpoint_id = s.endpoint_id)
+        FROM unnest($25::int[], $26::int[], $27::int[], $28::int[]) AS s(endpoint_id, host_id, failures, ago_ms), me
+        WHERE CASE WHEN s.failures > 0
+                     OR (SELECT k.failing_since IS NOT NULL FROM endpoint_health k WHERE k.endpoint_id = s.endpoint_id)
+                   THEN s.host_id = (SELECT e.host_id FROM endpoint e WHERE e.endpoint_id = s.endpoint_id) END
         ORDER BY s.endpoint_id
         ON CONFLICT (endpoint_id) DO UPDATE SET (failures, failing_since, announced_at, is_past) = (
           SELECT CASE WHEN fresh THEN EXCLUDED.failures ELSE h.failures + EXCLUDED.failures END,
                  CASE WHEN fresh THEN EXCLUDED.failing_since ELSE COALESCE(h.failing_since, EXCLUDED.failing_since) END,
                  CASE WHEN NOT fresh THEN h.announced_at END,
                  h.is_past AND NOT fresh
-          FROM (SELECT EXCLUDED.failures = 0 OR EXCLUDED.endpoint_id = ANY($25::int[]) AS fresh) f)),
+          FROM (SELECT EXCLUDED.failures = 0 OR EXCLUDED.endpoint_id = ANY($29::int[]) AS fresh) f)),
 a   AS (INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpoint_id, account_id, environment, event_id,
                              event_type, subject, attempt_no, duration_ms, status, outcome, verdict, next_at, detail, replica_id)
         SELECT now() - ago_ms * interval '1 millisecond', delivery_id, delivery_created_at, endpoint_id, account_id, environment,
@@ -45,22 +49,27 @@ fin AS (DELETE FROM delivery d
                  SELECT o.ctid AS place FROM delivery o WHERE o.delivery_id = r.delivery_id AND o.owner = $1 OFFSET 0) x
                WHERE r.next_in_ms IS NULL OFFSET 0) t
         WHERE d.ctid = t.place RETURNING d.delivery_id, t.verdict),
-re  AS (UPDATE delivery d SET owner = NULL, attempts = t.attempts_after, held = t.verdict IN ('gone', 'held'),
-               due_at = now() + t.next_in_ms * interval '1 millisecond'
-        FROM (SELECT x.place, r.attempts_after, r.verdict, r.next_in_ms FROM r CROSS JOIN LATERAL (
-                SELECT o.ctid AS place FROM delivery o WHERE o.delivery_id = r.delivery_id AND o.owner = $1 OFFSET 0) x
-              WHERE r.next_in_ms IS NOT NULL OFFSET 0) t
-        WHERE d.ctid = t.place),
 gone AS (UPDATE endpoint e SET status = 'disabled', disabled_reason = 'gone', held_since = COALESCE(e.held_since, now()),
           held_xid = COALESCE(e.held_xid, pg_snapshot_xmin(pg_current_snapshot())), changed_at = now()
-        WHERE e.endpoint_id IN (SELECT endpoint_id FROM r WHERE verdict = 'gone') AND e.status IN ('enabled', 'paused')
+        FROM unnest($23::int[], $24::int[]) AS s(endpoint_id, host_id), me
+        WHERE e.endpoint_id = s.endpoint_id AND e.host_id = s.host_id AND e.status IN ('enabled', 'paused')
         RETURNING e.endpoint_id),
+re  AS (UPDATE delivery d SET owner = NULL, attempts = t.attempts_after, host_id = t.host_id, held = t.is_held,
+               due_at = now() + t.next_in_ms * interval '1 millisecond'
+        FROM (SELECT x.place, r.attempts_after, r.next_in_ms, e.host_id, r.verdict = 'held' OR (r.verdict = 'gone'
+                     AND (e.status <> 'enabled' OR e.endpoint_id IN (SELECT endpoint_id FROM gone))) AS is_held
+              FROM r CROSS JOIN LATERAL (
+                SELECT o.ctid AS place FROM delivery o WHERE o.delivery_id = r.delivery_id AND o.owner = $1 OFFSET 0) x
+              CROSS JOIN LATERAL (
+                SELECT p.endpoint_id, p.host_id, p.status FROM endpoint p WHERE p.endpoint_id = r.endpoint_id OFFSET 0) e
+              WHERE r.next_in_ms IS NOT NULL OFFSET 0) t
+        WHERE d.ctid = t.place),
 ok  AS (UPDATE endpoint e SET verified_at = now(), changed_at = now()
-        WHERE e.endpoint_id = ANY($21::int[]) AND e.verified_at IS NULL
-          AND e.endpoint_id NOT IN (SELECT endpoint_id FROM r WHERE verdict = 'gone') AND EXISTS (SELECT FROM me)),
+        FROM unnest($21::int[], $22::int[]) AS s(endpoint_id, host_id), me
+        WHERE e.endpoint_id = s.endpoint_id AND e.host_id = s.host_id AND e.verified_at IS NULL),
 kept AS (INSERT INTO response (started_at, delivery_id, attempt_no, headers, body, is_cut)
         SELECT now() - k.ago_ms * interval '1 millisecond', k.delivery_id, k.attempt_no, k.headers, k.body, k.is_cut
-        FROM unnest($26::int[], $27::bigint[], $28::smallint[], $29::bytea[], $30::bytea[], $31::boolean[])
+        FROM unnest($30::int[], $31::bigint[], $32::smallint[], $33::bytea[], $34::bytea[], $35::boolean[])
              AS k(ago_ms, delivery_id, attempt_no, headers, body, is_cut), me)
 SELECT (SELECT count(*) FROM me) AS live,
        (SELECT array_agg(endpoint_id) FROM gone) AS closed,

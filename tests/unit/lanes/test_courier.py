@@ -164,3 +164,13 @@ async def test_an_outcome_that_cannot_be_counted_is_settled_all_the_same(monkeyp
 
     assert settlement.verdict.kind is VerdictKind.DELIVERED
     assert len(sender.asked) == 1
+
+
+async def test_a_delivery_whose_endpoint_moved_goes_back_instead_of_to_the_new_host_on_the_old_ones_tokens() -> None:
+    courier, sender, _ = a_courier(a_target(host_id=2, hostname="moved.example"), an_outcome())
+
+    settlement = await courier.carry(a_delivery(host_id=1, attempts=2))
+
+    assert sender.asked == []
+    assert (settlement.outcome, settlement.verdict.kind) == (None, VerdictKind.PARKED)
+    assert (settlement.verdict.attempts, settlement.verdict.retry_in_seconds) == (2, 1.0)

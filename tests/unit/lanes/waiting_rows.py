@@ -46,7 +46,9 @@ class WaitingRows:
         """Return the deliveries that this process has to settle."""
         return {number for number, row in self.rows.items() if row.is_owned}
 
-    async def settle(self, batch: Sequence[Settlement], *, first_successes: Collection[int] = ()) -> Sequence[News]:
+    async def settle(
+        self, batch: Sequence[Settlement], *, first_successes: Collection[tuple[int, int]] = ()
+    ) -> Sequence[News]:
         """Write a batch once, however often it is sent."""
         await asyncio.sleep(FLUSH_SECONDS)
         if self.is_away:
