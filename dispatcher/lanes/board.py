@@ -204,13 +204,11 @@ class Board:
 
     def pause_host(self, host_id: int, seconds: float) -> None:
         """Send nothing to a host for some seconds; what is queued goes back to Postgres until then."""
-        self._paused_hosts.note(host_id, seconds, clock.mono())
-        self._empty_host(host_id, seconds)
+        self._empty_host(host_id, self._paused_hosts.note(host_id, seconds, clock.mono()))
 
     def pause_endpoint(self, endpoint_id: int, seconds: float) -> None:
         """Send nothing to an endpoint for some seconds; what is queued goes back to Postgres until then."""
-        self._paused_endpoints.note(endpoint_id, seconds, clock.mono())
-        self._empty_endpoint(endpoint_id, seconds)
+        self._empty_endpoint(endpoint_id, self._paused_endpoints.note(endpoint_id, seconds, clock.mono()))
 
     def set_pauses(self, hosts: dict[int, float], endpoints: dict[int, float]) -> None:
         """Adopt who is paused, by seconds left, as all replicas know it; own words of late are kept."""

@@ -91,8 +91,14 @@ class HostKeeper:
         """Hosts paused when last looked."""
 
     def pause(self, endpoint_id: int, host_id: int, seconds: float | None) -> None:
-        """Pause an endpoint for as long as it asked, or by the breaker (None); here at once, everywhere soon."""
-        if len(self._pauses) < _MOST_ORDERS:
+        """Pause an endpoint for as long as it asked, or by the breaker (None); here at once, everywhere soon.
+
+        What was asked for and is not written yet stands, unless more is asked for: the breaker asks for less.
+        """
+        known = self._pauses.get(endpoint_id)
+        if known is not None and known[0] == host_id and (known[1] or 0.0) >= (seconds or 0.0):
+            seconds = known[1]
+        elif len(self._pauses) < _MOST_ORDERS:
             self._pauses[endpoint_id] = (host_id, seconds)
             self._ordered.set()
         self.lanes.pause_endpoint(endpoint_id, _BREAKER_SECONDS if seconds is None else seconds)

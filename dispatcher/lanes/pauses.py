@@ -15,10 +15,14 @@ class PauseBook:
         self.until: dict[int, float] = {}
         self._own_words: dict[int, float] = {}
 
-    def note(self, number: int, seconds: float, now: float) -> None:
-        """Note a pause that this process was told of, or set itself."""
-        self.until[number] = now + seconds
+    def note(self, number: int, seconds: float, now: float) -> float:
+        """Note a pause that this process was told of, or set itself; return the seconds left of the longest one.
+
+        A breaker's few seconds end no pause that a host asked for: only what all replicas know does.
+        """
+        until = self.until[number] = max(self.until.get(number, 0.0), now + seconds)
         self._own_words[number] = now
+        return until - now
 
     def adopt(self, seconds_left: dict[int, float], now: float) -> list[int]:
         """Take over what all replicas know; return those whose pause is news here. Own words of late are kept."""

@@ -520,6 +520,20 @@ async def test_pauses_that_postgres_knows_are_adopted_and_ended() -> None:
     assert (world.board.full_hosts(), world.board.full_endpoints()) == ([], [])
 
 
+async def test_a_short_pause_does_not_end_a_long_one_and_a_resume_does() -> None:
+    world = World()
+    world.board.pause_endpoint(1, 600.0)
+    world.board.pause_endpoint(1, 5.0)
+
+    await asyncio.sleep(10.0)
+    (refused,) = world.submit(1)
+    assert refused is not None
+    assert refused[1] == pytest.approx(590.0)
+
+    world.board.set_pauses({}, {})
+    assert world.submit(1) == [None]
+
+
 async def test_an_own_pause_outlives_a_reading_that_began_before_it() -> None:
     world = World()
     world.board.pause_host(1, 60.0)

@@ -66,6 +66,20 @@ async def test_a_longer_pause_that_is_asked_for_while_a_shorter_one_is_written_i
     assert world.lanes.until[1] > 500.0
 
 
+async def test_a_breaker_does_not_shorten_a_pause_that_was_asked_for_and_is_not_written_yet() -> None:
+    world = World()
+
+    async with world.keeping():
+        await asyncio.sleep(0.5)
+        world.keeper.pause(1, 1, 600.0)
+        world.keeper.pause(1, 1, None)
+        world.keeper.pause(1, 1, 20.0)
+        await asyncio.sleep(1.0)
+
+    assert world.hosts.endpoints[1].paused_until > 590.0
+    assert world.lanes.until[1] > 590.0
+
+
 async def test_what_could_not_be_written_is_written_when_postgres_is_back() -> None:
     world = World()
     world.hosts.rows[1].scale = 0.25
