@@ -150,8 +150,7 @@ class Board:
             return delivery, _ELSEWHERE_SECONDS
         queue = lane.queues.get(delivery.endpoint_id)
         if queue is None:
-            queue = lane.queues[delivery.endpoint_id] = Queue(delivery.endpoint_id)
-            self._set_pace(lane, queue)
+            queue = self._open_queue(lane, delivery.endpoint_id)
         refused: tuple[Delivery, float] | None = None
         if lane.is_full:
             longest = lane.longest()
@@ -211,7 +210,10 @@ class Board:
         self._empty_endpoint(endpoint_id, self._paused_endpoints.note(endpoint_id, seconds, clock.mono()))
 
     def set_pauses(self, hosts: dict[int, float], endpoints: dict[int, float]) -> None:
-        """Adopt who is paused, by seconds left, as all replicas know it; own words of late are kept."""
+        """Adopt who is paused, by seconds left, as all replicas know it; own words of late are kept.
+
+        Seconds of 0 or less: the pause is over, but no success came since.
+        """
         now = clock.mono()
         for host_id in self._paused_hosts.adopt(hosts, now):
             self._empty_host(host_id, hosts[host_id])
@@ -261,6 +263,13 @@ class Board:
         limits = self._doors.limits_of(host_id)
         lane = self._lanes[host_id] = Lane(host_id, limits, self._share(host_id, limits))
         return lane
+
+    def _open_queue(self, lane: Lane, endpoint_id: int) -> Queue:
+        queue = lane.queues[endpoint_id] = Queue(endpoint_id)
+        # Lanes and processes forget, and others were never told: whoever was paused is met with one request at a time.
+        queue.is_probing = lane.host_id in self._paused_hosts.of_late or endpoint_id in self._paused_endpoints.of_late
+        self._set_pace(lane, queue)
+        return queue
 
     def _share(self, host_id: int, limits: HostLimits) -> int:
         return share_of(limits.in_flight, n_replicas=self._n_replicas, rank=self._rank, host_id=host_id)

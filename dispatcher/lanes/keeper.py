@@ -42,7 +42,7 @@ class Hosts(Protocol):
         ...
 
     async def pauses(self) -> Pauses:
-        """Read who is paused."""
+        """Read who is paused, or was and has not answered well since."""
         ...
 
     async def delivering(self) -> tuple[int, int]:
@@ -170,7 +170,7 @@ class HostKeeper:
 
     async def _look(self) -> None:
         pauses = await self._hosts.pauses()
-        self.n_paused = len(pauses.hosts)
+        self.n_paused = sum(left > 0 for left in pauses.hosts.values())
         self.lanes.set_pauses(*pauses)
         self.lanes.set_replicas(*await self._hosts.delivering())
         began = clock.mono()

@@ -80,7 +80,7 @@ class HostLedger:
             await self._link.fetch("forgive", list(endpoint_ids))
 
     async def pauses(self) -> Pauses:
-        """Return the hosts and endpoints that are paused now, with the seconds left."""
+        """Return the hosts and endpoints that are paused now, or were and have not answered well since."""
         rows = await self._link.fetch("pauses")
         found = Pauses({}, {})
         for row in rows:

@@ -67,7 +67,10 @@ class Grant(NamedTuple):
 
 
 class Pauses(NamedTuple):
-    """Who is paused now, with the seconds left: hosts and endpoints by number."""
+    """Who is paused now, with the seconds left: hosts and endpoints by number.
+
+    Also who was within the last hour and has not answered well since, with 0 or less.
+    """
 
     hosts: dict[int, float]
     endpoints: dict[int, float]

@@ -14,6 +14,7 @@ from tests.rooms.ledger_world import Process, World, open_ledger
 from tests.support.servers import DatabaseServer
 
 RATE, BURST = 50.0, 20
+HOST_OF = "SELECT host_id FROM endpoint WHERE endpoint_id = $1"
 
 
 @pytest.fixture
@@ -143,8 +144,8 @@ async def test_an_endpoint_without_success_gets_one_request_per_second_over_all_
 
 
 async def paused(process: Process) -> tuple[set[int], set[int]]:
-    pauses = await process.hosts.pauses()
-    return set(pauses.hosts), set(pauses.endpoints)
+    hosts, endpoints = await process.hosts.pauses()
+    return {n for n, left in hosts.items() if left > 0}, {n for n, left in endpoints.items() if left > 0}
 
 
 async def test_a_hosts_only_endpoint_pauses_it_with_itself(world: World) -> None:
@@ -201,6 +202,27 @@ async def test_what_was_paused_together_does_not_come_back_together(world: World
     seconds = [(await process.hosts.pause(await world.endpoint(account, host=host), host, None))[0] for host in hosts]
 
     assert max(seconds) - min(seconds) > 0.5
+
+
+async def test_every_replica_is_told_for_an_hour_who_was_paused_and_has_not_answered_well_since(world: World) -> None:
+    account, process = await world.account(), await world.process()
+    lost, well, past = [await world.endpoint(account) for _ in range(3)]
+    for endpoint in (lost, well, past):
+        await process.hosts.pause(endpoint, await world.value(HOST_OF, endpoint), None)
+    for table in ("host", "endpoint_pace"):
+        await world.sql.execute(f"UPDATE {table} SET paused_until = now() - interval '1 minute'")
+    await world.sql.execute(
+        "UPDATE endpoint_pace SET paused_until = now() - interval '2 hours' WHERE endpoint_id = $1", past
+    )
+
+    await process.hosts.recover([], [well])
+
+    pauses = await (await world.process()).hosts.pauses()
+    assert pauses.endpoints == {lost: pytest.approx(-60, abs=5)}
+    assert len(pauses.hosts) == 3
+    seconds, _ = await process.hosts.pause(past, await world.value(HOST_OF, past), None)
+    assert seconds == pytest.approx(5, rel=0.21)
+    assert await world.value("SELECT opens FROM endpoint_pace WHERE endpoint_id = $1", past) == 1
 
 
 async def test_a_pause_asked_for_is_as_long_as_asked_and_the_hosts_at_most_five_minutes(world: World) -> None:

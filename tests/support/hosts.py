@@ -21,6 +21,7 @@ class HostRow:
     scale: float = 1.0
     scaled_at: float = -60.0
     paused_until: float = 0.0
+    opens: int = 0
     changed_at: float = -60.0
 
     def take(self, want: int, now: float) -> int:
@@ -113,6 +114,7 @@ class MemoryHosts:
         if not others or sum(self.endpoints[n].paused_until > now for n in others) >= 2:
             if host.paused_until <= now:
                 host.scale = max(host.scale / 2, _SLOWEST)
+                host.opens += 1
             host.paused_until = max(host.paused_until, min(row.paused_until, now + _LONGEST_HOST_PAUSE_SECONDS))
             grants = grants_of(host.limits.rate, host.limits.burst)
             host.scaled_at = now
@@ -136,6 +138,7 @@ class MemoryHosts:
         now = clock.mono()
         for row in (self.rows[number] for number in host_ids):
             if row.scale < 1.0 and row.scaled_at < now - 2.0 and row.paused_until <= now:
+                row.opens = 0 if row.scale >= 0.5 else row.opens
                 row.rescale(min(1.0, row.scale * 2), now)
         for pace in (self.endpoints[number] for number in endpoint_ids):
             pace.opens = 0 if pace.paused_until <= now else pace.opens
@@ -146,8 +149,8 @@ class MemoryHosts:
         fails_late = await self._arrive()
         now = clock.mono()
         found = Pauses(
-            {number: row.paused_until - now for number, row in self.rows.items() if row.paused_until > now},
-            {number: row.paused_until - now for number, row in self.endpoints.items() if row.paused_until > now},
+            {number: row.paused_until - now for number, row in self.rows.items() if _is_told(row, now)},
+            {number: row.paused_until - now for number, row in self.endpoints.items() if _is_told(row, now)},
         )
         await self._answer(fails_late)
         return found
@@ -173,7 +176,7 @@ class MemoryHosts:
         """End a host's pause and slow start now."""
         row = self.rows[host_id]
         row.paused_until = row.arrival = clock.mono()
-        row.scale = 1.0
+        row.scale, row.opens = 1.0, 0
 
     async def _arrive(self) -> bool:
         """Travel to Postgres; tell whether the answer will be lost."""
@@ -189,3 +192,7 @@ class MemoryHosts:
         await asyncio.sleep(self.answer_seconds / 2)
         if fails_late and self.fault is not None:
             raise self.fault
+
+
+def _is_told(row: HostRow | PaceRow, now: float) -> bool:
+    return row.paused_until > now or (row.opens > 0 and row.paused_until > now - 3_600.0)

@@ -43,7 +43,7 @@ FROM (SELECT 1) AS one LEFT JOIN u ON true
 -- name: pause
 -- S8: pause an endpoint, and its host when it has no other endpoint or two others are paused, too. A breaker's pause
 -- ($3 null) is 5 s, doubled by each in a row, a fifth more or less, at most 5 min: what fell together does not come back
--- together, with a handshake each. One that was asked for is as long as asked; a host never pauses for more than 5 min
+-- together, with a handshake each. A pause that has been over for an hour is not in a row with this one. One that was asked for is as long as asked; a host never pauses for more than 5 min
 -- at a time. After the pause the host goes on at half its rate or less with one token. An endpoint that has another host
 -- by now is not paused for what this one did: no row.
 -- Locks: the endpoint, shared, so that a move is waited for, its pace, then the host.
@@ -53,8 +53,9 @@ WITH e AS (INSERT INTO endpoint_pace AS p (endpoint_id, paused_until, opens)
            FROM endpoint WHERE endpoint_id = $1 AND host_id = $2 FOR SHARE
            ON CONFLICT (endpoint_id) DO UPDATE SET
              paused_until = CASE WHEN p.paused_until > now() AND $3::float8 IS NULL THEN p.paused_until ELSE
-               GREATEST(p.paused_until, now() + make_interval(secs => COALESCE($3, LEAST(300, 5 * (0.8 + 0.4 * random()) * 2 ^ LEAST(p.opens, 10))))) END,
-             opens = CASE WHEN p.paused_until > now() THEN p.opens ELSE LEAST(p.opens + 1, 100) END
+               GREATEST(p.paused_until, now() + make_interval(secs => COALESCE($3, LEAST(300, 5 * (0.8 + 0.4 * random()) * 2 ^ CASE
+                 WHEN p.paused_until > now() - interval '1 hour' THEN LEAST(p.opens, 10) ELSE 0 END)))) END,
+             opens = CASE WHEN p.paused_until > now() THEN p.opens WHEN p.paused_until <= now() - interval '1 hour' THEN 1 ELSE LEAST(p.opens + 1, 100) END
            RETURNING paused_until),
 h AS (UPDATE host h SET
         paused_until = GREATEST(h.paused_until, LEAST(e.paused_until, now() + interval '300 seconds')),
@@ -92,11 +93,14 @@ WHERE host_id = ANY($1::int[]) AND (scale < 1 OR opens > 0) AND scaled_at < now(
 UPDATE endpoint_pace SET opens = 0 WHERE endpoint_id = ANY($1::int[]) AND opens > 0 AND paused_until <= now()
 
 -- name: pauses
--- Read who is paused and who is slowed, for how many seconds. Indexes: host_paused, endpoint_pace_paused.
+-- Read who is paused, for how many seconds, and who was within the last hour and has not answered well since, with 0 or
+-- less: every replica meets those with one request at a time, one that has just started, too. Indexes: host_paused,
+-- endpoint_pace_paused.
 SELECT true AS is_host, host_id AS number, extract(epoch FROM paused_until - now())::float8 AS seconds
-FROM host WHERE paused_until > now()
+FROM host WHERE paused_until > now() - interval '1 hour' AND (paused_until > now() OR opens > 0)
 UNION ALL
-SELECT false, endpoint_id, extract(epoch FROM paused_until - now())::float8 FROM endpoint_pace WHERE paused_until > now()
+SELECT false, endpoint_id, extract(epoch FROM paused_until - now())::float8
+FROM endpoint_pace WHERE paused_until > now() - interval '1 hour' AND (paused_until > now() OR opens > 0)
 
 -- name: delivering
 -- Count the live replicas that deliver, and those of them with a smaller number: the own rank. $1 replica.

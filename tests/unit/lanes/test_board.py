@@ -534,6 +534,53 @@ async def test_a_short_pause_does_not_end_a_long_one_and_a_resume_does() -> None
     assert world.submit(1) == [None]
 
 
+async def most_at_once_after_the_pause(world: World) -> int:
+    """Offer a hundred deliveries and return how many of them are under way together before any has ended."""
+    world.most_running.clear()
+    world.submit(100)
+    await asyncio.sleep(world.default_seconds * 0.8)
+    return world.most_running[1]
+
+
+async def test_after_a_pause_that_outlives_its_lane_one_request_goes_at_a_time_until_one_goes_well() -> None:
+    world = World(seconds=0.5)
+    async with world.looking():
+        world.submit(1)
+        await asyncio.sleep(1.0)
+        world.board.pause_endpoint(1, 20.0)
+        await asyncio.sleep(20.5)
+        assert world.board.n_lanes == 0
+
+        assert await most_at_once_after_the_pause(world) == 1
+        await asyncio.sleep(1.0)
+        assert world.most_running[1] > 1
+
+    assert ("forgive", 1, None) in world.orders.given
+
+
+@pytest.mark.parametrize(
+    ("hosts", "endpoints"), [({}, {1: 5.0}), ({1: 5.0}, {}), ({}, {1: -5.0})], ids=["endpoint", "host", "over already"]
+)
+async def test_a_replica_that_had_nothing_of_it_or_began_only_now_sends_one_request_at_a_time(
+    hosts: dict[int, float], endpoints: dict[int, float]
+) -> None:
+    world = World(seconds=0.5)
+    world.board.set_pauses(hosts, endpoints)
+    await asyncio.sleep(5.5)
+    world.board.set_pauses(dict.fromkeys(hosts, -0.5), dict.fromkeys(endpoints, -0.5))
+
+    assert await most_at_once_after_the_pause(world) == 1
+
+
+async def test_an_endpoint_that_answered_well_elsewhere_is_met_with_all_there_is() -> None:
+    world = World(seconds=0.5)
+    world.board.set_pauses({}, {1: 5.0})
+    await asyncio.sleep(5.5)
+    world.board.set_pauses({}, {})
+
+    assert await most_at_once_after_the_pause(world) == WIDE.in_flight
+
+
 async def test_an_own_pause_outlives_a_reading_that_began_before_it() -> None:
     world = World()
     world.board.pause_host(1, 60.0)
