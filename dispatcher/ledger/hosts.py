@@ -88,7 +88,7 @@ class HostLedger:
         return found
 
     async def delivering(self) -> tuple[int, int]:
-        """Return how many live replicas deliver, at least 1, and this one's rank among them, from 0."""
+        """Return how many replicas deliver, at least 1, and this one's rank among them, from 0."""
         row = await self._link.fetchrow("delivering", self._replica.replica_id)
         return max(1, row["n"]), row["rank"]
 

@@ -9,6 +9,7 @@ import pytest
 
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.errors import Fenced
+from dispatcher.policy.health import share_of
 from dispatcher.policy.pacing import UNVERIFIED, Ask, grants_of
 from tests.rooms.ledger_world import Process, World, open_ledger
 from tests.support.servers import DatabaseServer
@@ -280,6 +281,21 @@ async def test_rates_are_halved_once_per_second_and_doubled_every_two(world: Wor
     await world.sql.execute("UPDATE host SET scaled_at = now() - interval '3 seconds'")
     await process.hosts.recover([host], [])
     assert await scale() == 1.0
+
+
+async def test_after_an_outage_longer_than_the_lease_shares_do_not_exceed_the_cap_while_leases_are_renewed(
+    world: World,
+) -> None:
+    processes = [await world.process() for _ in range(3)]
+    await world.sql.execute("UPDATE replica SET lease_until = now() - interval '5 seconds'")
+
+    shares = []
+    for process in processes:
+        await process.members.heartbeat()
+        n, rank = await process.hosts.delivering()
+        shares.append(share_of(64, n_replicas=n, rank=rank, host_id=7))
+
+    assert sum(shares) == 64
 
 
 async def test_limits_of_its_own_and_the_count_of_replicas_reach_every_replica(world: World) -> None:

@@ -103,8 +103,11 @@ SELECT false, endpoint_id, extract(epoch FROM paused_until - now())::float8
 FROM endpoint_pace WHERE paused_until > now() - interval '1 hour' AND (paused_until > now() OR opens > 0)
 
 -- name: delivering
--- Count the live replicas that deliver, and those of them with a smaller number: the own rank. $1 replica.
-SELECT count(*) AS n, count(*) FILTER (WHERE replica_id < $1) AS rank FROM replica WHERE lease_until > now() AND delivers
+-- Count the replicas that deliver, and those of them with a smaller number: the own rank. A replica is there until it
+-- leaves or is taken over, as everywhere: after an outage every lease has ended, and whoever renewed first would take the
+-- whole cap for itself; and what a frozen one has on the wire counts, too. A dead one's share comes 2 to 3 s later for it.
+-- $1 replica.
+SELECT count(*) AS n, count(*) FILTER (WHERE replica_id < $1) AS rank FROM replica WHERE delivers
 
 -- name: changed_hosts
 -- Read limits that changed lately. Index: host_changed. $1 seconds to look back.
