@@ -267,6 +267,34 @@ async def test_without_the_delayed_arrival_a_whole_burst_would_meet_a_recovering
     assert after.n > 1
 
 
+async def test_resuming_a_host_again_and_again_gives_no_more_than_its_limits(world: World) -> None:
+    host, process = await limited_host(world), await world.process()
+    authority = await world.value("SELECT authority FROM host WHERE host_id = $1", host)
+    granted = 0
+
+    began = time.monotonic()
+    for _ in range(10):
+        (grant,) = await process.hosts.lease([Ask(host, 1_000)])
+        granted += grant.n
+        await world.sql.execute(STATEMENTS["resume_host"], authority)
+
+    assert granted <= BURST + RATE * (time.monotonic() - began)
+
+
+async def test_a_host_that_is_resumed_goes_on_at_its_full_rate(world: World) -> None:
+    account, host = await world.account(), await limited_host(world)
+    endpoint, process = await world.endpoint(account, host=host), await world.process()
+    await process.hosts.pause(endpoint, host, 60.0)
+
+    await world.sql.execute(
+        STATEMENTS["resume_host"], await world.value("SELECT authority FROM host WHERE host_id = $1", host)
+    )
+
+    (grant,) = await process.hosts.lease([Ask(host, 1)])
+    assert (grant.scale, grant.paused_seconds) == (1.0, 0.0)
+    assert grant.next_seconds <= 1 / RATE
+
+
 async def test_rates_are_halved_once_per_second_and_doubled_every_two(world: World) -> None:
     host, process = await limited_host(world), await world.process()
 

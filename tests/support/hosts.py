@@ -173,9 +173,11 @@ class MemoryHosts:
         row.arrival = min(row.arrival, now + grants.burst * grants.interval_us / 1e6)
 
     def resume(self, host_id: int) -> None:
-        """End a host's pause and slow start now."""
-        row = self.rows[host_id]
-        row.paused_until = row.arrival = clock.mono()
+        """End a host's pause and slow start now; tokens granted ahead are forgiven up to the burst."""
+        now, row = clock.mono(), self.rows[host_id]
+        grants = grants_of(row.limits.rate, row.limits.burst)
+        row.paused_until = min(row.paused_until, now)
+        row.arrival = min(row.arrival, now + grants.burst * grants.interval_us / 1e6)
         row.scale, row.opens = 1.0, 0
 
     async def _arrive(self) -> bool:

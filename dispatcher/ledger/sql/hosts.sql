@@ -135,8 +135,11 @@ UPDATE host SET rate = $2, burst = $3, in_flight = $4, interval_us = $5::bigint,
 WHERE authority = $1 RETURNING host_id
 
 -- name: resume_host
--- End a host's pause and slow start now.
-UPDATE host SET paused_until = now(), scale = 1, opens = 0, tat = now() WHERE authority = $1 RETURNING host_id
+-- End a host's pause and slow start now. As in `set_host`, what was granted ahead is forgiven up to the burst and no more:
+-- whoever resumes a host again and again gets no more than its limits promise.
+UPDATE host SET paused_until = LEAST(paused_until, now()), scale = 1, opens = 0,
+  tat = LEAST(tat, now() + grant_burst * interval_us * interval '1 microsecond')
+WHERE authority = $1 RETURNING host_id
 
 -- name: host_backlog
 -- Count what waits for a host, up to $2. Index: delivery_due.

@@ -288,12 +288,6 @@ class LaneRoom:
             self._promise_anew(host_id)
         self.board.set_limits(host_id, limits)
 
-    def resume(self, host_id: int) -> None:
-        """End a host's pause and slow start, which forgives it the tokens that it had."""
-        self.hosts.resume(host_id)
-        if not math.isinf(self.peers.host_starts[host_id].since):
-            self._promise_anew(host_id)
-
     def _promise_anew(self, host_id: int) -> None:
         """Watch a host's starts against its present limits, from a moment on when no older token lives."""
         self.peers.host_starts[host_id] = Starts(self.endpoints.limits[host_id], clock.mono() + 2 * _TOKEN_SECONDS)

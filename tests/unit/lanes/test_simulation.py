@@ -109,7 +109,7 @@ class Story:
             self.room.hosts.endpoints[self._endpoint()].paused_until = until
 
     def resume(self) -> None:
-        self.room.resume(self._host())
+        self.room.hosts.resume(self._host())
 
     def tokens_away(self) -> None:
         self.room.hosts.fault = Unavailable("away")
