@@ -393,15 +393,19 @@ class Board:
         task.add_done_callback(self._ended)
 
     async def _attempt(self, lane: Lane, queue: Queue, delivery: Delivery) -> None:
+        is_settled = False
         try:
             settlement = await self._doors.carry(delivery)
             self._doors.settle(settlement)
+            is_settled = True
             was_suspect = lane.is_suspect
             self._watch.note(lane, queue, settlement, clock.mono())
             self._recount(lane, was_suspect=was_suspect)
         except Exception:
-            # A bug of ours must not leave the delivery in nobody's hands: it comes back, and so does the bug.
-            self._doors.settle(parked(delivery, _FALLEN_SECONDS, clock.mono()))
+            # A bug of ours must not leave the delivery in nobody's hands: it comes back, and so does the bug. One that
+            # is settled has left: a second word about it might even be written before the first.
+            if not is_settled:
+                self._doors.settle(parked(delivery, _FALLEN_SECONDS, clock.mono()))
             raise
         finally:
             lane.in_flight -= 1

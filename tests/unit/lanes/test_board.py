@@ -367,6 +367,23 @@ async def test_a_delivery_whose_attempt_falls_goes_back_and_the_lane_goes_on() -
     assert world.board.held_bytes == 0
 
 
+async def test_a_fault_after_the_settlement_settles_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+
+    def fall(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Watch, "note", fall)
+    world.submit(1)
+    await asyncio.sleep(1)
+
+    assert [settlement.verdict.kind for settlement in world.settled] == [VerdictKind.DELIVERED]
+    assert [type(fault) for fault in told] == [ZeroDivisionError]
+    assert (world.board.in_flight, world.board.held_bytes) == (0, 0)
+
+
 async def test_two_endpoints_of_one_host_take_turns_whatever_their_queues() -> None:
     world = World(limits=HostLimits(rate=1e6, burst=1_000_000, in_flight=1))
 
