@@ -131,6 +131,7 @@ class Deliverer:
             self.claims,
             self.board,
             self.submit,
+            learn=self._learn,
             on_adopted=services.journal.adopted,
             jitter=lambda: _chance.uniform(0.8, 1.2),
         )
@@ -138,11 +139,7 @@ class Deliverer:
 
     async def submit(self, deliveries: Sequence[Delivery]) -> None:
         """Put deliveries into their lanes; what a lane refuses goes back to Postgres. Never loses one."""
-        try:
-            await self.directory.load([delivery.endpoint_id for delivery in deliveries])
-        except Unavailable as fault:
-            # The courier asks again for each and parks those it cannot place.
-            _log.warning("directory_unavailable", reason=str(fault))
+        await self._learn(deliveries)
         now = clock.mono()
         for delivery in deliveries:
             refused = self.board.submit(delivery)
@@ -160,6 +157,13 @@ class Deliverer:
         now = clock.mono()
         for delivery in queued:
             self.recorder.settle(parked(delivery, 0.0, now))
+
+    async def _learn(self, deliveries: Sequence[Delivery]) -> None:
+        try:
+            await self.directory.load([delivery.endpoint_id for delivery in deliveries])
+        except Unavailable as fault:
+            # The courier asks again for each and parks those it cannot place.
+            _log.warning("directory_unavailable", reason=str(fault))
 
     def _settle(self, settlement: Settlement) -> None:
         place = settlement.delivery.endpoint_id, settlement.delivery.host_id

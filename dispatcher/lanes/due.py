@@ -71,7 +71,8 @@ class Lanes(Protocol):
 class DueReader:
     """Claims due rows a few times per second and hands them to `submit`; a slow period when nothing is due.
 
-    `submit` takes deliveries that this process owns now and may await the directory.
+    `submit` takes deliveries that this process owns now; `learn` reads what is to be known of their hosts before a lane
+    is opened for one. Both may await the directory, neither raises.
     """
 
     def __init__(
@@ -80,12 +81,14 @@ class DueReader:
         lanes: Lanes,
         submit: Callable[[Sequence[Delivery]], Awaitable[None]],
         *,
+        learn: Callable[[Sequence[Delivery]], Awaitable[None]],
         on_adopted: Callable[[int], None],
         jitter: Callable[[], float],
     ) -> None:
         self._claims = claims
         self._lanes = lanes
         self._submit = submit
+        self._learn = learn
         self._on_adopted = on_adopted
         self._jitter = jitter
         self._stop = asyncio.Event()
@@ -152,6 +155,8 @@ class DueReader:
         )
         if claimed:
             failpoints.reach(failpoints.Point.CLAIM_ANSWERED)
+            # A host's limits say how long the tokens live that were charged for it.
+            await self._learn(claimed)
             for host_id, n in Counter(delivery.host_id for delivery in claimed).items():
                 self._lanes.credit(host_id, n, sent)
             await self._submit(claimed)

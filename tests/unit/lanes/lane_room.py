@@ -204,6 +204,7 @@ class LaneRoom:
             self.rows,
             self.board,
             self.submit,
+            learn=self.learn,
             on_adopted=lambda _: None,
             jitter=lambda: chance.uniform(0.8, 1.2),
         )
@@ -234,11 +235,15 @@ class LaneRoom:
         if kept:
             await self.submit(kept)
 
-    async def submit(self, deliveries: Sequence[Delivery]) -> None:
-        """Put deliveries into their lanes; what a lane refuses goes back."""
+    async def learn(self, deliveries: Sequence[Delivery]) -> None:
+        """Read what is to be known of deliveries on their way into lanes."""
         self.in_transit |= {delivery.delivery_id for delivery in deliveries}
         with contextlib.suppress(Unavailable):
             await self.endpoints.load()
+
+    async def submit(self, deliveries: Sequence[Delivery]) -> None:
+        """Put deliveries into their lanes; what a lane refuses goes back."""
+        await self.learn(deliveries)
         now = clock.mono()
         for delivery in deliveries:
             self.in_transit.discard(delivery.delivery_id)

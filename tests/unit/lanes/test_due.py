@@ -76,7 +76,20 @@ class World:
         self.claims, self.lanes = Claims(), Lanes()
         self.submitted: list[Delivery] = []
         self.n_adopted = 0
-        self.reader = DueReader(self.claims, self.lanes, self._submit, on_adopted=self._adopted, jitter=lambda: 1.0)
+        self.known: list[Delivery] = []
+        self.known_before_credits = False
+        self.reader = DueReader(
+            self.claims,
+            self.lanes,
+            self._submit,
+            learn=self._learn,
+            on_adopted=self._adopted,
+            jitter=lambda: 1.0,
+        )
+
+    async def _learn(self, deliveries: Sequence[Delivery]) -> None:
+        self.known_before_credits = not self.lanes.credits
+        self.known = list(deliveries)
 
     async def _submit(self, deliveries: Sequence[Delivery]) -> None:
         self.submitted += deliveries
@@ -102,6 +115,18 @@ async def test_due_rows_are_handed_on_within_half_a_second() -> None:
 
     assert world.submitted == deliveries
     assert world.claims.asked[0] == ([5], [6], [(77, 7)])
+
+
+async def test_limits_of_hosts_are_read_before_their_tokens_are_taken() -> None:
+    world, deliveries = World(), [a_delivery(host_id=1), a_delivery(host_id=2)]
+    world.claims.due = [deliveries]
+
+    async with world.running():
+        await asyncio.sleep(0.5)
+
+    assert world.known == deliveries
+    assert world.known_before_credits
+    assert [credit[:2] for credit in world.lanes.credits] == [(1, 1), (2, 1)]
 
 
 async def test_nothing_is_claimed_while_there_is_no_room() -> None:
