@@ -122,6 +122,11 @@ class Board:
         """Return the endpoints for which no waiting rows should be claimed now: enough is here already."""
         return [number for lane in self._lanes.values() if lane.n_queued for number in lane.served()]
 
+    @property
+    def room_bytes(self) -> int:
+        """Return how many bytes more may be held; 0 when there is no room."""
+        return max(0, self._limits.memory_bytes - self._bytes)
+
     def has_room(self) -> bool:
         """Tell whether intake may read more."""
         return self._room.is_set()

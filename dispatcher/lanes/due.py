@@ -19,6 +19,9 @@ _WORTH_A_LOOK: Final = 5
 _BACKLOG_SECONDS: Final = 5.0
 _MOST_ROWS: Final = 2_000
 _ROWS_PER_HOST: Final = 50
+_MOST_BYTES: Final = 16 * 1_048_576
+"""No claim brings more, however much room there is: its answer has to come within the statement's limit."""
+
 _SECOND_LOOK_SECONDS: Final = 6.0
 """A statement whose answer was lost may still commit until its server-side limit (4 s) is over."""
 
@@ -40,7 +43,7 @@ class Claims(Protocol):
         ...
 
     async def adopt(self) -> list[Delivery]:
-        """Find rows that are ours without our knowing."""
+        """Find some of the rows that are ours without our knowing; none when there are no more."""
         ...
 
     async def has_strays(self) -> bool:
@@ -50,6 +53,11 @@ class Claims(Protocol):
 
 class Lanes(Protocol):
     """What the due-reader needs of the board."""
+
+    @property
+    def room_bytes(self) -> int:
+        """Return how many bytes more are welcome."""
+        ...
 
     def has_room(self) -> bool:
         """Tell whether more deliveries are welcome."""
@@ -112,13 +120,14 @@ class DueReader:
         """Claim until `stop`. Survives Postgres being away; raises Fenced when this replica was taken over."""
         period = _PERIOD_SECONDS
         while not await sleep_until_set(self._stop, period * self._jitter()):
+            n_claimed = 0
             try:
-                await self._adopt()
                 n_claimed = await self._claim()
                 self.last_success = clock.mono()
+                # Afterwards: what cannot be found must not keep what is due from being claimed.
+                await self._adopt()
             except Unavailable as fault:
                 _log.warning("claim_failed", reason=str(fault))
-                n_claimed = 0
             # A backlog is worth looking again soon, whatever is due now and then is not.
             period = _BUSY_SECONDS if n_claimed >= _WORTH_A_LOOK else _PERIOD_SECONDS
 
@@ -128,12 +137,13 @@ class DueReader:
             self._next_strays = now + _STRAY_SECONDS
             if await self._claims.has_strays():
                 self.answer_was_lost()
-        if self._adopt_at and clock.mono() >= self._adopt_at[0]:
+        if self._adopt_at and clock.mono() >= self._adopt_at[0] and self._lanes.has_room():
             found = await self._claims.adopt()
-            self._adopt_at = self._adopt_at[1:]
-            if found:
-                self._on_adopted(len(found))
-                await self._submit(found)
+            if not found:
+                self._adopt_at = self._adopt_at[1:]
+                return
+            self._on_adopted(len(found))
+            await self._submit(found)
 
     async def _claim(self) -> int:
         if not self._lanes.has_room():
@@ -151,6 +161,7 @@ class DueReader:
                 self._lanes.full_hosts(),
                 self._lanes.unwilling_endpoints(),
                 self._backlog,
+                min(_MOST_BYTES, self._lanes.room_bytes),
             )
         )
         if claimed:

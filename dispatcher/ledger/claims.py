@@ -15,6 +15,9 @@ from dispatcher.model.errors import Fenced
 MOVE_ROWS: Final = 5_000
 """Waiting rows put under another host per statement."""
 
+ADOPTED_ROWS: Final = 100
+"""Rows found per statement: with the largest bodies that is 25 MB, far below the statement timeout."""
+
 FLOOR_SECONDS: Final = 10.0
 """How far back an ordinary claim looks; older rows are found by `backlog`. More than three claim periods."""
 
@@ -67,6 +70,7 @@ class ClaimLedger:
                 [host for host, _ in wish.backlog],
                 [endpoint for _, endpoint in wish.backlog],
                 list(wish.full_endpoints),
+                wish.most_bytes,
             )
             if not rows[0]["live"]:
                 message = f"replica {self._replica.replica_id} was taken over"
@@ -76,14 +80,14 @@ class ClaimLedger:
         return claimed
 
     async def adopt(self) -> list[Delivery]:
-        """Return the deliveries that Postgres says are ours and this process does not know; then it holds them.
+        """Return some deliveries that Postgres says are ours and this process does not know; then it holds them.
 
-        For use after an accept or a claim whose answer was lost. Holds the gate alone, so no accept, claim or
-        settlement runs meanwhile.
+        For use after an accept or a claim whose answer was lost, again and again until it returns none. Holds the gate
+        alone, so no accept, claim or settlement runs meanwhile.
         """
         async with self._replica.gate.exclusive():
-            rows = await self._link.fetch("owned", self._replica.replica_id)
-            found = [_delivery(row) for row in rows if row["delivery_id"] not in self._replica.held]
+            rows = await self._link.fetch("owned", self._replica.replica_id, list(self._replica.held), ADOPTED_ROWS)
+            found = [_delivery(row) for row in rows]
             self._replica.hold([delivery.delivery_id for delivery in found])
         return found
 

@@ -70,7 +70,8 @@ class Accepted(NamedTuple):
 class ClaimWish(NamedTuple):
     """What a process would like to claim: how much, and what to leave alone because it has enough of it.
 
-    `backlog` are the (host, endpoint) pairs with rows due for long.
+    `backlog` are the (host, endpoint) pairs with rows due for long. Bodies of more than `most_bytes` are not asked for;
+    the last one may go over it.
     """
 
     rows_per_host: int
@@ -78,3 +79,4 @@ class ClaimWish(NamedTuple):
     full_hosts: Sequence[int] = ()
     full_endpoints: Sequence[int] = ()
     backlog: Sequence[tuple[int, int]] = ()
+    most_bytes: int = 16 * 1_048_576

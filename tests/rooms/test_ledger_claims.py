@@ -243,7 +243,7 @@ async def test_claims_read_the_due_index_and_not_the_table(world: World) -> None
         for name, value in HOT.items():
             await world.sql.execute(f"SET LOCAL {name} = {value}")
         plan = await world.rows(
-            "EXPLAIN " + STATEMENTS["claim"], process.replica.replica_id, 10, 10, 10.0, [], [], [], []
+            "EXPLAIN " + STATEMENTS["claim"], process.replica.replica_id, 10, 10, 10.0, [], [], [], [], 1 << 20
         )
     text = "\n".join(row[0] for row in plan)
 
@@ -316,3 +316,41 @@ async def test_what_comes_back_after_its_endpoint_moved_is_put_under_the_new_hos
     hosts = await world.rows("SELECT DISTINCT endpoint_id, host_id FROM delivery ORDER BY endpoint_id")
     assert {d.host_id for d in claimed} == {old}
     assert [tuple(row) for row in hosts] == [(moved, new), (long_ago, old)]
+
+
+async def test_a_claim_takes_no_more_bytes_than_asked_for_and_one_row_always(world: World) -> None:
+    account, process = await world.account(), await world.process()
+    for _ in range(4):
+        await world.waiting(account, await world.endpoint(account), 10, body=b"x" * 99_000)
+
+    one, some = await process.claim(most_bytes=1), await process.claim(most_bytes=650_000)
+
+    assert (len(one), len(some)) == (1, 7)
+    tokens = "SELECT count(*) FROM host WHERE tat > 'epoch'"
+    assert await world.value(tokens) == len({delivery.host_id for delivery in (*one, *some)})
+    assert len(await process.claim()) == 32
+
+
+async def test_a_shortage_of_bytes_starves_no_host(world: World) -> None:
+    account, process = await world.account(), await world.process()
+    for _ in range(3):
+        await world.waiting(account, await world.endpoint(account), 50, body=b"x" * 9_000)
+
+    served = {(await process.claim(most_bytes=1))[0].host_id for _ in range(40)}
+
+    assert len(served) == 3
+
+
+async def test_rows_that_are_ours_without_our_knowing_are_found_bit_by_bit(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.ledger.claims.ADOPTED_ROWS", 3)
+    process = await world.process()
+    await waiting_host(world, 9)
+    known = {delivery.delivery_id for delivery in (await process.claim())[:2]}
+    process.replica.held = set(known)
+
+    found = [[d.delivery_id for d in await process.claims.adopt()] for _ in range(4)]
+
+    assert [len(some) for some in found] == [3, 3, 1, 0]
+    assert len({number for some in found for number in some} | known) == 9

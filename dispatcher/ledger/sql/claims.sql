@@ -20,8 +20,11 @@ SELECT host_id, endpoint_id FROM pairs WHERE due_at <= now() - make_interval(sec
 -- rows below it come in $6 and $7.
 -- Blocked hosts go before the LIMIT, or healthy ones starve behind them. Half of what a host has to give stays for
 -- deliveries that come fresh. An endpoint without any success so far gets one row.
+-- Pairs come in a random order, and rows are taken until their bodies, each with what it costs besides, reach $9: the last
+-- one may go over it, so one is always taken. What is locked beyond that is left as it was. (octet_length of a body that
+-- is stored apart does not read it.)
 -- $1 replica, $2 rows per host, $3 hosts, $4 floor in seconds before now, $5 hosts and $8 endpoints that want none here,
--- $6 and $7 backlog pairs (hosts, endpoints).
+-- $6 and $7 backlog pairs (hosts, endpoints), $9 bytes.
 WITH RECURSIVE
 shut AS MATERIALIZED (SELECT host_id FROM host WHERE paused_until > now() UNION SELECT unnest($5::int[])),
 mute AS MATERIALIZED (SELECT endpoint_id FROM endpoint_pace WHERE paused_until > now() UNION SELECT unnest($8::int[])),
@@ -65,31 +68,39 @@ gr  AS MATERIALIZED (SELECT host_id, iv, base,
           LEAST($2, ceil(floor(extract(epoch FROM now() - base) * 1e6 / iv + grant_burst) / 2)::int) AS n FROM lk),
 ways AS MATERIALIZED (SELECT c.host_id, c.endpoint_id, c.since, gr.n, e.verified_at IS NULL AS is_new,
           row_number() OVER (PARTITION BY c.host_id ORDER BY random()) AS place, count(*) OVER (PARTITION BY c.host_id) AS k
-        FROM cand c JOIN gr USING (host_id) JOIN endpoint e USING (endpoint_id)),
-pk  AS MATERIALIZED (SELECT x.place, x.host_id FROM ways w CROSS JOIN LATERAL (
-          SELECT ctid AS place, host_id FROM delivery
+        FROM cand c JOIN gr USING (host_id) JOIN endpoint e USING (endpoint_id)
+        ORDER BY random()),
+pk  AS MATERIALIZED (SELECT x.place, x.host_id, e.event_type, e.subject, e.occurred_at, e.body
+        FROM ways w CROSS JOIN LATERAL (
+          SELECT ctid AS place, host_id, event_id, account_id, environment, event_day FROM delivery
           WHERE owner IS NULL AND NOT held AND host_id = w.host_id AND endpoint_id = w.endpoint_id
             AND due_at <= now() AND due_at > w.since
           ORDER BY due_at
           LIMIT GREATEST(0, CASE WHEN w.is_new THEN LEAST(1, w.n - w.place + 1)
                                  ELSE w.n / w.k + (w.place <= w.n % w.k)::int END)
-          FOR UPDATE SKIP LOCKED) x),
+          FOR UPDATE SKIP LOCKED) x JOIN event e USING (event_id, account_id, environment, event_day)),
+fit AS MATERIALIZED (SELECT * FROM (
+          SELECT pk.*, sum(octet_length(body) + 1024) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(body) - 1024 AS before
+          FROM pk) p
+        WHERE p.before < $9::bigint),
 tk  AS (UPDATE host h SET tat = gr.base + c.n * gr.iv * interval '1 microsecond'
-        FROM (SELECT host_id, count(*) AS n FROM pk GROUP BY host_id) c JOIN gr USING (host_id)
+        FROM (SELECT host_id, count(*) AS n FROM fit GROUP BY host_id) c JOIN gr USING (host_id)
         WHERE h.host_id = c.host_id),
-up  AS (UPDATE delivery d SET owner = $1 FROM pk WHERE d.ctid = pk.place
+up  AS (UPDATE delivery d SET owner = $1 FROM fit WHERE d.ctid = fit.place
         RETURNING d.delivery_id, d.event_day, d.event_id, d.account_id, d.environment, d.endpoint_id, d.host_id,
-                  d.attempts, d.created_at, d.attempts_before)
-SELECT (SELECT count(*) FROM me) AS live, up.*, e.event_type, e.subject, e.occurred_at, e.body
-FROM (SELECT 1) AS one LEFT JOIN (up JOIN event e USING (event_id, account_id, environment, event_day)) ON true
+                  d.attempts, d.created_at, d.attempts_before, fit.event_type, fit.subject, fit.occurred_at, fit.body)
+SELECT (SELECT count(*) FROM me) AS live, up.*
+FROM (SELECT 1) AS one LEFT JOIN up ON true
 
 -- name: owned
--- Read every delivery this replica owns, with its event; to find rows whose claim or accept was answered by
--- a connection that died. Runs rarely. Sequential scan of the hot table.
+-- Read up to $3 deliveries this replica owns beside those it knows ($2), with their events; to find rows whose claim or
+-- accept was answered by a connection that died. Runs rarely. Sequential scan of the hot table.
 SELECT d.delivery_id, d.event_day, d.event_id, d.account_id, d.environment, d.endpoint_id, d.host_id, d.attempts,
        d.created_at, d.attempts_before, e.event_type, e.subject, e.occurred_at, e.body
 FROM delivery d JOIN event e USING (event_id, account_id, environment, event_day)
-WHERE d.owner = $1
+WHERE d.owner = $1 AND NOT EXISTS (SELECT FROM unnest($2::bigint[]) AS known(delivery_id)
+                                   WHERE known.delivery_id = d.delivery_id)
+LIMIT $3
 
 -- name: owned_ids
 -- Read the numbers of the deliveries this replica owns, to tell whether it knows of all. Sequential scan of the hot table.

@@ -24,6 +24,7 @@ class Claims:
         self.faults: list[Exception] = []
         self.adopt_faults: list[Exception] = []
         self.asked: list[tuple[list[int], list[int], list[tuple[int, int]]]] = []
+        self.most_bytes = 0
         self.n_backlog_looks = 0
         self.adopted_at: list[float] = []
         self.strays = False
@@ -34,6 +35,7 @@ class Claims:
 
     async def claim(self, wish: ClaimWish) -> list[Delivery]:
         assert wish.rows_per_host * wish.n_hosts <= 2_000
+        self.most_bytes = wish.most_bytes
         self.asked.append((list(wish.full_hosts), list(wish.full_endpoints), list(wish.backlog)))
         if self.faults:
             raise self.faults.pop(0)
@@ -54,6 +56,7 @@ class Lanes:
 
     def __init__(self) -> None:
         self.room = True
+        self.room_bytes = 1_000_000_000
         self.credits: list[tuple[int, int, float]] = []
 
     def has_room(self) -> bool:
@@ -171,9 +174,9 @@ async def test_after_a_lost_answer_own_rows_are_looked_for_twice() -> None:
         world.reader.answer_was_lost()
         await asyncio.sleep(10)
 
-    first, second = (at - began for at in world.claims.adopted_at)
+    first, second, and_no_more = (at - began for at in world.claims.adopted_at)
     assert first < 1.0
-    assert 6.0 <= second < 7.0
+    assert 6.0 <= second < and_no_more < 8.0
     assert (world.submitted, world.n_adopted) == (found, 1)
 
 
@@ -216,6 +219,46 @@ async def test_a_look_for_own_rows_that_fails_is_taken_again() -> None:
         await asyncio.sleep(3)
 
     assert (world.submitted, world.n_adopted) == (found, 1)
+
+
+async def test_own_rows_are_looked_for_bit_by_bit_until_there_are_no_more_and_only_while_there_is_room() -> None:
+    world, found = World(), [[a_delivery()] for _ in range(5)]
+    world.claims.lost = [*found]
+    world.lanes.room = False
+
+    async with world.running():
+        world.reader.answer_was_lost()
+        await asyncio.sleep(3)
+        assert world.claims.adopted_at == []
+        world.lanes.room = True
+        await asyncio.sleep(3)
+
+    assert world.submitted == [delivery for some in found for delivery in some]
+    assert world.n_adopted == 5
+
+
+async def test_own_rows_that_cannot_be_found_keep_nothing_from_being_claimed() -> None:
+    world, delivery = World(), a_delivery()
+    world.claims.adopt_faults = [Unavailable("too long")] * 1_000
+    world.claims.due = [[], [], [delivery]]
+
+    async with world.running():
+        world.reader.answer_was_lost()
+        await asyncio.sleep(3)
+
+    assert world.submitted == [delivery]
+
+
+async def test_no_more_bytes_are_claimed_than_there_is_room_for() -> None:
+    world = World()
+
+    async with world.running():
+        await asyncio.sleep(1)
+        assert world.claims.most_bytes == 16 * 1_048_576
+        world.lanes.room_bytes = 70_000
+        await asyncio.sleep(1)
+
+    assert world.claims.most_bytes == 70_000
 
 
 async def test_the_last_success_stands_still_while_postgres_is_away() -> None:
