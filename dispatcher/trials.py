@@ -54,7 +54,7 @@ class Trials:
             Unavailable: Postgres is away.
         """
         target = await self._target(delivery)
-        return None if target is None else Trial(self._sender.write(target, delivery, 1), None, ())
+        return None if target is None else Trial(self._sender.write(target, delivery, 1), None, (), target.host_id)
 
     async def send(self, delivery: Delivery) -> Trial | None:
         """Send a test and return what it met; errors as `write`. Takes at most eight seconds."""
@@ -70,7 +70,7 @@ class Trials:
             reason = f"no result within {LONGEST_SECONDS:g} seconds"
             outcome = Outcome(OutcomeKind.TIMEOUT_RESPONSE, clock.mono() - started, reason=reason)
         request = written[-1] if written else self._sender.write(target, delivery, 1)
-        return Trial(request, outcome, tuple(key.key_id for key in target.keys))
+        return Trial(request, outcome, tuple(key.key_id for key in target.keys), target.host_id)
 
     async def _target(self, delivery: Delivery) -> Target | None:
         target = await self._directory.target(delivery.endpoint_id)

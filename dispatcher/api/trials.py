@@ -69,7 +69,12 @@ async def send_test(call: Call) -> Answer:
     deed = call.deed(Action.ENDPOINT_TESTED)
     shown = _show(call, endpoint, delivery, trial)
     kept = await TrialLedger(call.services.pool).record(
-        deed, endpoint.public_id, delivery, trial.outcome, trial.key_ids, answer=orjson.dumps(shown)
+        deed,
+        endpoint.public_id,
+        delivery._replace(host_id=trial.host_id),
+        trial.outcome,
+        trial.key_ids,
+        answer=orjson.dumps(shown),
     )
     if trial.outcome.kind is OutcomeKind.DELIVERED and endpoint.verified_at is None:
         call.services.on_endpoint_changed(endpoint.endpoint_id)

@@ -37,7 +37,7 @@ class TrialLedger:
         *,
         answer: bytes,
     ) -> KeptAnswer | None:
-        """Write a test's attempt and its line in the audit log; a first success verifies the endpoint.
+        """Write a test's attempt and its line in the audit log; a first success verifies the endpoint at its host.
 
         A request that was made is written down whatever else happened: should another with the same idempotency key
         have been faster, its answer is returned, and `answer` is not kept.
@@ -62,7 +62,7 @@ class TrialLedger:
                 orjson.dumps(_detail(outcome, key_ids)),
             )
             if is_delivered:
-                await session.execute("verify_endpoint", delivery.endpoint_id)
+                await session.execute("verify_endpoint", delivery.endpoint_id, delivery.host_id)
             await note(session, deed, public_id, facts={"event_type": delivery.event_type, "outcome": outcome.kind})
             if kept is None:
                 await keep(session, deed, _OK, answer)

@@ -55,7 +55,7 @@ class PaperTrials:
     """Tests that go nowhere and always succeed."""
 
     async def write(self, delivery: Delivery) -> Trial:
-        return Trial(b"POST / HTTP/1.1\r\nhost: example.com\r\n\r\n" + delivery.body, None, ())
+        return Trial(b"POST / HTTP/1.1\r\nhost: example.com\r\n\r\n" + delivery.body, None, (), 1)
 
     async def send(self, delivery: Delivery) -> Trial:
         return (await self.write(delivery))._replace(outcome=Outcome(OutcomeKind.DELIVERED, 0.001, 204))

@@ -14,6 +14,8 @@ from dispatcher.api.throttle import Allowance
 from dispatcher.directory import Directory
 from dispatcher.ledger.connections import Link, Pool
 from dispatcher.ledger.directory import DirectoryLedger
+from dispatcher.model.delivery import Delivery
+from dispatcher.model.trial import Trial
 from dispatcher.policy.urls import PortRules, UrlRules
 from dispatcher.trials import Trials
 from dispatcher.vault import Vault
@@ -128,6 +130,28 @@ async def test_a_test_is_logged_and_verifies_the_endpoint(tested: Bench) -> None
         assert await sql.fetchval("SELECT count(*) FROM delivery") == 0
         actions = [row["action"] for row in await sql.fetch("SELECT action FROM audit_log ORDER BY audit_id")]
     assert actions == ["endpoint.created", "endpoint.tested"]
+
+
+async def test_a_success_at_a_host_that_the_endpoint_has_left_meanwhile_verifies_nothing(
+    tested: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = Trials.send
+
+    async def send_and_move(self: Trials, delivery: Delivery) -> Trial | None:
+        trial = await send(self, delivery)
+        async with tested.api.sql() as sql:
+            await sql.execute(
+                "WITH other AS (INSERT INTO host (authority, interval_us, grant_burst, in_flight)"
+                " VALUES ('https://other.example:443', 10000, 50, 64) RETURNING host_id)"
+                " UPDATE endpoint SET host_id = other.host_id FROM other"
+            )
+        return trial
+
+    monkeypatch.setattr(Trials, "send", send_and_move)
+    reply = await tested.test()
+
+    assert reply.body["delivered"] is True
+    assert (await tested.api.get(tested.path)).body["verified"] is False
 
 
 async def test_a_test_that_fails_is_told_the_likely_cause_and_never_tried_again(tested: Bench) -> None:

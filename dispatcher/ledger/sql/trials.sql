@@ -9,6 +9,6 @@ INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpoint_id, 
 VALUES ($1, $2, $1, $3, $4, $5, $6, $7, $8, 1, $9, $10, $11, $12, $13, 0)
 
 -- name: verify_endpoint
--- Remember an endpoint's first success. Index: primary key.
+-- Remember an endpoint's first success, unless it has left the host that gave it. Index: primary key. $1 endpoint, $2 host.
 UPDATE endpoint SET verified_at = now(), changed_at = GREATEST(now(), changed_at + interval '1 microsecond')
-WHERE endpoint_id = $1 AND verified_at IS NULL AND status <> 'deleted'
+WHERE endpoint_id = $1 AND host_id = $2 AND verified_at IS NULL AND status <> 'deleted'
