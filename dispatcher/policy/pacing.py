@@ -20,7 +20,10 @@ _SHORTEST_TOKEN_SECONDS: Final = 0.02
 """Below this a token could die on the way from Postgres; such limits are refused."""
 
 UNVERIFIED: Final = HostLimits(rate=1.0, burst=1, in_flight=1)
-"""What an endpoint without any success so far gets."""
+"""What an endpoint without any success so far gets: the rate over all replicas, the cap in each of them.
+
+An attempt takes ten seconds at most, so all replicas together have no more than ten in flight.
+"""
 
 
 class Grants(NamedTuple):

@@ -302,7 +302,7 @@ async def move(world: World) -> int:
     return host
 
 
-GONE = {"retry_in": 0.0, "kind": OutcomeKind.HTTP_410, "status": 410}
+GONE: dict[str, Any] = {"retry_in": 0.0, "kind": OutcomeKind.HTTP_410, "status": 410}
 
 
 @pytest.mark.parametrize("kind", [VerdictKind.RETRY, VerdictKind.PARKED, VerdictKind.INTERRUPTED, VerdictKind.GONE])

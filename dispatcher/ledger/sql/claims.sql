@@ -19,7 +19,7 @@ SELECT host_id, endpoint_id FROM pairs WHERE due_at <= now() - make_interval(sec
 -- these stops it goes from pair to pair. The floor skips dead index entries that earlier claims left; pairs with live
 -- rows below it come in $6 and $7.
 -- Blocked hosts go before the LIMIT, or healthy ones starve behind them. Half of what a host has to give stays for
--- deliveries that come fresh. An endpoint without any success so far gets one row.
+-- deliveries that come fresh. An endpoint without any success so far gives one row to each replica.
 -- Pairs come in a random order, and rows are taken until their bodies, each with what it costs besides, reach $9: the last
 -- one may go over it, so one is always taken. What is locked beyond that is left as it was. (octet_length of a body that
 -- is stored apart does not read it.)
