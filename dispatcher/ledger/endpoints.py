@@ -193,7 +193,7 @@ class EndpointLedger:
         """Give an endpoint new settings, if it is still the version `before`; None when it is not there any more.
 
         `members` names what is new, for the audit log. At another host the endpoint has to prove itself again and
-        its pauses are forgotten; what waits for it moves along, what processes hold just now follows later.
+        its pauses and failures are forgotten; what waits for it moves along, what processes hold follows later.
 
         Raises:
             Unavailable: it may have been changed.
@@ -208,6 +208,7 @@ class EndpointLedger:
             await session.execute("change_endpoint", before.endpoint_id, *settings.columns(host_id))
             if host_id != row["host_id"]:
                 await session.execute("forget_pauses", before.endpoint_id)
+                await session.execute("forget_failures", before.endpoint_id)
                 await session.execute("move_waiting", MOVE_ROWS)
             found = await session.fetchrow("find_endpoint", *deed.owner, before.public_id)
             assert found is not None

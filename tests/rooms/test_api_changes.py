@@ -117,23 +117,30 @@ async def test_at_another_host_an_endpoint_proves_itself_again_and_what_waits_mo
             "UPDATE endpoint SET verified_at = now() WHERE public_id = $1 RETURNING endpoint_id", made.body["id"]
         )
         await sql.execute("INSERT INTO endpoint_pace VALUES ($1, 1, 1, now(), 0, now() + interval '1 hour', 5)", number)
+        await sql.execute(
+            "INSERT INTO endpoint_health VALUES ($1, 9, now() - interval '4 days', now() - interval '3 days')", number
+        )
         seeds = Seeds(sql, api.tenant)
         waiting = [await seeds.delivery(number), await seeds.delivery(number, held=True)]
         under_way = await seeds.delivery(number, owner=7)
         neighbour = await seeds.delivery(await seeds.endpoint())
 
         same_host = await change(api, made, {"url": "https://example.com/other"})
+        failures = "SELECT failures FROM endpoint_health WHERE endpoint_id = $1"
+        assert await sql.fetchval(failures, number) == 9
         other_host = await change(api, made, {"url": "https://example.org:8443/hooks"})
 
         rows = await sql.fetch("SELECT d.delivery_id, h.authority FROM delivery d JOIN host h USING (host_id)")
         hosts = {row["delivery_id"]: row["authority"] for row in rows}
         paused = await sql.fetchval("SELECT paused_until > now() FROM endpoint_pace WHERE endpoint_id = $1", number)
+        health = await sql.fetch("SELECT * FROM endpoint_health WHERE endpoint_id = $1", number)
     assert same_host.body["verified"] is True
     assert other_host.body["verified"] is False
     assert {hosts[one] for one in waiting} == {"https://example.org:8443"}
     assert hosts[under_way] == "https://example.com:443"
     assert hosts[neighbour] == "https://seed:443"
     assert paused is False
+    assert [tuple(row) for row in health] == [(number, 0, None, None, False)]
 
 
 async def test_a_new_url_is_looked_up_and_an_old_one_is_not(api: Api) -> None:

@@ -35,6 +35,11 @@ WHERE endpoint_id = $1
 -- Forget the pauses of an endpoint that moved to another host. Index: primary key.
 UPDATE endpoint_pace SET paused_until = 'epoch', opens = 0 WHERE endpoint_id = $1
 
+-- name: forget_failures
+-- Forget the failures in a row of an endpoint that moved to another host: they were the former one's, and none of them
+-- may disable it at the new one. Index: primary key.
+UPDATE endpoint_health SET failures = 0, failing_since = NULL, announced_at = NULL, is_past = false WHERE endpoint_id = $1
+
 -- name: move_waiting
 -- Put up to $1 waiting deliveries of endpoints that moved within the hour under the host that they have now. What a
 -- process holds comes back under the old host and is moved then. Locks the rows, SKIP LOCKED.
