@@ -120,16 +120,25 @@ class DueReader:
         """Claim until `stop`. Survives Postgres being away; raises Fenced when this replica was taken over."""
         period = _PERIOD_SECONDS
         while not await sleep_until_set(self._stop, period * self._jitter()):
-            n_claimed = 0
+            claimed: list[Delivery] = []
             try:
-                n_claimed = await self._claim()
+                claimed = await self._claim()
                 self.last_success = clock.mono()
                 # Afterwards: what cannot be found must not keep what is due from being claimed.
                 await self._adopt()
             except Unavailable as fault:
                 _log.warning("claim_failed", reason=str(fault))
-            # A backlog is worth looking again soon, whatever is due now and then is not.
-            period = _BUSY_SECONDS if n_claimed >= _WORTH_A_LOOK else _PERIOD_SECONDS
+            period = _BUSY_SECONDS if self._is_worth_a_look(claimed) else _PERIOD_SECONDS
+
+    def _is_worth_a_look(self, claimed: Sequence[Delivery]) -> bool:
+        """Tell whether to look again soon: for a backlog, not for what is due now and then.
+
+        A host of a small burst gives a few rows at a time, however long its backlog.
+        """
+        if len(claimed) >= _WORTH_A_LOOK:
+            return True
+        backlog = set(self._backlog)
+        return any((delivery.host_id, delivery.endpoint_id) in backlog for delivery in claimed)
 
     async def _adopt(self) -> None:
         now = clock.mono()
@@ -145,9 +154,9 @@ class DueReader:
             self._on_adopted(len(found))
             await self._submit(found)
 
-    async def _claim(self) -> int:
+    async def _claim(self) -> list[Delivery]:
         if not self._lanes.has_room():
-            return 0
+            return []
         now = clock.mono()
         if now >= self._next_backlog:
             self._backlog = await self._claims.backlog()
@@ -171,4 +180,4 @@ class DueReader:
             for host_id, n in Counter(delivery.host_id for delivery in claimed).items():
                 self._lanes.credit(host_id, n, sent)
             await self._submit(claimed)
-        return len(claimed)
+        return claimed

@@ -154,6 +154,20 @@ async def test_the_backlog_is_looked_for_every_five_seconds() -> None:
     assert world.claims.n_backlog_looks in (4, 5)
 
 
+@pytest.mark.parametrize(("host", "n_rows", "least", "most"), [(77, 3, 80, 100), (78, 3, 24, 26), (78, 5, 80, 100)])
+async def test_a_backlog_is_looked_at_again_soon_however_few_rows_its_host_gives_at_a_time(
+    host: int, n_rows: int, least: int, most: int
+) -> None:
+    world = World()
+    world.claims.due = [[a_delivery(host_id=host, endpoint_id=7) for _ in range(n_rows)] for _ in range(500)]
+
+    async with world.running():
+        await asyncio.sleep(10)
+        n_looks = len(world.claims.asked)
+
+    assert least <= n_looks <= most
+
+
 async def test_an_outage_is_waited_out() -> None:
     world, delivery = World(), a_delivery()
     world.claims.faults = [Unavailable("away")] * 5
