@@ -1,8 +1,10 @@
 """Which API to call and as whom, and a small client of it that fails in words.
 
-Address and key are looked for, in this order: options, the environment (`DISPATCHER_API_URL`, `DISPATCHER_API_KEY`),
-the profile named by `--profile` or `DISPATCHER_PROFILE`, the file `ready.json` that an embedded dispatcher keeps in its
-data directory, the profile in use. A key is never sent to an address that it was not kept with.
+Address and key are looked for, in this order: options, the profile that `--profile` names, the environment
+(`DISPATCHER_API_URL`, `DISPATCHER_API_KEY`, `DISPATCHER_PROFILE`), the file `ready.json` that an embedded dispatcher
+keeps in its data directory, the profile in use. A key is never sent to an address that it was not kept with: one that
+was typed or stands in the environment needs its address from there, too. Else a folder that somebody else made would
+name the address that a production key goes to.
 """
 
 import http.client
@@ -20,6 +22,7 @@ import orjson
 import typer
 
 from dispatcher.cli import profile_file
+from dispatcher.cli.own_files import read_own
 from dispatcher.cli.refusals import CallFailed, told
 
 _TIMEOUT_SECONDS: Final = 15
@@ -43,15 +46,43 @@ class Environment(StrEnum):
     TEST = "test"
 
 
+def _unless_profile(ctx: typer.Context, option: typer.CallbackParam, value: str | None) -> str | None:
+    """Return an address or key; None for one of the environment beside a profile that was typed."""
+    named, found = ctx.get_parameter_source("profile_name"), ctx.get_parameter_source(option.name or "")
+    is_beaten = named is not None and named.name == "COMMANDLINE" and found is not None and found.name == "ENVIRONMENT"
+    return None if is_beaten else value
+
+
 ApiUrlOption = Annotated[
-    str | None, typer.Option("--api-url", envvar="DISPATCHER_API_URL", help="Where the API is.", show_default=False)
+    str | None,
+    typer.Option(
+        "--api-url",
+        envvar="DISPATCHER_API_URL",
+        help="Where the API is.",
+        show_default=False,
+        callback=_unless_profile,
+    ),
 ]
 ApiKeyOption = Annotated[
-    str | None, typer.Option("--api-key", envvar="DISPATCHER_API_KEY", help="Key to call it with.", show_default=False)
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar="DISPATCHER_API_KEY",
+        help="Key to call it with; goes with --api-url.",
+        show_default=False,
+        callback=_unless_profile,
+    ),
 ]
 ProfileOption = Annotated[
     str | None,
-    typer.Option("--profile", envvar="DISPATCHER_PROFILE", help="Kept address and key to use.", show_default=False),
+    typer.Option(
+        "--profile",
+        envvar="DISPATCHER_PROFILE",
+        help="Kept address and key to use.",
+        show_default=False,
+        # Before address and key, which it beats.
+        is_eager=True,
+    ),
 ]
 EnvironmentOption = Annotated[
     Environment | None,
@@ -85,9 +116,13 @@ def ready_file() -> Path:
 
 
 def read_ready_file() -> dict[str, Any] | None:
-    """Return what the embedded dispatcher of this data directory says of itself; None when there is nothing usable."""
+    """Return what the embedded dispatcher of this data directory says of itself; None when there is nothing usable.
+
+    Raises:
+        StrangersFile: somebody else can have written it.
+    """
     try:
-        found = orjson.loads(ready_file().read_bytes())
+        found = orjson.loads(read_own(ready_file()))
     except (OSError, orjson.JSONDecodeError):
         return None
     is_sound = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in _READY.items())
@@ -102,29 +137,34 @@ def profile(
     Raises:
         DispatcherError: no address or no key can be found, or the key is another environment's.
     """
-    kept = None if api_url and api_key else _kept(name, environment)
-    if api_url is None and kept is not None:
-        api_url = kept.api_url
-    if api_url is None:
-        message = (
-            f"no dispatcher is known: start one with `dispatcher run --embedded` (it writes {ready_file()}), "
-            "keep one with `dispatcher login --api-url URL`, or give --api-url and --api-key"
-        )
-        raise CallFailed(message)
-    api_url = api_url.rstrip("/")
-    if api_key is not None:
-        found = Profile(api_url, api_key)
-    elif kept is not None and kept.api_url == api_url:
-        found = kept
-    else:
-        message = (
-            f"no key is known for {api_url}: give --api-key, or keep one with `dispatcher login --api-url {api_url}`"
-        )
-        raise CallFailed(message)
+    given = api_url and api_url.rstrip("/")
+    found = Profile(given, api_key) if given and api_key else _fitting(_kept(name, environment), given, api_key)
     if environment is not None and found.environment not in (None, environment):
         message = f"--env {environment} is asked for, but the key from {found.source} is for {found.environment}"
         raise CallFailed(message)
     return found
+
+
+def _fitting(kept: Profile | None, api_url: str | None, api_key: str | None) -> Profile:
+    """Return what was kept, when it is what is given: an address or a key, or neither."""
+    if kept is not None and api_url in (None, kept.api_url) and api_key in (None, kept.api_key):
+        return kept
+    if api_key is not None:
+        where = "" if kept is None else f" It was not kept with {kept.api_url}, which {kept.source} names."
+        message = (
+            f"the key from --api-key or DISPATCHER_API_KEY goes to no address but its own.{where} "
+            "Say which API it is for: --api-url or DISPATCHER_API_URL"
+        )
+    elif api_url is not None:
+        message = (
+            f"no key is known for {api_url}: give --api-key, or keep one with `dispatcher login --api-url {api_url}`"
+        )
+    else:
+        message = (
+            f"no dispatcher is known: start one with `dispatcher run --embedded` (it writes {ready_file()}), "
+            "keep one with `dispatcher login --api-url URL`, or give --api-url and --api-key"
+        )
+    raise CallFailed(message)
 
 
 def _kept(name: str | None, environment: Environment | None) -> Profile | None:

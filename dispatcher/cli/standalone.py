@@ -16,6 +16,7 @@ from dispatcher import __version__
 from dispatcher.app import Daemon
 from dispatcher.cli.client import ready_file as own_ready_file
 from dispatcher.cli.daemon import Course, Places, describe, loop_factory, serve, write_ready_file
+from dispatcher.cli.own_files import read_own
 from dispatcher.cli.supervisor import supervise
 from dispatcher.embedded.demo import run_demo
 from dispatcher.embedded.kafka import EmbeddedKafka
@@ -146,12 +147,12 @@ async def _first_account(settings: Settings) -> tuple[str, dict[str, str]]:
 
 def _kept_keys(file: Path) -> dict[str, Any] | None:
     """Return what the file of the first account holds, None when there is none yet."""
-    if not file.exists():
-        return None
     try:
-        facts: dict[str, Any] = orjson.loads(file.read_bytes())
+        facts: dict[str, Any] = orjson.loads(read_own(file))
         if isinstance(facts["account_id"], str) and isinstance(facts["api_keys"], dict):
             return facts
+    except FileNotFoundError:
+        return None
     except (orjson.JSONDecodeError, LookupError, TypeError):
         pass
     message = f"{file} does not hold the keys of the first account; move it away, and another account is made"

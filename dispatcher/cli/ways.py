@@ -62,7 +62,7 @@ class Way:
         if self._database:
             return None
         who = self._who()
-        if self._is_typed:
+        if self._is_typed or self._names_operator():
             return self._entered(who or profile(*self._said))
         is_in_environment = self._said != (None, None, None)
         if who is not None and who.is_operators and (is_in_environment or not is_known()):
@@ -91,6 +91,11 @@ class Way:
         if self._is_typed:
             message = f"{what} is done in the database alone: leave out --api-url, --api-key and --profile"
             raise typer.BadParameter(message)
+
+    def _names_operator(self) -> bool:
+        """Tell whether the key itself was given and is an operator's: it means the API, and says so if it cannot."""
+        _, api_key, _ = self._said
+        return api_key is not None and Profile("", api_key).is_operators
 
     def _who(self) -> Profile | None:
         try:

@@ -326,6 +326,7 @@ async def test_migrations_are_those_of_the_embedded_database_where_none_is_confi
 
     nowhere = await shop.terminal.run("migrate", "--check", code=1)
     (shop.folder / "ready.json").write_text(json.dumps({"database_url": url}))
+    (shop.folder / "ready.json").chmod(0o600)
     embedded = await shop.terminal.run("migrate", "--check")
 
     assert "DISPATCHER_DATABASE__URL" in nowhere.err

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dispatcher.cli.checks.finding import Finding, fail, ok, skip
 from dispatcher.cli.client import read_ready_file, ready_file
+from dispatcher.cli.own_files import StrangersFile
 from dispatcher.intake.consumer import KafkaSettings, kafka_settings
 from dispatcher.model.errors import ConfigurationError
 from dispatcher.settings import Settings, load
@@ -25,13 +26,15 @@ class Places:
 def find_places() -> Places:
     """Read the settings, and the ready file of an embedded dispatcher where nothing is configured."""
     is_configured = "DISPATCHER_CONFIG" in os.environ or "DISPATCHER_DATABASE__URL" in os.environ
-    ready = None if is_configured else read_ready_file()
     try:
+        ready = None if is_configured else read_ready_file()
         settings = load(os.environ, embedded=ready is not None, required=False)
     except ConfigurationError as fault:
         cure = "`dispatcher config check` shows every key and where its value comes from"
         faults = tuple(fail("settings", one, cure) for one in fault.faults)
         return Places(Settings(), None, None, None, faults)
+    except StrangersFile as fault:
+        return Places(Settings(), None, None, None, (fail("settings", str(fault), "until then nothing of it is used"),))
     if ready is not None:
         told = ok("settings", f"of the embedded dispatcher in {ready_file().parent}")
         kafka = None

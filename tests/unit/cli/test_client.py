@@ -17,11 +17,13 @@ from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.cli import client, profile_file
+from dispatcher.cli import client, own_files, profile_file
 from dispatcher.cli.client import Api, Environment, Profile, path_to
+from dispatcher.cli.own_files import StrangersFile
 from dispatcher.cli.profile_file import KeptProfile, ProfileFault, Profiles
 from dispatcher.cli.refusals import CallFailed
 from tests.house.files import PACKAGE
+from tests.support.terminal import Terminal
 
 Answer = Callable[[web.Request], web.Response]
 
@@ -231,6 +233,7 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def a_ready_file(folder: Path) -> None:
     keys = {"live": "whd_live_x", "test": "whd_test_x"}
     (folder / "ready.json").write_text(json.dumps({"api_url": "http://127.0.0.1:1/", "api_keys": keys}))
+    (folder / "ready.json").chmod(0o600)
 
 
 def test_the_ready_file_of_this_folder_is_found_by_itself(data_dir: Path) -> None:
@@ -246,10 +249,8 @@ def test_options_win(data_dir: Path) -> None:
     a_ready_file(data_dir)
 
     both = client.profile("http://other/", "mine")
-    only_key = client.profile(None, "whd_live_mine")
 
     assert (both.api_url, both.api_key) == ("http://other", "mine")
-    assert (only_key.api_url, only_key.api_key) == ("http://127.0.0.1:1", "whd_live_mine")
 
 
 def test_a_key_is_never_sent_to_an_address_that_it_was_not_kept_with(data_dir: Path) -> None:
@@ -257,6 +258,65 @@ def test_a_key_is_never_sent_to_an_address_that_it_was_not_kept_with(data_dir: P
 
     with pytest.raises(CallFailed, match="no key is known for http://elsewhere"):
         client.profile("http://elsewhere", None)
+
+
+@pytest.mark.parametrize("name", [None, "staging"])
+def test_a_key_goes_to_no_address_that_a_folder_or_a_profile_names(data_dir: Path, name: str | None) -> None:
+    a_ready_file(data_dir)
+    profile_file.write(Profiles().kept("staging", KeptProfile("http://127.0.0.1:1", "whd_live_staging")))
+
+    with pytest.raises(CallFailed, match=r"not kept with http://127\.0\.0\.1:1, which .* names.*DISPATCHER_API_URL"):
+        client.profile(None, "whd_live_production", name)
+
+
+async def test_the_environments_key_reaches_neither_a_strangers_folder_nor_a_profile_that_is_typed(
+    data_dir: Path,
+) -> None:
+    seen: list[str] = []
+
+    def answer(request: web.Request) -> web.Response:
+        seen.append(request.headers["authorization"])
+        return web.json_response({"data": [], "next": None})
+
+    async with an_api(answer) as who:
+        ready = {"api_url": who.api_url, "api_keys": {"test": "whd_test_bait"}}
+        (data_dir / "ready.json").write_text(json.dumps(ready))
+        (data_dir / "ready.json").chmod(0o600)
+        profile_file.write(Profiles().kept("staging", KeptProfile(who.api_url, "whd_test_staging")))
+        folder = {"DISPATCHER_DATA_DIR": str(data_dir), "XDG_CONFIG_HOME": str(data_dir / "config")}
+        terminal = Terminal({**folder, "DISPATCHER_API_KEY": "whd_live_production"})
+
+        refused = await terminal.run("endpoints", "list", code=1)
+        await terminal.run("endpoints", "list", "--profile", "staging")
+        terminal.environment["DISPATCHER_API_URL"] = "http://127.0.0.1:1"
+        await terminal.run("endpoints", "list", "--profile", "staging")
+
+    assert "DISPATCHER_API_URL" in refused.err
+    assert seen == ["Bearer whd_test_staging"] * 2
+
+
+def test_a_key_finds_the_address_that_it_was_kept_with(data_dir: Path) -> None:
+    a_ready_file(data_dir)
+
+    assert client.profile(None, "whd_test_x").api_url == "http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646])
+def test_a_ready_file_that_others_can_write_is_not_trusted(data_dir: Path, mode: int) -> None:
+    a_ready_file(data_dir)
+    (data_dir / "ready.json").chmod(mode)
+
+    with pytest.raises(StrangersFile, match="chmod go-w"):
+        client.profile(None, None)
+
+
+def test_a_ready_file_of_another_user_is_not_trusted(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_ready_file(data_dir)
+    somebody = (data_dir / "ready.json").stat().st_uid + 1
+    monkeypatch.setattr(own_files, "trusted_users", lambda: {somebody})
+
+    with pytest.raises(StrangersFile, match="belongs to another user"):
+        client.profile(None, None)
 
 
 def test_the_profile_in_use_serves_where_nothing_runs_here_and_a_named_one_always(data_dir: Path) -> None:
@@ -287,6 +347,7 @@ def test_a_key_of_another_environment_than_asked_for_is_refused(data_dir: Path) 
 def test_without_a_dispatcher_the_way_to_one_is_told(data_dir: Path, content: str | None) -> None:
     if content is not None:
         (data_dir / "ready.json").write_text(content)
+        (data_dir / "ready.json").chmod(0o600)
 
     with pytest.raises(CallFailed, match=r"dispatcher run --embedded.*dispatcher login"):
         client.profile(None, None)

@@ -66,6 +66,7 @@ def test_the_nearest_of_api_and_database_is_taken(
 
 def test_an_embedded_dispatcher_is_reached_through_its_database(tmp_path: Path) -> None:
     (tmp_path / "ready.json").write_text(json.dumps(READY))
+    (tmp_path / "ready.json").chmod(0o600)
     keep(OPERATOR)
 
     assert way().operator() is None
@@ -80,6 +81,13 @@ def test_what_is_typed_and_leads_nowhere_says_so(monkeypatch: pytest.MonkeyPatch
 
     with pytest.raises(CallFailed, match="no key is known"):
         way(URL, is_typed=True).operator()
+
+
+def test_an_operators_key_without_its_address_never_leads_to_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(*next(iter(DATABASE.items())))
+
+    with pytest.raises(CallFailed, match="DISPATCHER_API_URL"):
+        way(None, OPERATOR).operator()
 
 
 def test_the_database_can_be_demanded() -> None:
