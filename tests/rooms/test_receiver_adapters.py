@@ -19,7 +19,8 @@ from aiohttp import web
 from django.core.handlers.wsgi import WSGIHandler
 from django.urls import path as django_path
 from fastapi import FastAPI
-from flask import Flask
+from flask import Flask, request
+from flask import Request as FlaskRequest
 from starlette.applications import Starlette
 from starlette.routing import Route
 from werkzeug.serving import make_server
@@ -110,9 +111,16 @@ def fastapi_app(view: Any) -> FastAPI:
     return app
 
 
+class OlderRequest(FlaskRequest):
+    """A request as Flask 2.3 and 3.0 make it: its bound can be read alone."""
+
+    max_content_length = property(lambda _: None)
+
+
 @asynccontextmanager
-async def serving_flask(desk: Desk) -> AsyncIterator[str]:
+async def serving_flask(desk: Desk, request: type[FlaskRequest] = FlaskRequest) -> AsyncIterator[str]:
     app = Flask("receiver")
+    app.request_class = request
     app.add_url_rule(PATH, view_func=flask_view(desk.work, SECRETS, MemoryInbox()), methods=["POST"])
     with wsgi(app) as url:
         yield url
@@ -140,6 +148,7 @@ SERVERS: dict[str, Callable[[Desk], AbstractAsyncContextManager[str]]] = {
     "starlette": functools.partial(serving_asgi, make=starlette_app),
     "fastapi": functools.partial(serving_asgi, make=fastapi_app),
     "flask": serving_flask,
+    "flask before 3.1": functools.partial(serving_flask, request=OlderRequest),
     "django": serving_django,
 }
 frameworks = pytest.mark.parametrize("framework", SERVERS)
@@ -231,3 +240,32 @@ async def test_a_body_beyond_all_bounds_and_other_methods_are_refused(framework:
         assert (await sender.send(method="PUT"))[0] == 405
 
     assert desk.got == []
+
+
+@pytest.mark.parametrize("size", [0, 1_048_576, 1_048_577])
+def test_flask_reads_a_body_of_unknown_length_up_to_its_bound(size: int) -> None:
+    desk = Desk()
+    app = Flask("receiver")
+    app.add_url_rule(PATH, view_func=flask_view(desk.work, SECRETS, MemoryInbox()), methods=["POST"])
+    body = b"x" * size
+
+    # As a gateway hands on a body that came in chunks.
+    answer = app.test_client().post(
+        PATH,
+        headers=signed(body),
+        input_stream=io.BytesIO(body),
+        environ_overrides={"wsgi.input_terminated": True, "CONTENT_LENGTH": ""},
+    )
+
+    assert answer.status_code == (413 if size > 1_048_576 else 204)
+    assert [len(one.body) for one in desk.got] == [size][: size <= 1_048_576]
+
+
+def test_flask_gives_the_view_what_somebody_before_it_has_read() -> None:
+    desk = Desk()
+    app = Flask("receiver")
+    app.before_request(lambda: request.get_data() and None)
+    app.add_url_rule(PATH, view_func=flask_view(desk.work, SECRETS, MemoryInbox()), methods=["POST"])
+
+    assert app.test_client().post(PATH, headers=signed(BODY), data=BODY).status_code == 204
+    assert [one.body for one in desk.got] == [BODY]
