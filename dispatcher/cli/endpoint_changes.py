@@ -66,8 +66,8 @@ def rotate_secret(
     Example: dispatcher endpoints rotate-secret we_3JqPz7LmA0 --overlap 0s --yes
     """
     seconds = parse_duration(overlap)
-    if seconds is None or seconds > _LONGEST_OVERLAP_SECONDS:
-        message = "must look like 0s, 1h or 7d, which is the longest"
+    if seconds is None or seconds > _LONGEST_OVERLAP_SECONDS or seconds != int(seconds):
+        message = "must look like 0s, 1h or 7d, which is the longest, in whole seconds"
         raise typer.BadParameter(message, param_hint="--overlap")
     if seconds == 0 or force:
         demand(f"End a secret of {endpoint} now? Receivers that still use it refuse what comes next.", yes=yes)

@@ -419,6 +419,7 @@ async def test_what_people_wrote_cannot_move_the_cursor(shop: Shop) -> None:
         ("deliveries list --endpoint we_1 --status lost", 1, ("status: ", "400")),
         ("deliveries list --type verification.complete", 1, ("type: ",)),
         ("deliveries list --since yesterday", 2, ("--since", "6h")),
+        ("endpoints rotate-secret we_1 --overlap 0.5s", 2, ("--overlap", "whole seconds")),
         ("deliveries list --until 99999999999d", 2, ("--until",)),
         ("attempts list", 2, ("--endpoint",)),
         ("attempts list --endpoint we_1 --outcome lost", 1, ("outcome: ", "no_answer")),
