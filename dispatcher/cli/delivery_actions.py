@@ -7,6 +7,7 @@ import typer
 from dispatcher.cli.asking import YesOption, demand
 from dispatcher.cli.client import Api, path_to
 from dispatcher.cli.output import Form, FormOption, say, show_rows
+from dispatcher.cli.progress import Progress
 from dispatcher.cli.refusals import CallFailed
 from dispatcher.cli.table import plain
 
@@ -50,21 +51,30 @@ def _each(api: Api, deliveries: list[str], deed: str, output: Form) -> list[dict
     """Do one after the other, show those that were done, and return them.
 
     Raises:
-        CallFailed: one or more were refused, each is named; or the API refuses everything, which ends it.
+        CallFailed: one or more were refused, each is named; or the API refuses everything, which ends it: then those
+            that are left are named, the first of which may be done when no answer came.
     """
     done: list[dict[str, Any]] = []
     refused: dict[str, list[str]] = {}
+    left = list(dict.fromkeys(deliveries))
     try:
-        for one in dict.fromkeys(deliveries):
-            try:
-                done.append(api.patiently("POST", path_to("deliveries", one, deed)))
-            except CallFailed as fault:
-                if fault.status not in _OF_ONE:
-                    raise
-                refused.setdefault(str(fault), []).append(plain(one))
+        with Progress(len(left)) as progress:
+            while left:
+                progress.move(len(done), deed)
+                try:
+                    done.append(api.patiently("POST", path_to("deliveries", left[0], deed)))
+                except CallFailed as fault:
+                    if fault.status not in _OF_ONE:
+                        raise
+                    refused.setdefault(str(fault), []).append(plain(left[0]))
+                del left[0]
     finally:
         if done:
             show_rows(done, _COLUMNS, output)
+        reasons = "\n".join(f"{', '.join(ids)}: {why}" for why, ids in refused.items())
+        if left:
+            named = f"{len(left)} not done: {' '.join(map(plain, left))}"
+            say(f"{reasons}\n{named}" if reasons else named)
     if refused:
-        raise CallFailed("\n".join(f"{', '.join(ids)}: {why}" for why, ids in refused.items()))
+        raise CallFailed(reasons)
     return done
