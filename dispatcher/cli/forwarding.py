@@ -9,6 +9,7 @@ import asyncio
 import base64
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +22,7 @@ from dispatcher.policy.signing import Signer
 ANSWER_SECONDS: Final = 5.0
 """As for any endpoint: the answer's head within five seconds of the request."""
 
+BODY_SECONDS: Final = 2.0
 CONNECT_SECONDS: Final = 3.0
 _MOST_KNOWN: Final = 1_024
 _DRAINED_BYTES: Final = 16_384
@@ -137,17 +139,18 @@ class Forwarder:
         return answer
 
     async def _post(self, event: Known) -> int:
-        headers = self._headers(event)
+        """Return the status: the head decides, as in production, whatever becomes of the body."""
         timeout = aiohttp.ClientTimeout(connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS)
-        async with (
-            asyncio.timeout(CONNECT_SECONDS + ANSWER_SECONDS),
-            self._session.post(
-                self._url, data=event.body, headers=headers, allow_redirects=False, timeout=timeout
-            ) as response,
-        ):
-            # The head decides, as in production; the rest is read so far that a connection can serve again.
-            await response.content.read(_DRAINED_BYTES)
-            return response.status
+        async with asyncio.timeout(CONNECT_SECONDS + ANSWER_SECONDS):
+            response = await self._session.post(
+                self._url, data=event.body, headers=self._headers(event), allow_redirects=False, timeout=timeout
+            )
+        try:
+            await _drain(response)
+        finally:
+            # Goes back to the pool when it was read to its end before.
+            response.close()
+        return response.status
 
     def _headers(self, event: Known) -> Mapping[str, str]:
         stamp = b"%d" % clock.now()
@@ -163,6 +166,15 @@ class Forwarder:
             "x-webhook-attempt": "1/1",
             "x-webhook-environment": event.environment,
         }
+
+
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    """Read so much of a body that the connection may serve again; a stall or a cut is no fault of the head."""
+    left = _DRAINED_BYTES
+    with suppress(aiohttp.ClientError, OSError):
+        async with asyncio.timeout(BODY_SECONDS):
+            while left > 0 and (piece := await response.content.read(left)):
+                left -= len(piece)
 
 
 Send = Callable[[Mapping[str, Any]], None]

@@ -3,8 +3,10 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import aiohttp
 import pytest
 
 from dispatcher.cli import forwarding
@@ -158,3 +160,45 @@ async def test_a_frame_that_lacks_something_is_refused(
 
     with pytest.raises((LookupError, ValueError)):
         made.take(frame)
+
+
+@asynccontextmanager
+async def a_program(answer: bytes, *, hangs_up: bool) -> AsyncIterator[tuple[Forwarder, list[Answer]]]:
+    """Give a forwarder to a program that answers with these bytes, and then nothing or a cut."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(answer)
+        await writer.drain()
+        if not hangs_up:
+            await reader.read()
+        writer.close()
+
+    answers: list[Answer] = []
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        tell = lambda _, answer, __: answers.append(answer)  # noqa: E731 - three arguments, one wanted
+        yield Forwarder(session, url, b"k" * 36, user_agent="test", on_answer=tell), answers
+
+
+@pytest.mark.parametrize("hangs_up", [False, True], ids=["stalls", "ends"])
+@pytest.mark.parametrize(
+    "body",
+    [b"content-length: 10\r\n\r\nx", b"transfer-encoding: chunked\r\n\r\n5\r\nab", b"content-length: 10\r\n\r\n"],
+    ids=["short", "chunked", "none"],
+)
+async def test_a_whole_head_is_the_answer_whatever_becomes_of_the_body(
+    monkeypatch: pytest.MonkeyPatch, body: bytes, hangs_up: bool
+) -> None:
+    monkeypatch.setattr(forwarding, "BODY_SECONDS", 0.05)
+    async with a_program(b"HTTP/1.1 200 OK\r\n" + body, hangs_up=hangs_up) as (forwarder, answers):
+        await forwarder.forward(an_event(1))
+
+    assert [(one.status, one.reason) for one in answers] == [(200, None)]
+
+
+async def test_half_a_head_is_no_answer() -> None:
+    async with a_program(b"HTTP/1.1 200 OK\r\ncontent-", hangs_up=True) as (forwarder, answers):
+        await forwarder.forward(an_event(1))
+
+    assert [one.status for one in answers] == [None]
