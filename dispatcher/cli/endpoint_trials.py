@@ -44,7 +44,7 @@ def _print(found: dict[str, Any]) -> None:
     print_body(request["body"])
     typer.echo("")
     if not found["would_deliver"]:
-        typer.echo(f"a real event like this would not be sent: {found['would_skip_because']}")
+        typer.echo(f"a real event like this would not be sent: {plain(found['would_skip_because'])}")
     if found["dry_run"]:
         return
     verdict = paint("delivered") if found["delivered"] else paint("fail")

@@ -21,6 +21,11 @@ def print_body(text: str) -> None:
     """Print a body after an empty line, in its own lines; an empty one prints nothing. Nothing moves a cursor."""
     if text:
         typer.echo("")
+    print_lines(text)
+
+
+def print_lines(text: str) -> None:
+    """Print a text of a stranger in its own lines. Nothing moves a cursor."""
     for line in text.splitlines():
         typer.echo(plain(line.expandtabs(4)))
 

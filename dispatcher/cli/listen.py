@@ -4,18 +4,16 @@ import asyncio
 import ipaddress
 import secrets
 import signal
-import sys
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import urlsplit
 
-import orjson
 import typer
 
 from dispatcher import __version__
 from dispatcher.cli.asking import YesOption, demand
 from dispatcher.cli.client import ApiKeyOption, ApiUrlOption, Environment, Profile, ProfileOption, profile
 from dispatcher.cli.completing import subscriptions
-from dispatcher.cli.output import Form, FormOption, say
+from dispatcher.cli.output import Form, FormOption, say, write_line
 from dispatcher.cli.table import plain
 from dispatcher.kit import clock
 
@@ -142,6 +140,4 @@ class _Tally:
             typer.echo(f"{when}  {kind}  {plain(event.event_id)} -> {said}  {answer.duration_ms} ms{again}")
             return
         row: dict[str, Any] = {"at": now, "event_id": event.event_id, "type": event.event_type, **answer._asdict()}
-        # One object per line in both JSON forms: a stream has no end at which a document could close.
-        sys.stdout.buffer.write(orjson.dumps({**row, "again": is_again}, option=orjson.OPT_APPEND_NEWLINE))
-        sys.stdout.buffer.flush()
+        write_line({**row, "again": is_again})

@@ -13,6 +13,7 @@ import orjson
 from dispatcher.cli.client import Profile
 from dispatcher.cli.forwarding import Flood, Relay
 from dispatcher.cli.refusals import CallFailed, told
+from dispatcher.cli.table import plain
 
 PROTOCOL: Final = "dispatcher.listen.v1"
 _HEARTBEAT_SECONDS: Final = 15.0
@@ -73,7 +74,7 @@ class Listener:
                     raise _refusal(fault.status, self._who.source) from fault
                 why = str(fault) or type(fault).__name__
             wait = self._wait()
-            self._say(f"the connection was cut ({why}); again in {wait:.1f} s")
+            self._say(f"the connection was cut ({plain(why)}); again in {wait:.1f} s")
             await asyncio.sleep(wait)
 
     def _wait(self) -> float:

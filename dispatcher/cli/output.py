@@ -78,6 +78,14 @@ def show_one(row: Mapping[str, Any], form: Form) -> None:
         typer.echo(f"{name}{' ' * (width - width_of(name))}  {paint(plain(shown))}")
 
 
+def write_line(row: Mapping[str, Any]) -> None:
+    """Print one object on a line of its own.
+
+    So in both JSON forms of what goes on: a stream has no end at which a document could close.
+    """
+    _write(row, indent=False)
+
+
 def say(text: str) -> None:
     """Tell a person something beside the output: on standard error."""
     typer.echo(text, err=True)

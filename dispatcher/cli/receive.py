@@ -1,11 +1,16 @@
 """`dispatcher receive`: a receiver on this machine, for trying things out."""
 
 import asyncio
+import datetime as dt
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from dispatcher.cli.exchange import print_lines
+from dispatcher.cli.output import Form, FormOption, write_line
+from dispatcher.cli.table import plain
 
 if TYPE_CHECKING:
     from dispatcher.cli.shelf import Shelf
@@ -30,11 +35,13 @@ def receive(
         Path | None, typer.Option(file_okay=False, help="Write each request whole into this folder, for `verify`.")
     ] = None,
     show_body: Annotated[bool, typer.Option("--body", help="Print bodies too.")] = False,
+    output: FormOption = Form.TABLE,
 ) -> None:
-    """Receive webhooks on this machine and print them, failing as asked.
+    """Receive webhooks on this machine and print them, failing as asked. Both JSON forms are an object per line.
 
     Example: dispatcher receive --port 9000 --secret whsec_… --status 500,500,204 --inbox inbox.db
     Example: dispatcher receive --save requests
+    Example: dispatcher receive --body -o jsonl
     """
     from dispatcher.embedded.trial_receiver import Behaviour
 
@@ -45,7 +52,7 @@ def receive(
     seconds = float(found[1]) / (1000 if found[2] == "ms" else 1)
     behaviour = Behaviour(_statuses(status), fail_rate, seconds, _secrets(secret or []))
     try:
-        asyncio.run(_serve(behaviour, port, _inbox(inbox), _shelf(save), show_body=show_body))
+        asyncio.run(_serve(behaviour, port, _inbox(inbox), _shelf(save), _Printer(output, show_body=show_body)))
     except KeyboardInterrupt:
         return
     except OSError as fault:
@@ -102,14 +109,12 @@ def _shelf(folder: Path | None) -> "Shelf | None":
 
 
 async def _serve(
-    behaviour: "Behaviour", port: int, inbox: "Inbox | None", shelf: "Shelf | None", *, show_body: bool
+    behaviour: "Behaviour", port: int, inbox: "Inbox | None", shelf: "Shelf | None", printer: "_Printer"
 ) -> None:
     from dispatcher.embedded.trial_receiver import TrialReceiver
 
     def show(got: "Received") -> None:
-        _print(got, show_body=show_body)
-        if shelf is not None:
-            typer.echo(f"{'':<14}{shelf.put(got)}")
+        printer.show(got, None if shelf is None else shelf.put(got))
 
     receiver = TrialReceiver(behaviour, port=port, on_received=show, inbox=inbox)
     async with receiver:
@@ -117,15 +122,52 @@ async def _serve(
         await asyncio.Event().wait()
 
 
-def _print(got: "Received", *, show_body: bool) -> None:
-    import datetime as dt
+class _Printer:
+    """Prints what came, as a line for people or an object for programs; bodies when they are asked for."""
 
-    when = dt.datetime.fromtimestamp(got.at, dt.UTC).strftime("%H:%M:%S.%f")[:-3]
-    signature = "signature ok" if got.is_verified else got.fault or "signature not checked"
-    attempt = f"attempt {got.attempt}" if got.attempt else "-"
-    repeated = "  received before" if got.is_duplicate else ""
-    typer.echo(
-        f"{when}  {got.event_type or '-':<32} {got.event_id or '-'}  {attempt}  -> {got.status}  {signature}{repeated}"
-    )
-    if show_body:
-        typer.echo(got.body.decode("utf-8", "replace"))
+    def __init__(self, output: Form, *, show_body: bool) -> None:
+        self._output = output
+        self._show_body = show_body
+
+    def show(self, got: "Received", place: str | None) -> None:
+        """Print one request; `place` is where it was saved."""
+        if self._output is Form.TABLE:
+            self._print(got, place)
+        else:
+            write_line(self._row(got, place))
+
+    def _print(self, got: "Received", place: str | None) -> None:
+        when = dt.datetime.fromtimestamp(got.at, dt.UTC).strftime("%H:%M:%S.%f")[:-3]
+        signature = "signature ok" if got.is_verified else got.fault or "signature not checked"
+        attempt = f"attempt {got.attempt}" if got.attempt else "-"
+        repeated = "  received before" if got.is_duplicate else ""
+        told = f"{got.event_type or '-':<32} {got.event_id or '-'}  {attempt}  -> {got.status}  {signature}{repeated}"
+        # Anybody may send here: nothing of it moves a cursor.
+        typer.echo(f"{when}  {plain(told)}")
+        if self._show_body:
+            print_lines(got.body.decode("utf-8", "replace"))
+        if place is not None:
+            typer.echo(f"{'':<14}{place}")
+
+    def _row(self, got: "Received", place: str | None) -> dict[str, Any]:
+        row = {
+            "at": dt.datetime.fromtimestamp(got.at, dt.UTC),
+            "path": _text(got.path),
+            "event_id": _text(got.event_id),
+            "type": _text(got.event_type),
+            "attempt": _text(got.attempt),
+            "status": got.status,
+            "verified": got.is_verified,
+            "fault": got.fault or None,
+            "duplicate": got.is_duplicate,
+            "saved": place,
+            "headers": [(_text(name), _text(value)) for name, value in got.headers],
+        }
+        if self._show_body:
+            row["body"] = got.body.decode("utf-8", "replace")
+        return row
+
+
+def _text(value: str) -> str:
+    """Return a header's value as JSON can hold it: bytes that are no UTF-8 come as half characters."""
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

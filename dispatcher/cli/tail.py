@@ -1,18 +1,16 @@
 """`dispatcher events tail`: attempts as they are made, until Ctrl-C; a cut connection loses none."""
 
 import datetime as dt
-import sys
 import time
 from collections.abc import Iterator
 from itertools import islice
 from typing import Annotated, Any, Final
 
-import orjson
 import typer
 
 from dispatcher.cli.client import Api, path_to
 from dispatcher.cli.completing import endpoint_ids, event_types
-from dispatcher.cli.output import Form, FormOption, say
+from dispatcher.cli.output import Form, FormOption, say, write_line
 from dispatcher.cli.refusals import CallFailed
 from dispatcher.cli.table import paint, plain
 from dispatcher.cli.times import relative
@@ -92,9 +90,7 @@ def _print(attempt: dict[str, Any], output: Form) -> None:
     if output is Form.TABLE:
         typer.echo(line_of(attempt))
         return
-    # One object per line in both JSON forms: a stream has no end at which a document could close.
-    sys.stdout.buffer.write(orjson.dumps(attempt, option=orjson.OPT_APPEND_NEWLINE))
-    sys.stdout.buffer.flush()
+    write_line(attempt)
 
 
 def line_of(attempt: dict[str, Any]) -> str:

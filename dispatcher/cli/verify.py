@@ -97,7 +97,9 @@ def _summary(found: "Diagnosis", n_secrets: int) -> dict[str, Any]:
 def _tell(found: "Diagnosis") -> None:
     import textwrap
 
-    typer.echo(f"not verified: {found.event_id or 'no usable headers'}")
+    from dispatcher.cli.table import plain
+
+    typer.echo(f"not verified: {plain(found.event_id or 'no usable headers')}")
     for finding in found.findings:
-        typer.echo(f"\n{finding.rule}: {finding.what}")
+        typer.echo(f"\n{finding.rule}: {plain(finding.what)}")
         typer.echo(textwrap.fill(finding.cure, 110, initial_indent="  ", subsequent_indent="  "))

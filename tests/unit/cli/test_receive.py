@@ -1,5 +1,6 @@
 """`dispatcher receive`, run as a person runs it: what it prints, and what it refuses to start with."""
 
+import json
 import os
 import re
 import subprocess
@@ -22,11 +23,11 @@ class Terminal:
     def __init__(self, process: subprocess.Popen[str], url: str) -> None:
         self._process, self._url = process, url
 
-    def send(self, event_id: str) -> tuple[int, str]:
+    def send(self, event_id: str, body: bytes = b"{}") -> tuple[int, str]:
         """Send one event and return the status and the line that was printed."""
         headers = {"webhook-id": event_id, "x-webhook-event": "webhook.ping", "x-webhook-attempt": "2/4"}
         try:
-            with urllib.request.urlopen(urllib.request.Request(self._url, b"{}", headers), timeout=30) as answer:
+            with urllib.request.urlopen(urllib.request.Request(self._url, body, headers), timeout=30) as answer:
                 status = answer.status
         except urllib.error.HTTPError as refused:
             status = refused.code
@@ -110,3 +111,38 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(AssertionError, match="cannot take requests"), receiving("--save", str(tmp_path / "file" / "x")):
         pass
+
+
+def test_what_a_stranger_sends_moves_no_cursor() -> None:
+    with receiving("--body") as terminal:
+        _, line = terminal.send("evt_1\x9b2J", b"one\x1b]0;x\x07\ntwo\xc2\x9b\n")
+        body = [terminal.line(), terminal.line()]
+
+    assert "evt_1\\udc9b2J" in line
+    assert body == ["one\\x1b]0;x\\x07", "two\\x9b"]
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_programs_get_an_object_for_each_request(form: str, tmp_path: Path) -> None:
+    with receiving("-o", form, "--body", "--save", str(tmp_path), "--status", "500") as terminal:
+        _, line = terminal.send("evt_1")
+
+    told = json.loads(line)
+    assert {name: told[name] for name in ("event_id", "status", "verified", "fault", "duplicate", "body")} == {
+        "event_id": "evt_1",
+        "status": 500,
+        "verified": False,
+        "fault": None,
+        "duplicate": False,
+        "body": "{}",
+    }
+    assert ["webhook-id", "evt_1"] in [[name.lower(), value] for name, value in told["headers"]]
+    assert told["saved"] == str(tmp_path / "0001-evt_1.http")
+
+
+def test_bytes_that_are_no_text_do_not_stop_the_objects() -> None:
+    with receiving("-o", "jsonl", "--body") as terminal:
+        status, line = terminal.send("evt_\x9b", b"\xff")
+
+    told = json.loads(line)
+    assert (status, told["event_id"], told["body"]) == (204, "evt_\ufffd", "\ufffd")
