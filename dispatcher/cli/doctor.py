@@ -51,8 +51,8 @@ def doctor(
 ) -> None:
     """Look at everything that a dispatcher needs: each line is ok, warn or fail, with what to do about it.
 
-    Changes nothing. Exits 3 when something fails. Looks at what the environment configures, else at the embedded
-    dispatcher of this folder.
+    Changes nothing. Exits 3 when something fails, or when nothing could be looked at. Looks at what the environment
+    configures, else at the embedded dispatcher of this folder.
 
     Example: dispatcher doctor
     Example: dispatcher doctor database kafka -o json
@@ -67,8 +67,7 @@ def doctor(
         _print(found)
     else:
         show_rows([one._asdict() for one in found], (), output)
-    if any(one.level == "fail" for one in found):
-        raise typer.Exit(_NOT_MET)
+    raise typer.Exit(exit_code(found))
 
 
 async def _look(parts: Collection[Part], who: Profile | None, name: str, urls: Sequence[str]) -> "list[Finding]":
@@ -92,11 +91,30 @@ async def _look(parts: Collection[Part], who: Profile | None, name: str, urls: S
     return found
 
 
+def exit_code(found: "Sequence[Finding]") -> int:
+    """Return 3 when something fails, and when nothing could be looked at: then nobody knows that all is well."""
+    return _NOT_MET if any(one.level == "fail" for one in found) or _saw_nothing(found) else 0
+
+
+def _saw_nothing(found: "Sequence[Finding]") -> bool:
+    return all(one.level == "skip" for one in found)
+
+
 def _print(found: "Sequence[Finding]") -> None:
     width = max((len(one.check) for one in found), default=0)
     for one in found:
         typer.echo(f"{paint(f'{one.level:<4}')}  {one.check:<{width}}  {plain(one.detail)}")
         if one.cure is not None:
             typer.echo(f"{'':<{width + 6}}  -> {plain(one.cure)}")
+    say(f"\n{summary(found)}")
+
+
+def summary(found: "Sequence[Finding]") -> str:
+    """Return how it all looks, in a few words."""
+    if _saw_nothing(found):
+        return "nothing could be looked at"
+    n_skipped = sum(one.level == "skip" for one in found)
     counts = [f"{n} {level}" for level in ("fail", "warn") if (n := sum(one.level == level for one in found))]
-    say("" if not found else f"\n{', '.join(counts) or 'all is well'}")
+    if n_skipped:
+        counts.append(f"{n_skipped} not looked at" if counts else f"all is well but for {n_skipped} not looked at")
+    return ", ".join(counts) or "all is well"

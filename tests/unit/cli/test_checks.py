@@ -1,14 +1,18 @@
 """What `doctor` calls good, doubtful and bad."""
 
+from pathlib import Path
+
 import pytest
 
+from dispatcher.cli import doctor
 from dispatcher.cli.checks.database import days_finding, replicas_finding, waiting_finding
 from dispatcher.cli.checks.egress import policy_findings
-from dispatcher.cli.checks.finding import clock_finding
+from dispatcher.cli.checks.finding import Finding, Level, clock_finding
 from dispatcher.cli.checks.kafka import lag_finding
 from dispatcher.intake.survey import Survey, _chosen
 from dispatcher.ledger.checkup import Vitals, Waiting
 from dispatcher.policy.addresses import EgressPolicy
+from tests.support.terminal import run
 
 VITALS = Vitals(160_000, "16.0", 0.001, 0.0, 1, 0)
 
@@ -74,3 +78,27 @@ def test_topics_are_chosen_by_name_or_by_pattern() -> None:
 @pytest.mark.parametrize(("allowed", "levels"), [([], ["ok", "ok"]), (["127.0.0.0/8"], ["ok", "warn"])])
 def test_metadata_stays_refused_and_private_addresses_are_told(allowed: list[str], levels: list[str]) -> None:
     assert [one.level for one in policy_findings(EgressPolicy.parse(allowed, ()))] == levels
+
+
+@pytest.mark.parametrize(
+    ("levels", "code", "said"),
+    [
+        ("ok ok", 0, "all is well"),
+        ("ok skip", 0, "all is well but for 1 not looked at"),
+        ("skip skip", 3, "nothing could be looked at"),
+        ("skip warn ok", 0, "1 warn, 1 not looked at"),
+        ("fail skip", 3, "1 fail, 1 not looked at"),
+    ],
+)
+def test_what_could_not_be_looked_at_is_not_called_well(levels: str, code: int, said: str) -> None:
+    found = [Finding("x", Level(level), "", None) for level in levels.split()]
+
+    assert (doctor.exit_code(found), doctor.summary(found)) == (code, said)
+
+
+def test_doctor_with_nothing_to_look_at_says_so(tmp_path: Path) -> None:
+    folder = {"DISPATCHER_DATA_DIR": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+
+    done = run("doctor", "kafka", environment=folder)
+
+    assert (done.code, done.err.strip()) == (3, "nothing could be looked at")
