@@ -36,8 +36,8 @@ def make_trials(
     folder = schema_folder()
     catalogue = Catalogue.from_document(load_catalogue(folder))
     example = _example(folder, catalogue, event_type)
+    changes = _changes((), outcome, "--outcome") | _changes(texts, None, "--set")
     try:
-        changes = parse_changes(texts, outcome)
         tokens = [secrets.token_hex(8) for _ in range(n)]
         records = [
             sample_record(
@@ -51,6 +51,13 @@ def make_trials(
     return [
         Trial(show_event_id(event_id_of(SOURCE, token)), record) for token, record in zip(tokens, records, strict=True)
     ]
+
+
+def _changes(texts: Sequence[str], outcome: str | None, option: str) -> dict[str, Any]:
+    try:
+        return parse_changes(texts, outcome)
+    except ValueError as fault:
+        raise typer.BadParameter(str(fault), param_hint=option) from fault
 
 
 def _example(folder: Traversable, catalogue: Catalogue, event_type: str) -> bytes:

@@ -454,6 +454,7 @@ async def test_what_people_wrote_cannot_move_the_cursor(shop: Shop) -> None:
         ("listen --forward-to http://localhost:1/ --secret nonsense", 2, ("whsec_",)),
         ("listen --forward-to http://localhost:1/ --live", 1, ("--env live is asked for",)),
         ("doctor nonsense", 2, ("settings",)),
+        ("trigger verification.completed --outcome nope --no-follow --account acct_0123456789", 2, ("--outcome",)),
         ("doctor egress --resolve localhost --url http://10.0.0.1/x", 3, ("fail", "reach")),
         ("--nonsense", 2, ("--nonsense",)),
     ],
