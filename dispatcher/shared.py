@@ -2,6 +2,7 @@
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 
@@ -16,9 +17,11 @@ from dispatcher.policy.schema_files import load_catalogue, schema_folder
 from dispatcher.policy.urls import PortRules, UrlRules
 from dispatcher.resealing import check_ring
 from dispatcher.sending.attempt import Sender, SendingOptions
-from dispatcher.settings import Settings
+from dispatcher.settings import Http, Settings
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.vault import Vault
+
+_ANY_HOST: Final = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,15 @@ class Services:
     sender: Sender
 
 
+def user_agent(http: Http) -> str:
+    """Return how requests name themselves: with the address of the API's document where one is known to lead there."""
+    name = f"{http.product_name}-Webhooks/1"
+    base, (host, port) = http.public_url, http.bind
+    if not base and port and host not in _ANY_HOST:
+        base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{name} (+{base.rstrip('/')}/v1/openapi.json)" if base else name
+
+
 async def make_services(stack: AsyncExitStack, settings: Settings, control: Link) -> Services:
     """Make them; what has to be closed is left to `stack`. Unavailable when Postgres is away."""
     assert settings.secrets.key_file is not None
@@ -43,9 +55,8 @@ async def make_services(stack: AsyncExitStack, settings: Settings, control: Link
     catalogue = Catalogue.from_document(load_catalogue(schema_folder()))
     registry = CollectorRegistry()
     metrics = Metrics(registry, [one.name for one in catalogue.types])
-    public_url = settings.http.public_url or f"http://{settings.http.bind.host}:{settings.http.bind.port}"
     options = SendingOptions(
-        user_agent=f"{settings.http.product_name}-Webhooks/1 (+{public_url}/docs)",
+        user_agent=user_agent(settings.http),
         egress=EgressPolicy.parse(settings.egress.allow_cidrs, settings.egress.deny_cidrs),
         allow_http=settings.egress.allow_http,
         allow_localhost=_allows_loopback(settings),
