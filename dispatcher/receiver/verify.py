@@ -17,6 +17,8 @@ from typing import Any, Final, NoReturn, Protocol
 TOLERANCE_SECONDS: Final = 300
 """How far a request's timestamp may lie from now, both ways: bounds the time in which a capture can be replayed."""
 
+_SHORTEST_KEY_BYTES: Final = 24
+
 SIGNED_HEADERS: Final = ("webhook-id", "webhook-timestamp", "webhook-signature")
 
 # A full stop separates the signed parts; a comma is what proxies join two header lines with.
@@ -138,10 +140,15 @@ def secret_key(secret: str) -> bytes:
         message = "the secret is in the URL-safe alphabet: write + for - and / for _, or copy it again as it was shown"
         raise ValueError(message)
     try:
-        return base64.b64decode(text, validate=True)
+        key = base64.b64decode(text, validate=True)
     except ValueError as fault:
         message = "the secret is not base64; copy it whole, from whsec_ on"
         raise ValueError(message) from fault
+    if len(key) < _SHORTEST_KEY_BYTES:
+        # What is left of one that was cut can be guessed.
+        message = f"the secret is of {len(key)} bytes, and none is shorter than 24: copy it whole, from whsec_ on"
+        raise ValueError(message)
+    return key
 
 
 def sign(key: bytes, event_id: str, stamp: str, body: bytes) -> bytes:

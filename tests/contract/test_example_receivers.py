@@ -1,8 +1,10 @@
 """The example receivers in their own languages: every published case, and a round trip over HTTP."""
 
 import asyncio
+import base64
 import functools
 import hashlib
+import hmac
 import os
 import re
 import shutil
@@ -16,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -27,6 +30,7 @@ from tests.support.record_files import SCHEMAS
 EXAMPLES = ROOT / "deploy" / "examples" / "receivers"
 CASES = SCHEMAS / "vectors" / "cases.psv"
 NEW, OLD = b"n" * 36, b"o" * 36
+LARGEST_BODY = 1_048_576
 SECRETS = f"{show_secret(NEW)} {show_secret(OLD)}"
 
 # A compiler may have to be warmed up, on a machine that is busy.
@@ -108,6 +112,27 @@ class Running:
 
     def __init__(self, url: str, lines: list[str], session: aiohttp.ClientSession) -> None:
         self._url, self.lines, self._session = url, lines, session
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Return host and port."""
+        parts = urlsplit(self._url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        return parts.hostname, parts.port
+
+    async def send_in_pieces(self, body: bytes, headers: list[tuple[str, str]]) -> int | None:
+        """Send without telling the length beforehand; None when the receiver hung up."""
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for start in range(0, len(body), 65_536):
+                yield body[start : start + 65_536]
+
+        try:
+            async with self._session.post(f"{self._url}/webhooks", data=pieces(), headers=headers) as answer:
+                return answer.status
+        except aiohttp.ClientConnectionError:
+            return None
 
     async def send(self, body: bytes, headers: list[tuple[str, str]], method: str = "POST") -> int:
         async with self._session.request(method, f"{self._url}/webhooks", data=body, headers=headers) as answer:
@@ -235,16 +260,43 @@ async def test_an_example_receives_over_http(language: str, tmp_path: Path) -> N
         stranger = await running.send(body, signed("evt_third", body, b"s" * 36))
         twice = await running.send(body, [*signed("evt_third", body, NEW), signed("evt_third", body, NEW)[2]])
         other_method = await running.send(b"", [], method="PUT")
+        large = body[:-1] + b" " * LARGEST_BODY + b"}"
+        too_large = await running.send_in_pieces(large, signed("evt_large", large, NEW))
 
     assert (first, again, rotated) == (204, 204, 204)
     assert (altered, stranger, twice) == (400, 400, 400)
     assert other_method in {405, 501}
+    assert too_large in {400, 411, 413, None}
     received = [re.sub(r"^.*(?=received)", "", line).strip() for line in running.lines if "received" in line]
     assert received == ["received evt_first webhook.ping", "received evt_second webhook.ping"]
 
 
+async def test_half_requests_neither_stop_the_server_of_the_jdk_nor_stay(tmp_path: Path) -> None:
+    body = b'{"id":"evt_first","type":"webhook.ping"}'
+    async with receiving("java", tmp_path) as running:
+        halves = [await asyncio.open_connection(*running.place) for _ in range(9)]
+        for _, writer in halves:
+            writer.write(b"POST /webhooks HTTP/1.1\r\n")
+            await writer.drain()
+
+        answered = await running.send(body, signed("evt_first", body, NEW))
+        ends = [await reader.read() for reader, _ in halves]
+        for _, writer in halves:
+            writer.close()
+
+    assert answered == 204
+    assert ends == [b""] * 9
+
+
+NO_SECRETS = pytest.mark.parametrize(
+    "secrets",
+    ["", "whsec_", "whsec_A", SECRETS[:-20], f"{SECRETS.split(maxsplit=1)[0]} whsec_A"],
+    ids=["none", "empty", "of no bytes", "cut", "of no bytes beside a good one"],
+)
+
+
 @pytest.mark.parametrize("language", [one for one in EXAMPLE if one != "bash"])
-@pytest.mark.parametrize("secrets", ["", "whsec_"], ids=["none", "empty"])
+@NO_SECRETS
 def test_without_a_secret_an_example_accepts_nobody(language: str, secrets: str, tmp_path: Path) -> None:
     done = subprocess.run(
         example_of(language).command(),
@@ -257,3 +309,22 @@ def test_without_a_secret_an_example_accepts_nobody(language: str, secrets: str,
 
     assert done.returncode != 0
     assert "receiving on" not in done.stdout
+
+
+@NO_SECRETS
+def test_without_a_secret_the_script_accepts_nobody(secrets: str, tmp_path: Path) -> None:
+    stamp = str(int(time.time()))
+    forged = base64.b64encode(hmac.digest(b"", f"evt_x.{stamp}.{{}}".encode(), "sha256")).decode()
+    headers = f"webhook-id: evt_x\r\nwebhook-timestamp: {stamp}\r\nwebhook-signature: v1,{forged}\r\n"
+
+    done = subprocess.run(
+        example_of("bash").command(),
+        input=f"POST / HTTP/1.1\r\n{headers}content-length: 2\r\n\r\n{{}}".encode(),
+        env={**environment(tmp_path, 0), "WEBHOOK_SECRETS": secrets, "WEBHOOK_SECRET": secrets},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert not done.stdout.startswith(b"HTTP/1.1 2")
+    assert b"received" not in done.stderr

@@ -33,7 +33,7 @@ exec(sys.argv[2])
 USE = """
 from dispatcher.receiver import InvalidWebhook, MemoryInbox, Reception, SqliteInbox, verify
 try:
-    verify({}, b"", "whsec_AAAA")
+    verify({}, b"", "whsec_" + "A" * 32)
 except InvalidWebhook as refused:
     assert refused.reason == "header_missing"
 SqliteInbox(sys.argv[1] + "/inbox.db").claim("evt_1")

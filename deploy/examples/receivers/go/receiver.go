@@ -25,6 +25,7 @@ import (
 
 const (
 	toleranceSeconds = 300
+	shortestKey      = 24
 	largestBody      = 1 << 20
 )
 
@@ -42,9 +43,9 @@ func keysFrom(text string) ([][]byte, error) {
 	var keys [][]byte
 	for _, secret := range strings.Fields(text) {
 		key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
-		// An empty key would let anybody sign.
-		if err != nil || len(key) == 0 {
-			return nil, errors.New("a secret is not standard base64: copy it whole, from whsec_ on")
+		// An empty key, or half of one, would let anybody sign.
+		if err != nil || len(key) < shortestKey {
+			return nil, errors.New("a secret is no standard base64 of 24 bytes or more: copy it whole, from whsec_ on")
 		}
 		keys = append(keys, key)
 	}

@@ -26,6 +26,7 @@ import javax.crypto.spec.SecretKeySpec;
 
 public final class Receiver {
     private static final long TOLERANCE_SECONDS = 300;
+    private static final int SHORTEST_KEY = 24;
     private static final int LARGEST_BODY = 1 << 20;
     private static final Map<String, Pattern> SHAPES = new LinkedHashMap<>();
 
@@ -46,13 +47,11 @@ public final class Receiver {
         List<byte[]> keys = new ArrayList<>();
         for (String secret : text == null ? new String[0] : text.trim().split("\\s+")) {
             byte[] key = Base64.getDecoder().decode(secret.replaceFirst("^whsec_", ""));
-            // An empty key would let anybody sign.
-            if (key.length > 0) {
-                keys.add(key);
+            // An empty key, or half of one, would let anybody sign.
+            if (key.length < SHORTEST_KEY) {
+                throw new IllegalArgumentException("set WEBHOOK_SECRETS to the endpoint's secret, whole, from whsec_ on");
             }
-        }
-        if (keys.isEmpty()) {
-            throw new IllegalArgumentException("set WEBHOOK_SECRETS to the endpoint's secret");
+            keys.add(key);
         }
         return keys;
     }
@@ -163,9 +162,11 @@ public final class Receiver {
         }
         Map<String, String> environment = System.getenv();
         List<byte[]> keys = keysFrom(environment.getOrDefault("WEBHOOK_SECRETS", environment.get("WEBHOOK_SECRET")));
+        // Nobody holds a thread for longer with half a request; read when the server's classes load.
+        System.setProperty("sun.net.httpserver.maxReqTime", "10");
         int port = Integer.parseInt(environment.getOrDefault("PORT", "9000"));
         HttpServer server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), port), 0);
-        server.setExecutor(Executors.newFixedThreadPool(8));
+        server.setExecutor(Executors.newFixedThreadPool(64));
         server.createContext("/", exchange -> receive(exchange, keys));
         server.start();
         System.out.println("receiving on http://127.0.0.1:" + server.getAddress().getPort() + "/");

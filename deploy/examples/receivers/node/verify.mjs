@@ -3,6 +3,7 @@
 import { createHmac, timingSafeEqual } from 'node:crypto'
 
 const TOLERANCE_SECONDS = 300
+const SHORTEST_KEY = 24
 const SHAPES = {
   'webhook-id': /^[!-+/-~-]{1,256}$/,
   'webhook-timestamp': /^[0-9]{1,12}$/,
@@ -14,11 +15,13 @@ export class InvalidWebhook extends Error {}
 // The secrets of the environment, decoded; both while one is rotated, with a blank between.
 export function keysFrom (text) {
   const secrets = (text ?? '').split(/\s+/).filter(Boolean).map((secret) => secret.replace(/^whsec_/, ''))
-  // Node would decode almost anything; an empty key would let anybody sign.
-  if (secrets.length === 0 || !secrets.every((secret) => /^[A-Za-z0-9+/]+={0,2}$/.test(secret))) {
-    throw new Error('WEBHOOK_SECRETS must hold the endpoint\'s secret, like whsec_…, in standard base64')
+  const keys = secrets.map((secret) => Buffer.from(secret, 'base64'))
+  // Node decodes anything, and leaves out what is none; an empty key, or half of one, would let anybody sign.
+  const areWhole = secrets.every((secret) => /^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}(==)?|[A-Za-z0-9+/]{3}=?)?$/.test(secret))
+  if (keys.length === 0 || !areWhole || keys.some((key) => key.length < SHORTEST_KEY)) {
+    throw new Error('WEBHOOK_SECRETS must hold the endpoint\'s secret, whole, like whsec_…, in standard base64')
   }
-  return secrets.map((secret) => Buffer.from(secret, 'base64'))
+  return keys
 }
 
 // Returns the event's id. `headers` have lower-case names, `body` is a Buffer with the raw bytes of the request.

@@ -7,6 +7,7 @@
 declare(strict_types=1);
 
 const TOLERANCE_SECONDS = 300;
+const SHORTEST_KEY = 24;
 const LARGEST_BODY = 1_048_576;
 const SHAPES = [
     'webhook-id' => '~\A[!-+/-\~-]{1,256}\z~',
@@ -24,9 +25,9 @@ function keys_from(string $text): array
     $keys = [];
     foreach (preg_split('~\s+~', $text, -1, PREG_SPLIT_NO_EMPTY) as $secret) {
         $key = base64_decode(preg_replace('~\Awhsec_~', '', $secret), true);
-        // An empty key would let anybody sign.
-        if ($key === false || $key === '') {
-            throw new RuntimeException('a secret is not standard base64: copy it whole, from whsec_ on');
+        // An empty key, or half of one, would let anybody sign.
+        if ($key === false || strlen($key) < SHORTEST_KEY) {
+            throw new RuntimeException('a secret is no standard base64 of 24 bytes or more: copy it whole, from whsec_ on');
         }
         $keys[] = $key;
     }
