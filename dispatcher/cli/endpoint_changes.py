@@ -1,12 +1,13 @@
 """`dispatcher endpoints update|rotate-secret`: change an endpoint without losing its id, secret or history."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 from dispatcher.cli.asking import YesOption, demand
 from dispatcher.cli.client import Api, path_to
 from dispatcher.cli.completing import subscriptions
+from dispatcher.cli.endpoint_options import Members, with_members
 from dispatcher.cli.endpoint_states import EndpointArgument
 from dispatcher.cli.output import Form, FormOption, say, show_one
 from dispatcher.cli.times import parse_duration
@@ -14,38 +15,29 @@ from dispatcher.cli.times import parse_duration
 _LONGEST_OVERLAP_SECONDS: Final = 604_800
 
 
+@with_members
 def update(
     api: Api,
     endpoint: EndpointArgument,
+    *,
+    members: Members,
     url: Annotated[str | None, typer.Option(help="Send there from now on; waiting deliveries too.")] = None,
     events: Annotated[
         list[str] | None,
         typer.Option("--events", "-e", help="Replaces the list. Repeat it.", autocompletion=subscriptions),
     ] = None,
-    description: Annotated[str | None, typer.Option(help="A few words for the list; empty takes them away.")] = None,
-    header: Annotated[
-        list[str] | None, typer.Option("--header", help="'Name: value'; replaces all of them. Repeat it.")
-    ] = None,
-    rate_limit: Annotated[float | None, typer.Option(help="Requests per second at most; 0: no limit.")] = None,
     output: FormOption = Form.TABLE,
 ) -> None:
-    """Change some members of an endpoint; what is not named stays.
+    """Change some members of an endpoint; what is not named stays, and what is named is replaced as a whole.
 
     Example: dispatcher endpoints update we_3JqPz7LmA0 --url https://example.com/hooks
     Example: dispatcher endpoints update we_3JqPz7LmA0 -e 'verification.*' -e check.completed --rate-limit 5
+    Example: dispatcher endpoints update we_3JqPz7LmA0 --schedule 0s,5s,5m,1h --outcome declined --metadata team=risk
+    Example: dispatcher endpoints update we_3JqPz7LmA0 --schedule '' --outcome ''
     """
-    wish = {
-        "url": url,
-        "events": events or None,
-        "headers": None if header is None else headers_of(header),
-    }
-    body: dict[str, Any] = {name: value for name, value in wish.items() if value is not None}
-    if description is not None:
-        body["description"] = description or None
-    if rate_limit is not None:
-        body["rate_limit"] = rate_limit or None
+    body = {**members, **({} if url is None else {"url": url}), **({"events": events} if events else {})}
     if not body:
-        message = "say what to change: --url, --events, --description, --header or --rate-limit"
+        message = "say what to change, like --url, --events or --rate-limit; --help lists it all"
         raise typer.BadParameter(message)
     show_one(api.call("PATCH", path_to("webhook_endpoints", endpoint), body), output)
 
@@ -75,15 +67,3 @@ def rotate_secret(
     show_one(api.call("POST", path_to("webhook_endpoints", endpoint, "rotate_secret"), body), output)
     if output is Form.TABLE:
         say("\nStore the secret now: it is not shown again.")
-
-
-def headers_of(lines: list[str]) -> dict[str, str]:
-    """Return headers typed as `Name: value`; a usage error for anything else."""
-    headers = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip():
-            message = f"{line!r} does not look like 'Name: value'"
-            raise typer.BadParameter(message, param_hint="--header")
-        headers[name.strip()] = value.strip()
-    return headers

@@ -1,13 +1,14 @@
 """`dispatcher endpoints`: register, look at and remove endpoints, through the API."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dispatcher.cli.asking import YesOption, demand
 from dispatcher.cli.client import Api, path_to
 from dispatcher.cli.completing import subscriptions
-from dispatcher.cli.endpoint_changes import headers_of, rotate_secret, update
+from dispatcher.cli.endpoint_changes import rotate_secret, update
+from dispatcher.cli.endpoint_options import Members, with_members
 from dispatcher.cli.endpoint_states import EndpointArgument, disable, enable, pause, resume
 from dispatcher.cli.endpoint_trials import try_out
 from dispatcher.cli.grammar import Noun
@@ -20,6 +21,7 @@ _COLUMNS = ("id", "status", "url…", "events…", "verified", "created_at", "de
 
 
 @app.command("add")
+@with_members
 def add(
     api: Api,
     url: Annotated[str, typer.Argument(metavar="URL", help="Where to send; https always in live.")],
@@ -32,20 +34,17 @@ def add(
             autocompletion=subscriptions,
         ),
     ],
-    description: Annotated[str | None, typer.Option(help="A few words for the list.")] = None,
-    header: Annotated[list[str] | None, typer.Option("--header", help="'Name: value', sent along. Repeat it.")] = None,
+    *,
+    members: Members,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Register an endpoint and print its signing secret, this once.
 
     Example: dispatcher endpoints add https://example.com/webhooks -e 'verification.*'
     Example: dispatcher endpoints add https://example.com/webhooks -e verification.completed --header 'X-Team: identity'
+    Example: dispatcher endpoints add https://example.com/webhooks -e '*' --rate-limit 5 --schedule 0s,5s,5m,1h
     """
-    body: dict[str, Any] = {"url": url, "events": events}
-    if description is not None:
-        body["description"] = description
-    if header:
-        body["headers"] = headers_of(header)
+    body = {"url": url, "events": events, **members}
     show_one(api.call("POST", "/v1/webhook_endpoints", body), output)
     if output is Form.TABLE:
         say("\nStore the secret now: it is not shown again.")

@@ -740,3 +740,44 @@ async def test_a_terminal_gets_colours_and_lines_that_fit(shop: Shop) -> None:
     assert not any("\x1b" in line for line in plain)
     assert all(len(line) <= 80 for line in plain)
     assert any("…" in line for line in plain)
+
+
+MEMBERS = (
+    *("--description", "d", "--header", "X-Team: identity", "--rate-limit", "5", "--schedule", "0s,5s,5m,1h"),
+    *("--outcome", "declined", "--outcome", "approved", "--workflow", "wf_kyc", "--metadata", "team=risk = high"),
+    *("--api-version", "2026-11-01", "--payload-mode", "thin"),
+)
+KEPT = {
+    "description": "d",
+    "headers": {"X-Team": "********"},
+    "rate_limit": 5.0,
+    "schedule": [0, 5, 300, 3_600],
+    "filter": {"outcomes": ["declined", "approved"], "workflows": ["wf_kyc"]},
+    "metadata": {"team": "risk = high"},
+    "api_version": "2026-11-01",
+    "payload_mode": "thin",
+}
+OPTIONAL = ("description", "headers", "rate_limit", "schedule", "filter", "metadata")
+
+
+async def test_every_member_of_an_endpoint_can_be_given_changed_and_taken_away(shop: Shop) -> None:
+    emptied = [text if text.startswith("--") else "" for text in MEMBERS[: MEMBERS.index("--api-version")]]
+    emptied[emptied.index("--rate-limit") + 1] = "0"
+
+    added = await shop.terminal.run("endpoints", "add", "https://example.com/x", "-e", "*", *MEMBERS, "-o", "json")
+    bare = await shop.terminal.run("endpoints", "update", added.json["id"], *emptied, "-o", "json")
+    changed = await shop.terminal.run("endpoints", "update", added.json["id"], *MEMBERS, "-o", "json")
+    alone = await shop.terminal.run("endpoints", "update", added.json["id"], "--outcome", "declined", "-o", "json")
+
+    for said in (added, changed):
+        assert {name: said.json[name] for name in KEPT} == KEPT
+    assert [name for name in OPTIONAL if bare.json.get(name)] == []
+    assert {name: value for name, value in alone.json["filter"].items() if value} == {"outcomes": ["declined"]}
+
+
+@pytest.mark.parametrize("words", [("--schedule", "0,5"), ("--schedule", "0.5s"), ("--metadata", "team")])
+async def test_members_that_have_another_form_are_refused(shop: Shop, words: Sequence[str]) -> None:
+    said = await shop.terminal.run("endpoints", "update", shop.endpoint, *words, code=2)
+
+    assert f"'{words[0]}'" in said.err or words[0] in said.err
+    assert "must look like" in said.err or "does not look like" in said.err
