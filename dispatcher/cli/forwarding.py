@@ -7,6 +7,7 @@ result is told again.
 
 import asyncio
 import base64
+import hmac
 from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -117,6 +118,7 @@ class Forwarder:
         self.last: Known | None = None
         self._session = session
         self._url = url
+        self._key = key
         self._signer = Signer([key])
         self._user_agent = user_agent
         self._on_answer = on_answer
@@ -163,9 +165,15 @@ class Forwarder:
             "webhook-timestamp": stamp.decode(),
             "webhook-signature": signature.decode(),
             "x-webhook-event": event.event_type,
+            "x-webhook-delivery": self._delivery_id(event.event_id),
             "x-webhook-attempt": "1/1",
             "x-webhook-environment": event.environment,
         }
+
+    def _delivery_id(self, event_id: str) -> str:
+        """Return an id of the form that deliveries have, one per event and secret. No dispatcher knows it."""
+        digest = hmac.digest(self._key, event_id.encode(), "sha256")
+        return f"dlv_{base64.b32encode(digest).decode().lower()[:13]}"
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:

@@ -13,6 +13,7 @@ from dispatcher import __version__
 from dispatcher.cli.asking import YesOption, demand
 from dispatcher.cli.client import ApiKeyOption, ApiUrlOption, Environment, Profile, ProfileOption, profile
 from dispatcher.cli.completing import subscriptions
+from dispatcher.cli.exchange import print_lines
 from dispatcher.cli.output import Form, FormOption, say, write_line
 from dispatcher.cli.table import plain
 from dispatcher.kit import clock
@@ -41,6 +42,7 @@ def listen(
     api_url: ApiUrlOption = None,
     api_key: ApiKeyOption = None,
     profile_name: ProfileOption = None,
+    print_json: Annotated[bool, typer.Option("--print-json", help="Print each event's body, too.")] = False,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Forward events to a program on this machine, signed as in production. No tunnel and no open port is needed.
@@ -66,7 +68,8 @@ def listen(
         demand(f"Forward live events of real people to {forward_to}?", yes=yes)
     if secret is None:
         say(f"signing secret, for this session: {show_secret(key)}")
-    asyncio.run(_listen(who, forward_to, key, Wish(tuple(events or ("*",)), replay_last, window), output))
+    wish = Wish(tuple(events or ("*",)), replay_last, window)
+    asyncio.run(_listen(who, forward_to, key, wish, _Tally(output, print_json=print_json)))
 
 
 def _check_target(url: str, *, allow_remote: bool) -> None:
@@ -86,7 +89,7 @@ def _is_here(hostname: str) -> bool:
         return hostname == "localhost" or hostname.endswith(".localhost")
 
 
-async def _listen(who: Profile, url: str, key: bytes, wish: "Wish", output: Form) -> None:
+async def _listen(who: Profile, url: str, key: bytes, wish: "Wish", tally: "_Tally") -> None:
     """Listen until a key or a signal says to stop."""
     import aiohttp
 
@@ -99,7 +102,6 @@ async def _listen(who: Profile, url: str, key: bytes, wish: "Wish", output: Form
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    tally = _Tally(output)
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
         agent = f"Dispatcher-Listen/{__version__}"
         forwarder = Forwarder(session, url, key, user_agent=agent, on_answer=tally.show)
@@ -123,9 +125,10 @@ async def _listen(who: Profile, url: str, key: bytes, wish: "Wish", output: Form
 class _Tally:
     """Prints a line for each answer, and counts."""
 
-    def __init__(self, output: Form) -> None:
+    def __init__(self, output: Form, *, print_json: bool) -> None:
         self.n_events = self.n_failures = 0
         self._output = output
+        self._print_json = print_json
 
     def show(self, event: "Known", answer: "Answer", is_again: bool) -> None:
         self.n_events += 1
@@ -138,6 +141,10 @@ class _Tally:
             kind = plain(event.event_type).ljust(_EVENT_WIDTH)
             when = now.astimezone().strftime("%H:%M:%S")
             typer.echo(f"{when}  {kind}  {plain(event.event_id)} -> {said}  {answer.duration_ms} ms{again}")
+            if self._print_json:
+                print_lines(event.body.decode("utf-8", "replace"))
             return
         row: dict[str, Any] = {"at": now, "event_id": event.event_id, "type": event.event_type, **answer._asdict()}
+        if self._print_json:
+            row["body"] = event.body.decode("utf-8", "replace")
         write_line({**row, "again": is_again})

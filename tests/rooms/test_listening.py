@@ -4,6 +4,7 @@
 import asyncio
 import os
 import pty
+import re
 import secrets
 import signal
 import sys
@@ -145,9 +146,12 @@ async def test_an_event_is_forwarded_signed_byte_for_byte(api: Api, program: Pro
         "webhook-id": event_id,
         "x-webhook-event": "verification.completed",
         "x-webhook-environment": "test",
+        "x-webhook-attempt": "1/1",
         "content-type": "application/json",
     }
-    assert expected.items() <= {name.lower(): value for name, value in headers.items()}.items()
+    lowered = {name.lower(): value for name, value in headers.items()}
+    assert expected.items() <= lowered.items()
+    assert re.fullmatch("dlv_[a-z2-7]{13}", lowered["x-webhook-delivery"])
 
 
 @pytest.mark.slow
@@ -311,6 +315,7 @@ async def test_the_last_event_can_be_repeated_with_its_id_and_a_fresh_signature(
         await program.until(2)
 
     assert program.ids == [event_id, event_id]
+    assert len({headers["x-webhook-delivery"] for headers, _ in program.got}) == 1
     for headers, body in program.got:
         Webhook(show_secret(KEY)).verify(body, headers)
 
@@ -454,19 +459,21 @@ async def until_said(process: asyncio.subprocess.Process, words: str) -> list[st
 async def test_the_command_prints_a_line_for_each_event_and_ends_in_peace(
     api: Api, program: Program, form: str
 ) -> None:
-    process = await started(api, "--forward-to", program.url, "-o", form)
+    process = await started(api, "--forward-to", program.url, "--print-json", "-o", form)
     said = await until_said(process, "listening")
     async with api.sql() as sql:
         (event_id,) = await publish(sql, api.tenant, 1)
         await program.until(1)
     assert process.stdout is not None
     line = (await process.stdout.readline()).decode()
+    printed = await process.stdout.readline() if form == "table" else orjson.loads(line)["body"].encode()
     process.send_signal(signal.SIGINT)
     _, err = await process.communicate()
 
     headers, body = program.got[0]
     Webhook(said[0].split()[-1]).verify(body, headers)
     assert process.returncode == 0
+    assert printed.strip() == body
     assert err.decode().startswith("1 events forwarded, 0 not answered")
     if form == "table":
         assert f"verification.completed          {event_id} -> 204  " in line
