@@ -93,6 +93,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         assert await daemon.stop() == 0
 
 
+CURL = re.compile(r"^(?:\$ )?(curl (?:[^\n]*\\\n)*[^\n]*)", re.MULTILINE)
+
+
 @pytest.fixture(scope="module")
 async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     """Give a world to tests that are not in each other's way: each leaves alone what another counts."""
@@ -290,3 +293,33 @@ async def test_a_bench_brings_servers_of_its_own_and_leaves_nothing(tmp_path: Pa
 
 async def test_without_a_dispatcher_commands_say_so(tmp_path: Path) -> None:
     assert "no dispatcher is known" in await Terminal(tmp_path).run("endpoints", "list", code=1)
+
+
+async def test_the_calls_of_the_readme_do_what_they_say(shared: World, tmp_path: Path) -> None:
+    ready = json.loads((shared.folder / "data" / "ready.json").read_text())
+    (tmp_path / ".curlrc").write_text('write-out = "\\n%{http_code}"\n')
+    environment = {**os.environ, "CURL_HOME": str(tmp_path), "API": ready["api_url"], "KEY": ready["api_keys"]["test"]}
+    written = [text.replace("http://127.0.0.1:8080", "$API") for text in CURL.findall((REPO / "README.md").read_text())]
+
+    made: list[str] = []
+    for text in written:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            ["bash", "-euc", text],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        body, _, status = done.stdout.rpartition("\n")
+        assert (done.returncode, status[:1]) == (0, "2"), f"{text}\n{done.stdout}{done.stderr}"
+        answer = json.loads(body)
+        if answer.get("object") == "webhook_endpoint" and "secret" in answer and answer["id"] not in made:
+            made.append(answer["id"])
+            environment["EP"] = answer["id"]
+    for one in made:
+        await Terminal(shared.folder).run("endpoints", "delete", one, "--yes")
+
+    assert len(written) >= 7
+    assert len(made) == 2
