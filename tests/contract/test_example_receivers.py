@@ -111,12 +111,12 @@ class Running:
     """A receiver that serves, and what it printed so far."""
 
     def __init__(self, url: str, lines: list[str], session: aiohttp.ClientSession) -> None:
-        self._url, self.lines, self._session = url, lines, session
+        self.url, self.lines, self._session = url, lines, session
 
     @property
     def place(self) -> tuple[str, int]:
         """Return host and port."""
-        parts = urlsplit(self._url)
+        parts = urlsplit(self.url)
         assert parts.hostname is not None
         assert parts.port is not None
         return parts.hostname, parts.port
@@ -129,13 +129,13 @@ class Running:
                 yield body[start : start + 65_536]
 
         try:
-            async with self._session.post(f"{self._url}/webhooks", data=pieces(), headers=headers) as answer:
+            async with self._session.post(f"{self.url}/webhooks", data=pieces(), headers=headers) as answer:
                 return answer.status
         except aiohttp.ClientConnectionError:
             return None
 
     async def send(self, body: bytes, headers: list[tuple[str, str]], method: str = "POST") -> int:
-        async with self._session.request(method, f"{self._url}/webhooks", data=body, headers=headers) as answer:
+        async with self._session.request(method, f"{self.url}/webhooks", data=body, headers=headers) as answer:
             await answer.read()
             return answer.status
 
@@ -146,24 +146,24 @@ def free_port() -> int:
         return port
 
 
-def environment(folder: Path, port: int) -> dict[str, str]:
+def environment(folder: Path, port: int, trusted: str = SECRETS) -> dict[str, str]:
     return {
         **os.environ,
         "PORT": str(port),
-        "WEBHOOK_SECRETS": SECRETS,
+        "WEBHOOK_SECRETS": trusted,
         "WEBHOOK_INBOX": str(folder / "inbox"),
         "PYTHONUNBUFFERED": "1",
     }
 
 
 @asynccontextmanager
-async def a_server(language: str, folder: Path) -> AsyncIterator[tuple[str, list[str]]]:
+async def a_server(language: str, folder: Path, trusted: str) -> AsyncIterator[tuple[str, list[str]]]:
     """Start it and give its address and its lines; it is gone at the end."""
     example = example_of(language)
     process = await asyncio.create_subprocess_exec(
         *example.command(),
         # The server of PHP takes no port 0.
-        env=environment(folder, free_port() if language == "php" else 0),
+        env=environment(folder, free_port() if language == "php" else 0, trusted),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -191,7 +191,7 @@ async def a_server(language: str, folder: Path) -> AsyncIterator[tuple[str, list
 
 
 @contextmanager
-def an_inetd(folder: Path) -> Iterator[tuple[str, list[str]]]:
+def an_inetd(folder: Path, trusted: str) -> Iterator[tuple[str, list[str]]]:
     """Run the script once per connection, with the connection as its input and output."""
     command = example_of("bash").command()
     lines: list[str] = []
@@ -210,7 +210,7 @@ def an_inetd(folder: Path) -> Iterator[tuple[str, list[str]]]:
                     stdout=connection.fileno(),
                     stderr=subprocess.PIPE,
                     text=True,
-                    env=environment(folder, 0),
+                    env=environment(folder, 0, trusted),
                     check=False,
                 )
                 lines.extend(done.stderr.splitlines(keepends=True))
@@ -226,15 +226,16 @@ def an_inetd(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 @asynccontextmanager
-async def receiving(language: str, folder: Path) -> AsyncIterator[Running]:
+async def receiving(language: str, folder: Path, trusted: str = SECRETS) -> AsyncIterator[Running]:
+    """Run an example that trusts these secrets, in a folder of its own."""
     async with aiohttp.ClientSession(
         timeout=aiohttp.ClientTimeout(total=60), connector=aiohttp.TCPConnector(force_close=True)
     ) as session:
         if language == "bash":
-            with an_inetd(folder) as (url, lines):
+            with an_inetd(folder, trusted) as (url, lines):
                 yield Running(url, lines, session)
         else:
-            async with a_server(language, folder) as (url, lines):
+            async with a_server(language, folder, trusted) as (url, lines):
                 yield Running(url, lines, session)
 
 

@@ -1,8 +1,9 @@
 """What customers install, at the other end of a running daemon: signatures verify, repetitions are recognised."""
 
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from aiohttp import web
 
 from dispatcher.receiver import SqliteInbox, Webhook
 from dispatcher.receiver.adapters import aiohttp_view
+from tests.contract.test_example_receivers import SERVER, receiving
 from tests.journey.world import open_world
 from tests.support.daemon import running
 from tests.support.servers import DatabaseServer, KafkaServer, fresh_topic, migrated_database
@@ -95,3 +97,36 @@ async def test_the_kit_takes_each_event_of_a_running_daemon_once(
     assert len(customer.lost) > 0
     # Nothing was refused, and whose answer was lost came again and was not worked on again.
     assert customer.answers == {204: N_EVENTS + len(customer.lost), 500: n_failed}
+
+
+@pytest.mark.timeout(400)
+async def test_every_example_takes_an_event_of_a_running_daemon(
+    postgres_server: DatabaseServer, kafka_server: KafkaServer, tmp_path: Path
+) -> None:
+    topic = await fresh_topic(kafka_server.bootstrap)
+    languages = [language for language, example in SERVER.items() if shutil.which(example.runtime)]
+    async with (
+        migrated_database(postgres_server) as url,
+        open_world(tmp_path, bootstrap=kafka_server.bootstrap, database_url=url, topic=topic) as world,
+        AsyncExitStack() as stack,
+        running(world.daemon()) as daemon,
+    ):
+        api = world.api(daemon)
+        receivers = {}
+        for language in languages:
+            # Its secret is known once it is registered, its address once it runs.
+            made = await api.add_endpoint("http://127.0.0.1:9000/webhooks", ["verification.*"])
+            folder = tmp_path / language
+            folder.mkdir()
+            one = receivers[language] = await stack.enter_async_context(receiving(language, folder, made["secret"]))
+            await api.call("PATCH", f"/v1/webhook_endpoints/{made['id']}", {"url": f"{one.url}/webhooks"})
+        message = world.good(1)
+
+        await world.publish([message])
+        await world.until_settled(1)
+        outcomes = await world.fetch("SELECT outcome, status FROM attempt")
+        assert await daemon.stop() == 0
+
+    assert [tuple(row) for row in outcomes] == [("delivered", 204)] * len(languages)
+    took = f"received {message.event_id} verification.completed"
+    assert [language for language, one in receivers.items() if "".join(one.lines).count(took) != 1] == []
