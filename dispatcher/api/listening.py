@@ -1,7 +1,7 @@
 """`GET /v1/listen`: an account's events over a WebSocket, for a program that forwards them to its own machine.
 
     client                                   server
-    hello {after, replay_last, events} -->
+    hello {after, since, replay_last, events} -->
                                        <--   ready {resume}
                                        <--   event {seq, resume, id, event_type, body}      at most `window` open ones
     result {seq, status, duration_ms}  -->
@@ -17,13 +17,14 @@ revoked, 4429 too slow.
 
 import asyncio
 import base64
+import datetime as dt
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import orjson
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
 from dispatcher.api.call import Call, Takeover
 from dispatcher.api.cursors import LONGEST_CURSOR
@@ -57,11 +58,23 @@ _LONGEST_FRAME: Final = 65_536
 Frame = TypeVar("Frame", bound=Incoming)
 
 
+def _in_utc(moment: dt.datetime) -> dt.datetime:
+    try:
+        return moment.astimezone(dt.UTC)
+    except OverflowError as fault:
+        message = "no calendar has this moment"
+        raise ValueError(message) from fault
+
+
 class Hello(Incoming):
-    """The first frame. `after` is an earlier `resume`; else the feed begins `replay_last` events before its end."""
+    """The first frame. `after` is an earlier `resume`.
+
+    Else the feed begins with what came in `since`, or `replay_last` events before its end.
+    """
 
     type: Literal["hello"]
     after: Annotated[str, Field(min_length=1, max_length=LONGEST_CURSOR)] | None = None
+    since: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = None
     replay_last: Annotated[int, Field(ge=0, le=100)] = 0
     events: Annotated[list[str], Field(min_length=1, max_length=40)]
     window: Annotated[int, Field(ge=1, le=256)] = 32
@@ -201,6 +214,8 @@ class Session:
     async def _start(self, hello: Hello, types: Sequence[str]) -> EventPlace:
         if hello.after is not None:
             return EventPlace(*self._cursors.read(hello.after, 2))
+        if hello.since is not None:
+            return await self._feed.since(self._call.tenant, hello.since)
         if hello.replay_last:
             return await self._feed.before_last(self._call.tenant, hello.replay_last, types=types)
         return await self._feed.end(self._call.tenant)

@@ -14,6 +14,7 @@ from dispatcher.cli.asking import YesOption, demand
 from dispatcher.cli.client import ApiKeyOption, ApiUrlOption, Environment, Profile, ProfileOption, profile
 from dispatcher.cli.completing import subscriptions
 from dispatcher.cli.exchange import print_lines
+from dispatcher.cli.filters import instant
 from dispatcher.cli.output import Form, FormOption, say, write_line
 from dispatcher.cli.table import plain
 from dispatcher.kit import clock
@@ -34,6 +35,9 @@ def listen(
         typer.Option("--events", "-e", help="Type, group, or '*' (all). Repeat it.", autocompletion=subscriptions),
     ] = None,
     replay_last: Annotated[int, typer.Option(min=0, max=100, help="Begin so many events ago.")] = 0,
+    since: Annotated[
+        str | None, typer.Option(help="Begin with what came in from then on: 1h, or 2026-11-03T09:00:00Z.")
+    ] = None,
     secret: Annotated[str | None, typer.Option(help="Sign with this whsec_… secret; a fresh one by itself.")] = None,
     window: Annotated[int, typer.Option(min=1, max=256, help="Requests under way at once.")] = 16,
     live: Annotated[bool, typer.Option("--live", help="Listen to live events; asks first.")] = False,
@@ -52,11 +56,14 @@ def listen(
 
     Example: dispatcher listen --forward-to http://localhost:3000/webhooks
     Example: dispatcher listen --forward-to http://localhost:3000/webhooks -e 'verification.*' --replay-last 5
-    Example: dispatcher listen --forward-to http://localhost:3000/webhooks -o jsonl
+    Example: dispatcher listen --forward-to http://localhost:3000/webhooks --since 1h -o jsonl
     """
     from dispatcher.cli.listening import Wish
     from dispatcher.policy.signing import NEW_KEY_BYTES, parse_secret, show_secret
 
+    if since is not None and replay_last:
+        message = "goes without --replay-last"
+        raise typer.BadParameter(message, param_hint="--since")
     _check_target(forward_to, allow_remote=allow_remote)
     environment = Environment.LIVE if live else Environment.TEST
     who = profile(api_url, api_key, profile_name, environment)
@@ -68,7 +75,7 @@ def listen(
         demand(f"Forward live events of real people to {forward_to}?", yes=yes)
     if secret is None:
         say(f"signing secret, for this session: {show_secret(key)}")
-    wish = Wish(tuple(events or ("*",)), replay_last, window)
+    wish = Wish(tuple(events or ("*",)), replay_last, window, since and instant(since, "--since"))
     asyncio.run(_listen(who, forward_to, key, wish, _Tally(output, print_json=print_json)))
 
 

@@ -43,6 +43,7 @@ class Wish:
     events: Sequence[str]
     replay_last: int
     window: int
+    since: str | None = None
 
 
 class Listener:
@@ -110,6 +111,8 @@ class Listener:
         resume = self._relay.progress.resume
         if resume is not None:
             return {**hello, "after": resume}
+        if self._wish.since is not None:
+            return {**hello, "since": self._wish.since}
         return {**hello, "replay_last": self._wish.replay_last}
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:

@@ -1,5 +1,6 @@
 """An account's events in the order in which they can be followed: by commit, each with its place."""
 
+import datetime as dt
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -9,6 +10,9 @@ from dispatcher.ledger.logs import EventPlace
 
 SCAN_ROWS: Final = 1_000
 """How far back the last events of some types are looked for."""
+
+SINCE_ROWS: Final = 10_000
+"""How far back the first event since a moment is looked for: no index knows the times."""
 
 
 class FedEvent(NamedTuple):
@@ -47,4 +51,12 @@ class FeedLedger:
     async def before_last(self, tenant: Tenant, n: int, *, types: Sequence[str] | None) -> EventPlace:
         """Return the place before the last `n` events of the wanted types; the end when there are none."""
         row = await self._pool.fetchrow("feed_tail", *tenant, types, n, SCAN_ROWS)
+        return await self.end(tenant) if row is None else EventPlace(row["xid"], row["seq"] - 1)
+
+    async def since(self, tenant: Tenant, moment: dt.datetime) -> EventPlace:
+        """Return the place before the first event that came in from `moment` (aware) on; the end when none did.
+
+        At most the last 10,000 events are behind it.
+        """
+        row = await self._pool.fetchrow("feed_since", *tenant, moment, SINCE_ROWS)
         return await self.end(tenant) if row is None else EventPlace(row["xid"], row["seq"] - 1)

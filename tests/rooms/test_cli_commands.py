@@ -449,6 +449,8 @@ async def test_what_people_wrote_cannot_move_the_cursor(shop: Shop) -> None:
         ("events tail --endpoint we_nobody", 1, ("no endpoint we_nobody", "endpoints list")),
         ("events tail --endpoint " + "x" * 65, 1, ("no endpoint", "endpoints list")),
         ("events tail --type " + "x" * 129, 1, ("type: ",)),
+        ("listen --forward-to http://localhost:1/ --since yesterday", 2, ("--since", "6h")),
+        ("listen --forward-to http://localhost:1/ --since 1h --replay-last 1", 2, ("--replay-last",)),
         ("listen --forward-to ftp://x", 2, ("http://localhost:3000/webhooks",)),
         ("listen --forward-to http://192.0.2.1/", 2, ("--allow-remote",)),
         ("listen --forward-to http://localhost:1/ --secret nonsense", 2, ("whsec_",)),

@@ -505,6 +505,7 @@ async def test_every_other_log_is_served_by_an_index(crowded: Room) -> None:
         await _plan(crowded, "list_endpoints", *tenant, None, 26),
         await _plan(crowded, "feed_stretch", *tenant, 0, 0, ["verification.completed"], 100),
         await _plan(crowded, "feed_tail", *tenant, None, 1, 1),
+        await _plan(crowded, "feed_since", *tenant, LONG_AGO, 10),
         await _plan(crowded, "attempts_live", *tenant, now - dt.timedelta(minutes=1), None, None, 0, 0, 0, 26),
     ]
 

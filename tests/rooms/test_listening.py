@@ -2,6 +2,7 @@
 # ruff: noqa: F401, F811 - fixtures are taken in by name
 
 import asyncio
+import datetime as dt
 import os
 import pty
 import re
@@ -270,6 +271,26 @@ async def test_a_listener_may_begin_some_events_ago(api: Api, program: Program) 
     assert sorted(program.ids) == sorted(wanted[-2:])
 
 
+async def test_a_listener_may_begin_at_a_moment(api: Api, program: Program) -> None:
+    async with api.sql() as sql:
+        old = await publish(sql, api.tenant, 2)
+        await sql.execute(
+            "UPDATE event SET ingested_at = now() - interval '2 hours' WHERE account_id = $1", api.tenant.account_id
+        )
+        wanted = await publish(sql, api.tenant, 3)
+        moment = (dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)).isoformat()
+        async with listening_to(api, program.url, wish=Wish(("*",), 0, 16, moment)):
+            await program.until(3)
+        future = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)).isoformat()
+        async with listening_to(api, program.url, wish=Wish(("*",), 0, 16, future)) as running:
+            await until_listening(running)
+            wanted += await publish(sql, api.tenant, 1)
+            await program.until(4)
+
+    assert sorted(program.ids) == sorted(wanted)
+    assert not set(old) & set(program.ids)
+
+
 async def test_events_of_others_never_come(api: Api, program: Program) -> None:
     others = await api.other_tenant()
     async with api.sql() as sql, listening_to(api, program.url) as running:
@@ -411,6 +432,9 @@ HELLO = {"type": "hello", "events": ["*"]}
         (['{"type":"hello"}'], 4400),
         ([{**HELLO, "window": 100_000}], 4400),
         ([{**HELLO, "extra": 1}], 4400),
+        ([{**HELLO, "since": "yesterday"}], 4400),
+        ([{**HELLO, "since": "0001-01-01T00:00:00+14:00"}], 4400),
+        ([{**HELLO, "since": "2026-11-03T09:00:00"}], 4400),
         ([{**HELLO, "after": "nobody's"}], 4422),
         ([HELLO, {"type": "result", "seq": 1, "status": 200, "duration_ms": 1}], 4400),
         ([HELLO, {"type": "result", "seq": 1, "status": 7, "duration_ms": 1}], 4400),

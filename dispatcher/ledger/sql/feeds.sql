@@ -21,6 +21,15 @@ wanted AS (
   ORDER BY xid DESC, seq DESC LIMIT $4)
 SELECT xid::text::bigint AS xid, seq FROM wanted ORDER BY wanted.xid, seq LIMIT 1
 
+-- name: feed_since
+-- Find the first of the feed's events that came in from $3 on, looking at its last $4 rows; no row when there is none.
+-- Index: event_feed.
+WITH stretch AS (
+  SELECT xid, seq, ingested_at FROM event
+  WHERE account_id = $1 AND environment = $2 AND xid < pg_snapshot_xmin(pg_current_snapshot())
+  ORDER BY xid DESC, seq DESC LIMIT $4)
+SELECT xid::text::bigint AS xid, seq FROM stretch WHERE ingested_at >= $3 ORDER BY stretch.xid, seq LIMIT 1
+
 -- name: attempts_live
 -- Read attempts in the order of their commit, of one account's endpoints, begun after $3 and within the last hour.
 -- A row's own transaction number is its place: rows are never updated. The 32 bits of xmin are completed from the
