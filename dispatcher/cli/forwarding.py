@@ -9,7 +9,7 @@ import asyncio
 import base64
 import hmac
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -103,58 +103,20 @@ class Progress:
             known.seq = None
 
 
-class Forwarder:
-    """Sends events to one URL with one secret. `on_answer` is told every answer, `is_again` for what a key repeats."""
+class Undelivered(Exception):
+    """An event did not get through; the message says why in a few words."""
 
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        url: str,
-        key: bytes,
-        *,
-        user_agent: str,
-        on_answer: Callable[[Known, Answer, bool], None],
-    ) -> None:
-        self.last: Known | None = None
-        self._session = session
-        self._url = url
+
+class Envelope:
+    """Makes the headers of requests, signed with one secret."""
+
+    def __init__(self, key: bytes, user_agent: str) -> None:
         self._key = key
         self._signer = Signer([key])
         self._user_agent = user_agent
-        self._on_answer = on_answer
 
-    async def forward(self, event: Known, *, again: bool = False) -> Answer:
-        """Send one event and return what came of it; never raises but for cancel."""
-        started = clock.mono()
-        status = reason = None
-        try:
-            status = await self._post(event)
-        except TimeoutError:
-            reason = "timeout"
-        except aiohttp.ClientConnectorError as fault:
-            reason = fault.strerror or "connection failed"
-        except (aiohttp.ClientError, OSError, ValueError) as fault:
-            reason = type(fault).__name__
-        answer = Answer(status, reason, int((clock.mono() - started) * 1_000))
-        self.last = event
-        self._on_answer(event, answer, again)
-        return answer
-
-    async def _post(self, event: Known) -> int:
-        """Return the status: the head decides, as in production, whatever becomes of the body."""
-        timeout = aiohttp.ClientTimeout(connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS)
-        async with asyncio.timeout(CONNECT_SECONDS + ANSWER_SECONDS):
-            response = await self._session.post(
-                self._url, data=event.body, headers=self._headers(event), allow_redirects=False, timeout=timeout
-            )
-        try:
-            await _drain(response)
-        finally:
-            # Goes back to the pool when it was read to its end before.
-            response.close()
-        return response.status
-
-    def _headers(self, event: Known) -> Mapping[str, str]:
+    def headers(self, event: Known) -> Mapping[str, str]:
+        """Return the headers of a request that is sent now."""
         stamp = b"%d" % clock.now()
         signature = self._signer.sign(event.event_id.encode(), stamp, event.body)
         return {
@@ -174,6 +136,60 @@ class Forwarder:
         """Return an id of the form that deliveries have, one per event and secret. No dispatcher knows it."""
         digest = hmac.digest(self._key, event_id.encode(), "sha256")
         return f"dlv_{base64.b32encode(digest).decode().lower()[:13]}"
+
+
+class Post:
+    """Sends events to one URL."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, envelope: Envelope) -> None:
+        self._session = session
+        self._url = url
+        self._envelope = envelope
+
+    async def __call__(self, event: Known) -> int:
+        """Return the status: the head decides, as in production, whatever becomes of the body."""
+        headers = self._envelope.headers(event)
+        timeout = aiohttp.ClientTimeout(connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS)
+        async with asyncio.timeout(CONNECT_SECONDS + ANSWER_SECONDS):
+            response = await self._session.post(
+                self._url, data=event.body, headers=headers, allow_redirects=False, timeout=timeout
+            )
+        try:
+            await _drain(response)
+        finally:
+            # Goes back to the pool when it was read to its end before.
+            response.close()
+        return response.status
+
+
+class Forwarder:
+    """Hands on events by `deliver`. `on_answer` is told every answer, `is_again` for what a key repeats."""
+
+    def __init__(
+        self, deliver: Callable[[Known], Awaitable[int]], *, on_answer: Callable[[Known, Answer, bool], None]
+    ) -> None:
+        self.last: Known | None = None
+        self._deliver = deliver
+        self._on_answer = on_answer
+
+    async def forward(self, event: Known, *, again: bool = False) -> Answer:
+        """Hand on one event and return what came of it; never raises but for cancel."""
+        started = clock.mono()
+        status = reason = None
+        try:
+            status = await self._deliver(event)
+        except TimeoutError:
+            reason = "timeout"
+        except Undelivered as fault:
+            reason = str(fault)
+        except aiohttp.ClientConnectorError as fault:
+            reason = fault.strerror or "connection failed"
+        except (aiohttp.ClientError, OSError, ValueError) as fault:
+            reason = type(fault).__name__
+        answer = Answer(status, reason, int((clock.mono() - started) * 1_000))
+        self.last = event
+        self._on_answer(event, answer, again)
+        return answer
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import secrets
 import signal
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import typer
@@ -20,6 +20,10 @@ from dispatcher.cli.table import plain
 from dispatcher.kit import clock
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import aiohttp
+
     from dispatcher.cli.forwarding import Answer, Known
     from dispatcher.cli.listening import Wish
 
@@ -28,8 +32,12 @@ _EVENT_WIDTH: Final = 30
 
 def listen(
     forward_to: Annotated[
-        str, typer.Option("--forward-to", metavar="URL", help="Where to send, like http://localhost:3000/webhooks.")
-    ],
+        str | None,
+        typer.Option("--forward-to", metavar="URL", help="Where to send, like http://localhost:3000/webhooks."),
+    ] = None,
+    execute: Annotated[
+        str | None, typer.Option("--exec", metavar="COMMAND", help="Run this instead, with the body on its input.")
+    ] = None,
     events: Annotated[
         list[str] | None,
         typer.Option("--events", "-e", help="Type, group, or '*' (all). Repeat it.", autocompletion=subscriptions),
@@ -57,6 +65,7 @@ def listen(
     Example: dispatcher listen --forward-to http://localhost:3000/webhooks
     Example: dispatcher listen --forward-to http://localhost:3000/webhooks -e 'verification.*' --replay-last 5
     Example: dispatcher listen --forward-to http://localhost:3000/webhooks --since 1h -o jsonl
+    Example: dispatcher listen --exec 'jq .type'
     """
     from dispatcher.cli.listening import Wish
     from dispatcher.policy.signing import NEW_KEY_BYTES, parse_secret, show_secret
@@ -64,7 +73,11 @@ def listen(
     if since is not None and replay_last:
         message = "goes without --replay-last"
         raise typer.BadParameter(message, param_hint="--since")
-    _check_target(forward_to, allow_remote=allow_remote)
+    if (forward_to is None) == (execute is None):
+        message = "give --forward-to or --exec, one of them"
+        raise typer.BadParameter(message)
+    if forward_to is not None:
+        _check_target(forward_to, allow_remote=allow_remote)
     environment = Environment.LIVE if live else Environment.TEST
     who = profile(api_url, api_key, profile_name, environment)
     key = secrets.token_bytes(NEW_KEY_BYTES) if secret is None else parse_secret(secret)
@@ -72,11 +85,12 @@ def listen(
         message = "is not a whsec_… secret"
         raise typer.BadParameter(message, param_hint="--secret")
     if live:
-        demand(f"Forward live events of real people to {forward_to}?", yes=yes)
+        demand(f"Forward live events of real people to {forward_to or execute}?", yes=yes)
     if secret is None:
         say(f"signing secret, for this session: {show_secret(key)}")
     wish = Wish(tuple(events or ("*",)), replay_last, window, since and instant(since, "--since"))
-    asyncio.run(_listen(who, forward_to, key, wish, _Tally(output, print_json=print_json)))
+    way = _Way(forward_to, execute, key)
+    asyncio.run(_listen(who, way, wish, _Tally(output, print_json=print_json)))
 
 
 def _check_target(url: str, *, allow_remote: bool) -> None:
@@ -96,7 +110,22 @@ def _is_here(hostname: str) -> bool:
         return hostname == "localhost" or hostname.endswith(".localhost")
 
 
-async def _listen(who: Profile, url: str, key: bytes, wish: "Wish", tally: "_Tally") -> None:
+class _Way(NamedTuple):
+    """Where events go: to a URL, or into a command; and what they are signed with."""
+
+    url: str | None
+    command: str | None
+    key: bytes
+
+    def deliver(self, session: "aiohttp.ClientSession") -> "Callable[[Known], Awaitable[int]]":
+        from dispatcher.cli.executing import Run
+        from dispatcher.cli.forwarding import Envelope, Post
+
+        envelope = Envelope(self.key, f"Dispatcher-Listen/{__version__}")
+        return Run(self.command or "", envelope) if self.url is None else Post(session, self.url, envelope)
+
+
+async def _listen(who: Profile, way: _Way, wish: "Wish", tally: "_Tally") -> None:
     """Listen until a key or a signal says to stop."""
     import aiohttp
 
@@ -110,12 +139,11 @@ async def _listen(who: Profile, url: str, key: bytes, wish: "Wish", tally: "_Tal
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
-        agent = f"Dispatcher-Listen/{__version__}"
-        forwarder = Forwarder(session, url, key, user_agent=agent, on_answer=tally.show)
-        relay = Relay(forwarder)
+        relay = Relay(Forwarder(way.deliver(session), on_answer=tally.show))
         listener = Listener(session, who, wish, relay, say=say)
         with keys_pressed({"r": relay.repeat_last, "q": stop.set}) as on_terminal:
-            say(f"forwarding to {url} ({'r repeats the last event, q quits' if on_terminal else 'Ctrl-C ends'})")
+            keys = "r repeats the last event, q quits" if on_terminal else "Ctrl-C ends"
+            say(f"forwarding to {way.url or way.command} ({keys})")
             waits = {spawn(listener.run(), name="listen"), spawn(stop.wait(), name="stop")}
             try:
                 done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -451,6 +451,8 @@ async def test_what_people_wrote_cannot_move_the_cursor(shop: Shop) -> None:
         ("events tail --type " + "x" * 129, 1, ("type: ",)),
         ("listen --forward-to http://localhost:1/ --since yesterday", 2, ("--since", "6h")),
         ("listen --forward-to http://localhost:1/ --since 1h --replay-last 1", 2, ("--replay-last",)),
+        ("listen", 2, ("--forward-to", "--exec")),
+        ("listen --forward-to http://localhost:1/ --exec true", 2, ("one of them",)),
         ("listen --forward-to ftp://x", 2, ("http://localhost:3000/webhooks",)),
         ("listen --forward-to http://192.0.2.1/", 2, ("--allow-remote",)),
         ("listen --forward-to http://localhost:1/ --secret nonsense", 2, ("whsec_",)),

@@ -25,7 +25,7 @@ from standardwebhooks import Webhook
 
 from dispatcher.api import listeners, listening
 from dispatcher.cli.client import Profile
-from dispatcher.cli.forwarding import Answer, Forwarder, Known, Relay
+from dispatcher.cli.forwarding import Answer, Envelope, Forwarder, Known, Post, Relay
 from dispatcher.cli.listening import Listener, Wish
 from dispatcher.cli.refusals import CallFailed
 from dispatcher.ledger.accounts import Tenant
@@ -98,7 +98,7 @@ async def listening_to(
     answers: list[tuple[Known, Answer, bool]] = []
     said: list[str] = []
     async with aiohttp.ClientSession() as session:
-        forwarder = Forwarder(session, url, KEY, user_agent="test", on_answer=lambda *told: answers.append(told))
+        forwarder = Forwarder(Post(session, url, Envelope(KEY, "test")), on_answer=lambda *told: answers.append(told))
         relay = Relay(forwarder)
         listener = Listener(session, Profile(at or api.url, key or api.key), wish, relay, say=said.append)
         task = asyncio.create_task(listener.run())

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from dispatcher.cli import forwarding
-from dispatcher.cli.forwarding import Answer, Flood, Forwarder, Known, Progress, Relay
+from dispatcher.cli.forwarding import Answer, Envelope, Flood, Forwarder, Known, Post, Progress, Relay
 
 OK = Answer(204, None, 1)
 
@@ -178,7 +178,7 @@ async def a_program(answer: bytes, *, hangs_up: bool) -> AsyncIterator[tuple[For
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, aiohttp.ClientSession() as session:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
         tell = lambda _, answer, __: answers.append(answer)  # noqa: E731 - three arguments, one wanted
-        yield Forwarder(session, url, b"k" * 36, user_agent="test", on_answer=tell), answers
+        yield Forwarder(Post(session, url, Envelope(b"k" * 36, "test")), on_answer=tell), answers
 
 
 @pytest.mark.parametrize("hangs_up", [False, True], ids=["stalls", "ends"])
