@@ -12,7 +12,7 @@ import pytest
 from dispatcher.api import crowd
 from dispatcher.api.server import ApiOptions
 from dispatcher.api.throttle import Allowance
-from dispatcher.ledger import minting
+from dispatcher.ledger import keys, minting
 from dispatcher.ledger.connections import Pool
 from dispatcher.vault import Vault
 from tests.rooms.test_api_harness import Api, api, ledger_template, ledger_url, pool, serving, shared_api, vault
@@ -58,12 +58,12 @@ async def test_too_many_requests_are_refused_before_their_bodies_are_read(
         writer.close()
 
 
-async def test_keys_cannot_be_tried_out_at_the_databases_cost(
-    ledger_url: str, pool: Pool, vault: Vault, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def a_guess() -> str:
-        return minting.checked(f"whd_test_{minting.new_id(12)}_{minting.new_secret()}")
+def a_guess(key_id: str | None = None) -> str:
+    """Return a well-formed key that nobody was given, of a real key's id if there is one."""
+    return minting.checked(f"whd_test_{key_id or minting.new_id(12)}_{minting.new_secret()}")
 
+
+async def test_keys_cannot_be_tried_out_at_the_databases_cost(ledger_url: str, pool: Pool, vault: Vault) -> None:
     async with serving(ledger_url, pool, vault, options=ApiOptions(stranger_rate=SLOW)) as api:
         assert (await api.get(ENDPOINTS)).status == 200
         guesses = [await api.get(ENDPOINTS, key=a_guess()) for _ in range(5)]
@@ -72,6 +72,41 @@ async def test_keys_cannot_be_tried_out_at_the_databases_cost(
     assert [reply.status for reply in guesses] == [401, 401, 401, 429, 429]
     assert guesses[4].headers["Retry-After"] == "1"
     assert known.status == 200
+
+
+async def test_a_stranger_locks_out_nobody_who_is_known(ledger_url: str, pool: Pool, vault: Vault) -> None:
+    options = ApiOptions(stranger_rate=SLOW, key_cache_seconds=0.0)
+    async with serving(ledger_url, pool, vault, options=options) as api:
+        assert (await api.get(ENDPOINTS)).status == 200
+        guesses = [await api.get(ENDPOINTS, key=a_guess()) for _ in range(5)]
+        known = await api.get(ENDPOINTS)
+        parts = keys.parse_key(api.key)
+        assert parts is not None
+        await keys.KeyLedger(pool).revoke(parts.key_id)
+        revoked = [await api.get(ENDPOINTS) for _ in range(2)]
+
+    assert guesses[4].status == 429
+    assert known.status == 200
+    # Known or not, it is looked up; and one that is none any more is a stranger's.
+    assert [reply.status for reply in revoked] == [401, 429]
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_a_wrong_secret_for_a_real_key_is_a_failed_login_and_no_use(
+    ledger_url: str, pool: Pool, vault: Vault, is_known: bool
+) -> None:
+    async with serving(ledger_url, pool, vault, options=ApiOptions(stranger_rate=SLOW)) as api:
+        made = await keys.KeyLedger(pool).create(api.tenant)
+        if is_known:
+            assert (await api.get(ENDPOINTS, key=made.text)).status == 200
+            async with api.sql() as sql:
+                await sql.execute("UPDATE api_key SET last_used_at = NULL")
+        guesses = [await api.get(ENDPOINTS, key=a_guess(made.key_id)) for _ in range(4)]
+        async with api.sql() as sql:
+            last_used_at = await sql.fetchval("SELECT last_used_at FROM api_key WHERE key_id = $1", made.key_id)
+
+    assert [reply.status for reply in guesses] == [401, 401, 401, 429]
+    assert last_used_at is None
 
 
 async def test_a_connection_too_many_is_told_so_and_closed(ledger_url: str, pool: Pool, vault: Vault) -> None:
