@@ -366,6 +366,7 @@ class Daemon:
         return ApiServices(
             pool=pool,
             vault=services.vault,
+            places=services.places,
             publications=load_publications(schema_folder()),
             delivery_ids=services.delivery_ids,
             catalogue=services.catalogue,

@@ -19,7 +19,7 @@ from dispatcher.resealing import check_ring
 from dispatcher.sending.attempt import Sender, SendingOptions
 from dispatcher.settings import Http, Settings
 from dispatcher.telemetry.metrics import Metrics
-from dispatcher.vault import Vault
+from dispatcher.vault import PlaceSeals, Vault
 
 _ANY_HOST: Final = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
@@ -33,6 +33,7 @@ class Services:
     metrics: Metrics
     registry: CollectorRegistry
     delivery_ids: DeliveryIds
+    places: PlaceSeals
     journal: Journal
     sender: Sender
 
@@ -51,7 +52,8 @@ async def make_services(stack: AsyncExitStack, settings: Settings, control: Link
     assert settings.secrets.key_file is not None
     book = DirectoryLedger(control)
     await book.set_default_limits(settings.limits.host_limits())
-    delivery_ids = DeliveryIds(await book.id_key())
+    id_key = await book.id_key()
+    delivery_ids = DeliveryIds(id_key)
     catalogue = Catalogue.from_document(load_catalogue(schema_folder()))
     registry = CollectorRegistry()
     metrics = Metrics(registry, [one.name for one in catalogue.types])
@@ -72,6 +74,7 @@ async def make_services(stack: AsyncExitStack, settings: Settings, control: Link
         metrics,
         registry,
         delivery_ids,
+        PlaceSeals(id_key),
         Journal(metrics, delivery_ids, attempts_logged=settings.log.attempts),
         sender,
     )

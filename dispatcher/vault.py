@@ -4,6 +4,8 @@ A sealed value names the key that sealed it, so that the primary can change whil
 place (table, column, row) is authenticated with it: a ciphertext moved to another row does not open.
 
     1 byte format | 1 byte length of key id | key id | 12 bytes nonce | ciphertext with 16 bytes of tag
+
+What is only shown and comes back, a place in a list, has a key of its own that no ring rotates: PlaceSeals.
 """
 
 import base64
@@ -17,13 +19,16 @@ from typing import Final, NamedTuple
 
 import orjson
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESSIV
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from dispatcher.model.errors import ConfigurationError, SealBroken
 
 _FORMAT: Final = 1
 _NONCE_BYTES: Final = 12
 _KEY_BYTES: Final = 32
+_SIV_KEY_BYTES: Final = 64
 _KEY_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -152,6 +157,29 @@ def _stamp_of(path: Path) -> _Stamp | None:
     except OSError:
         return None
     return _Stamp(found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+class PlaceSeals:
+    """Seals places in lists, for clients to keep: AES-SIV under a key made from the installation's `key`, 32 bytes.
+
+    No ring: what a client kept opens for as long as the database lives. No nonce: every page is a seal, and random
+    nonces would use the key up after 2^32 of them. Equal places look equal, which tells nothing.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._siv = AESSIV(HKDF(SHA256(), _SIV_KEY_BYTES, salt=None, info=b"dispatcher places").derive(key))
+
+    def seal(self, plain: bytes, place: str) -> bytes:
+        """Return `plain` sealed for `place`."""
+        return self._siv.encrypt(plain, [place.encode()])
+
+    def open(self, sealed: bytes, place: str) -> bytes:
+        """Return what was sealed for `place`. Raises SealBroken: for another one, or by nobody."""
+        try:
+            return self._siv.decrypt(sealed, [place.encode()])
+        except (InvalidTag, ValueError) as fault:
+            message = f"{place}: not sealed here"
+            raise SealBroken(message) from fault
 
 
 def _read(path: Path) -> tuple[str, dict[str, AESGCM]]:

@@ -60,6 +60,8 @@ class Publish(Protocol):
 class ApiServices:
     """What the API works with; the caller owns all of it. `pool` outlives the server.
 
+    `vault` seals what is stored, `places` the cursors that clients keep: those outlive every key of the vault.
+
     `trials` is None in a process that does not deliver, `publish` in one that knows no Kafka. `source_ips` are told to
     customers, for their firewalls, with the time of the next change if one is planned. `user_agent` is how requests to
     endpoints name their sender.
@@ -70,6 +72,7 @@ class ApiServices:
 
     pool: Pool
     vault: Seals
+    places: Seals
     publications: Publications
     delivery_ids: DeliveryIds
     catalogue: Catalogue
@@ -123,7 +126,7 @@ class Call:
 
     def cursors(self, name: str) -> Cursors:
         """Return the cursors of the caller's list of that name."""
-        return Cursors(self.services.vault, self.tenant, name)
+        return Cursors(self.services.places, self.tenant, name)
 
 
 @dataclass(frozen=True, slots=True)

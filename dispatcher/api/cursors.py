@@ -19,7 +19,7 @@ _MICROSECOND: Final = dt.timedelta(microseconds=1)
 
 
 class Seals(Protocol):
-    """What the API needs of the vault."""
+    """What the API needs of whatever seals."""
 
     def seal(self, plain: bytes, place: str) -> bytes:
         """Return `plain` encrypted; it opens at the same place only."""

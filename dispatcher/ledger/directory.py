@@ -51,7 +51,7 @@ class DirectoryLedger:
         await self._link.fetch("set_default_limits", *limits_row(limits))
 
     async def id_key(self) -> bytes:
-        """Return the installation's key for public delivery ids (32 bytes)."""
+        """Return the installation's key for public delivery ids and clients' places in lists (32 bytes)."""
         row = await self._link.fetchrow("installation")
         key: bytes = row["id_key"]
         return key

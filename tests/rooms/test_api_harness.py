@@ -30,7 +30,7 @@ from dispatcher.model.trial import Trial
 from dispatcher.policy.catalogue import Catalogue
 from dispatcher.policy.schema_files import load_catalogue, load_publications, schema_folder
 from dispatcher.policy.urls import UrlRules
-from dispatcher.vault import Vault
+from dispatcher.vault import PlaceSeals, Vault
 from tests.support.servers import DatabaseServer, fresh_database, migrated_template
 
 DEFAULT_LIMITS = HostLimits(100.0, 100, 64)
@@ -233,6 +233,7 @@ async def serving(
     services = ApiServices(
         pool=pool,
         vault=vault,
+        places=PlaceSeals(b"k" * 32),
         publications=load_publications(schema_folder()),
         delivery_ids=DeliveryIds(b"k" * 32),
         catalogue=Catalogue.from_document(load_catalogue(schema_folder())),

@@ -4,12 +4,25 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import orjson
 import pytest
 
+from dispatcher.ledger.connections import Pool
 from dispatcher.model.ids import new_endpoint_id, show_event_id
-from tests.rooms.test_api_harness import Api, Seeds, api, ledger_template, ledger_url, pool, shared_api, vault
+from dispatcher.vault import Vault
+from tests.rooms.test_api_harness import (
+    Api,
+    Seeds,
+    api,
+    ledger_template,
+    ledger_url,
+    pool,
+    serving,
+    shared_api,
+    vault,
+)
 
 
 @dataclass
@@ -61,6 +74,21 @@ async def test_a_retrying_delivery_shows_its_last_answer_and_its_next_attempt(lo
         "ended_at": None,
     }
     assert expected.items() <= reply.body.items()
+
+
+async def test_a_place_in_the_feed_outlives_the_keys_of_the_ring(
+    ledger_url: str, pool: Pool, vault: Vault, tmp_path: Path
+) -> None:
+    Vault.create_file(tmp_path / "ring.json")
+    async with serving(ledger_url, pool, vault) as before:
+        async with before.sql() as sql:
+            await Seeds(sql, before.tenant).event()
+        resume = (await before.get("/v1/events?order=asc")).body["resume"]
+
+    async with serving(ledger_url, pool, Vault.load(tmp_path / "ring.json")) as after:
+        reply = await after.get(f"/v1/events?order=asc&after={resume}", key=before.key)
+
+    assert (reply.status, reply.body["data"]) == (200, [])
 
 
 async def test_deliveries_are_filtered_by_status(logged: Logged) -> None:

@@ -2,21 +2,19 @@
 
 import base64
 import datetime as dt
-from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.api.cursors import LONGEST_CURSOR, Cursors, from_micros, to_micros
 from dispatcher.api.problems import Problem
 from dispatcher.ledger.accounts import Tenant
-from dispatcher.vault import Vault
+from dispatcher.vault import PlaceSeals
 
-VAULT = Vault(Path("ring"), "k1", {"k1": AESGCM(b"k" * 32)})
+SEALS = PlaceSeals(b"k" * 32)
 TENANT = Tenant(1, "test")
-CURSORS = Cursors(VAULT, TENANT, "deliveries:7")
+CURSORS = Cursors(SEALS, TENANT, "deliveries:7")
 
 
 @given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=3))
@@ -30,10 +28,10 @@ def test_a_place_comes_back_as_it_was(place: list[int]) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        Cursors(VAULT, TENANT, "deliveries:8"),
-        Cursors(VAULT, TENANT, "attempts:7"),
-        Cursors(VAULT, Tenant(2, "test"), "deliveries:7"),
-        Cursors(VAULT, Tenant(1, "live"), "deliveries:7"),
+        Cursors(SEALS, TENANT, "deliveries:8"),
+        Cursors(SEALS, TENANT, "attempts:7"),
+        Cursors(SEALS, Tenant(2, "test"), "deliveries:7"),
+        Cursors(SEALS, Tenant(1, "live"), "deliveries:7"),
     ],
 )
 def test_a_place_of_another_list_is_refused(other: Cursors) -> None:
@@ -41,6 +39,11 @@ def test_a_place_of_another_list_is_refused(other: Cursors) -> None:
         CURSORS.read(other.show([1]), 1)
 
     assert (caught.value.status, caught.value.code) == (400, "invalid_cursor")
+
+
+def test_a_place_of_another_installation_is_refused() -> None:
+    with pytest.raises(Problem):
+        CURSORS.read(Cursors(PlaceSeals(b"l" * 32), TENANT, "deliveries:7").show([1]), 1)
 
 
 def test_a_place_of_another_length_is_refused() -> None:
