@@ -44,11 +44,26 @@ def read_filter(query: LogQuery, catalogue: Catalogue, *, status: str | None = N
         subject=query.subject,
         is_test=query.test,
     )
-    if faults:
-        raise Problem(
-            ProblemCode.INVALID_QUERY, "; ".join(f"{one.where}: {one.message}" for one in faults[:3]), faults=faults
-        )
+    _refuse(faults)
     return wanted
+
+
+def read_types(text: str | None, catalogue: Catalogue) -> Sequence[str] | None:
+    """Return the types that a comma list of types and groups names, None for no list: all of them.
+
+    Raises:
+        Problem: 400 with every name that does not exist.
+    """
+    faults: list[Fault] = []
+    types = _types(text, catalogue, faults)
+    _refuse(faults)
+    return types
+
+
+def _refuse(faults: Sequence[Fault]) -> None:
+    if faults:
+        told = "; ".join(f"{one.where}: {one.message}" for one in faults[:3])
+        raise Problem(ProblemCode.INVALID_QUERY, told, faults=faults)
 
 
 def _states(text: str | None, faults: list[Fault]) -> tuple[DeliveryState, ...]:

@@ -7,7 +7,8 @@ from pydantic import Field
 
 from dispatcher.api.call import Answer, Call
 from dispatcher.api.cursors import Cursors, from_micros, to_micros
-from dispatcher.api.models import AttemptShown, Outgoing, PageQuery
+from dispatcher.api.filters import read_types
+from dispatcher.api.models import AttemptShown, Outgoing, PageQuery, Types
 from dispatcher.api.shapes import show_attempt
 from dispatcher.kit import clock
 from dispatcher.ledger.live import LiveLedger, LivePlace
@@ -24,7 +25,7 @@ class LiveQuery(PageQuery):
     order: Literal["asc"] = "asc"
     wait: Annotated[int, Field(ge=0, le=LONGEST_WAIT_SECONDS)] = 0
     endpoint: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    type: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    type: Types | None = None
 
 
 class LiveAttemptShown(AttemptShown):
@@ -45,11 +46,12 @@ async def follow_attempts(call: Call) -> Answer:
     """List attempts after a place, oldest first; at the end, wait up to `wait` seconds for one."""
     query: LiveQuery = call.query
     cursors = call.cursors("live")
+    types = read_types(query.type, call.services.catalogue)
     ledger = LiveLedger(call.services.pool)
     place = None if query.after is None else _read(cursors, query.after)
     give_up = clock.mono() + query.wait
     while True:
-        page = await ledger.after(call.tenant, place, endpoint=query.endpoint, event_type=query.type, limit=query.limit)
+        page = await ledger.after(call.tenant, place, endpoint=query.endpoint, types=types, limit=query.limit)
         if page.attempts or clock.mono() + _POLL_SECONDS > give_up:
             break
         place = page.place

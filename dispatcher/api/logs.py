@@ -9,7 +9,7 @@ import orjson
 
 from dispatcher.api.call import Answer, Call
 from dispatcher.api.cursors import Cursors, from_micros, to_micros
-from dispatcher.api.filters import read_filter
+from dispatcher.api.filters import read_filter, read_types
 from dispatcher.api.models import DeliveriesQuery, EventsQuery, LogQuery, PageQuery
 from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found
 from dispatcher.api.shapes import show_attempt, show_delivery, show_event_type, show_instant, show_stats
@@ -70,6 +70,7 @@ async def list_delivery_attempts(call: Call) -> Answer:
 async def list_events(call: Call) -> Answer:
     """List events as they are sent, newest first, or as a feed, oldest first."""
     query: EventsQuery = call.query
+    types = read_types(query.type, call.services.catalogue)
     cursors = call.cursors(f"events:{query.order}")
     place = None if query.after is None else EventPlace(*cursors.read(query.after, 2))
     read = call.logs.events_after if query.order == "asc" else call.logs.events_before
@@ -78,11 +79,11 @@ async def list_events(call: Call) -> Answer:
         raise Problem(ProblemCode.INVALID_QUERY, fault.message, faults=[fault])
     give_up = clock.mono() + query.wait
     # Nothing is held while it waits: no connection, no snapshot.
-    page = await read(call.tenant, place, event_type=query.type, limit=query.limit)
+    page = await read(call.tenant, place, types=types, limit=query.limit)
     while not page.bodies and page.is_end and clock.mono() + _POLL_SECONDS <= give_up:
         place = page.last or place
         await asyncio.sleep(_POLL_SECONDS)
-        page = await read(call.tenant, place, event_type=query.type, limit=query.limit)
+        page = await read(call.tenant, place, types=types, limit=query.limit)
     shown: dict[str, object] = {"data": [orjson.Fragment(body) for body in page.bodies]}
     last = page.last or place or EventPlace(0, 0)
     shown["next"] = None if page.is_end else cursors.show(last)

@@ -45,6 +45,12 @@ class Outgoing(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+Types = Annotated[
+    str,
+    Field(min_length=1, max_length=1_000, examples=["verification.*"], description="a comma list of types and groups"),
+]
+
+
 class NoQuery(Incoming):
     """A query without parameters."""
 
@@ -59,12 +65,12 @@ class PageQuery(Incoming):
 class LogQuery(PageQuery):
     """A page of a log. All filters hold together; a page may be short or empty while `next` is not null.
 
-    `type`: a comma list of types and groups. `outcome`: one of outcomes, classes (`2xx` to `5xx`) and `no_answer`.
+    `outcome`: one of outcomes, classes (`2xx` to `5xx`) and `no_answer`.
     `since` and `until` (exclusive): RFC 3339. `subject`: a verification's id; its newest 100 events are looked at.
     `test`: only what "send test event" sent, or nothing of it.
     """
 
-    type: Annotated[str, Field(min_length=1, max_length=1_000, examples=["verification.*"])] | None = None
+    type: Types | None = None
     outcome: Annotated[str, Field(min_length=1, max_length=300, examples=["5xx,no_answer"])] | None = None
     since: Annotated[str, Field(min_length=1, max_length=40, examples=["2026-11-03T09:00:00Z"])] | None = None
     until: Annotated[str, Field(min_length=1, max_length=40, examples=["2026-11-04T09:00:00Z"])] | None = None
@@ -87,7 +93,7 @@ class EventsQuery(PageQuery):
 
     wait: Annotated[int, Field(ge=0, le=LONGEST_WAIT_SECONDS, description="seconds; of the feed only")] = 0
     order: Literal["asc", "desc"] = "desc"
-    type: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    type: Types | None = None
 
 
 class FilterBody(Incoming):

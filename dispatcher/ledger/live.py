@@ -47,7 +47,7 @@ class LiveLedger:
         self._pool = pool
 
     async def after(
-        self, tenant: Tenant, place: LivePlace | None, *, endpoint: str | None, event_type: str | None, limit: int
+        self, tenant: Tenant, place: LivePlace | None, *, endpoint: str | None, types: Sequence[str] | None, limit: int
     ) -> LivePage:
         """Return the next attempts after a place, in the order of their commit; for None, where the end is now.
 
@@ -56,9 +56,7 @@ class LiveLedger:
         """
         place = place or LivePlace(_LAST_DELIVERY, 0, 0, clock.utcnow())
         begun_after = place.looked_at - _LATE
-        rows = await self._pool.fetch(
-            "attempts_live", *tenant, begun_after, endpoint, event_type, *place[:3], limit + 1
-        )
+        rows = await self._pool.fetch("attempts_live", *tenant, begun_after, endpoint, types, *place[:3], limit + 1)
         found = [LiveAttempt(row["endpoint"], logged_attempt(row)) for row in rows if row["xid"] is not None]
         if len(found) > limit:
             last = rows[limit - 1]

@@ -201,18 +201,18 @@ class LogLedger:
         return LoggedResponse(row["started_at"], row["status"], headers, row["body"], row["is_cut"])
 
     async def events_after(
-        self, tenant: Tenant, place: EventPlace | None = None, *, event_type: str | None = None, limit: int
+        self, tenant: Tenant, place: EventPlace | None = None, *, types: Sequence[str] | None = None, limit: int
     ) -> EventPage:
         """Return the feed from a place on, oldest first: nothing ever appears before a place once given."""
         place = place or EventPlace(0, 0)
-        return await self._events("events_ascending", tenant, place, event_type, limit)
+        return await self._events("events_ascending", tenant, place, types, limit)
 
     async def events_before(
-        self, tenant: Tenant, place: EventPlace | None = None, *, event_type: str | None = None, limit: int
+        self, tenant: Tenant, place: EventPlace | None = None, *, types: Sequence[str] | None = None, limit: int
     ) -> EventPage:
         """Return the events before a place, newest first."""
         place = place or EventPlace(_LAST_NUMBER, _LAST_NUMBER)
-        return await self._events("events_descending", tenant, place, event_type, limit)
+        return await self._events("events_descending", tenant, place, types, limit)
 
     async def event(self, tenant: Tenant, event_id: bytes) -> bytes | None:
         """Return the body of one of the tenant's events, None when it is not there."""
@@ -220,10 +220,10 @@ class LogLedger:
         return None if row is None else bytes(row["body"])
 
     async def _events(
-        self, statement: str, tenant: Tenant, place: EventPlace, event_type: str | None, limit: int
+        self, statement: str, tenant: Tenant, place: EventPlace, types: Sequence[str] | None, limit: int
     ) -> EventPage:
-        scan = limit + 1 if event_type is None else SCAN_ROWS
-        rows = await self._pool.fetch(statement, *tenant, *place, event_type, scan, limit)
+        scan = limit + 1 if types is None else SCAN_ROWS
+        rows = await self._pool.fetch(statement, *tenant, *place, types, scan, limit)
         bodies: list[bytes] = []
         last = None
         for looked_at, row in enumerate(rows, start=1):

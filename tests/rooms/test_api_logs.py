@@ -9,11 +9,14 @@ from pathlib import Path
 import orjson
 import pytest
 
+from dispatcher.api.call import Route
+from dispatcher.api.routes import ROUTES
 from dispatcher.ledger.connections import Pool
 from dispatcher.model.ids import new_endpoint_id, show_event_id
 from dispatcher.vault import Vault
 from tests.rooms.test_api_harness import (
     Api,
+    Reply,
     Seeds,
     api,
     ledger_template,
@@ -428,6 +431,27 @@ async def test_the_statistics_of_an_endpoint_tell_its_day_and_its_queue(logged: 
     assert stats["next_attempt_at"] == "2026-11-03T09:00:00.000Z"
     assert stats["oldest_waiting_at"] is not None
     assert stats["since"] <= stats["last_attempt_at"] == stats["last_delivered_at"]
+
+
+@pytest.mark.parametrize(
+    "route", [route for route in ROUTES if "type" in route.query.model_fields], ids=lambda route: route.operation_id
+)
+async def test_every_list_takes_types_and_groups_that_exist(logged: Logged, route: Route) -> None:
+    path = route.path.replace("{id}", logged.public_id)
+    event_id = await logged.seeds.event()
+    resume = (await logged.api.get("/v1/attempts")).body["resume"]
+    await logged.seeds.ended(logged.number, "delivered", event_id=event_id, outcome="delivered", status=200)
+
+    async def ask(types: str) -> Reply:
+        after = f"&wait=8&after={resume}" if route.operation_id == "followAttempts" else ""
+        return await logged.api.get(f"{path}?type={types}{after}")
+
+    for faulty in ("nope", "verification.*,nope.*"):
+        refused = await ask(faulty)
+        assert (refused.status, refused.code) == (400, "invalid_query")
+        assert [(one["parameter"], one["code"]) for one in refused.body["errors"]] == [("type", "unknown_event_type")]
+    for known in ("verification.*", "check.*,verification.completed"):
+        assert len((await ask(known)).body["data"]) == 1
 
 
 async def test_the_statistics_of_a_new_endpoint_are_nothing(logged: Logged) -> None:

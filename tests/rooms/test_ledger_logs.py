@@ -352,7 +352,7 @@ async def test_a_rare_type_is_found_over_short_pages(room: Room, monkeypatch: py
     pages: list[EventPage] = []
     place = None
     while not pages or not pages[-1].is_end:
-        pages.append(await room.ledger.events_before(room.tenant, place, event_type="verification.created", limit=2))
+        pages.append(await room.ledger.events_before(room.tenant, place, types=["verification.created"], limit=2))
         place = pages[-1].last
 
     assert [len(page.bodies) for page in pages] == [0, 0, 1]
@@ -363,8 +363,8 @@ async def test_a_page_of_one_type_never_holds_more_than_asked_for(room: Room) ->
     for n in range(8):
         await room.seeds.event(("verification.completed", "verification.created")[n % 2])
 
-    first = await room.ledger.events_after(room.tenant, event_type="verification.created", limit=3)
-    second = await room.ledger.events_after(room.tenant, first.last, event_type="verification.created", limit=3)
+    first = await room.ledger.events_after(room.tenant, types=["verification.created"], limit=3)
+    second = await room.ledger.events_after(room.tenant, first.last, types=["verification.created"], limit=3)
 
     assert [len(first.bodies), len(second.bodies)] == [3, 1]
     assert [first.is_end, second.is_end] == [False, True]

@@ -34,7 +34,7 @@ SELECT xid::text::bigint AS xid, seq FROM stretch WHERE ingested_at >= $3 ORDER 
 -- Read attempts in the order of their commit, of one account's endpoints, begun after $3 and within the last hour.
 -- A row's own transaction number is its place: rows are never updated. The 32 bits of xmin are completed from the
 -- snapshot, whose next number is less than 2^31 ahead. Only what no open transaction can still write before.
--- Index: attempt_endpoint, one look per endpoint. $4 endpoint or NULL, $5 type or NULL, $6..$8 only after this place,
+-- Index: attempt_endpoint, one look per endpoint. $4 endpoint or NULL, $5 types or NULL, $6..$8 only after this place,
 -- $9 rows. Always one row: without an attempt it tells up to where everything was looked at.
 WITH seen AS (
   SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS safe,
@@ -46,7 +46,7 @@ found AS (
            a.status, a.outcome, a.verdict, a.next_at, a.detail
     FROM attempt a
     WHERE a.endpoint_id = e.endpoint_id AND a.started_at > GREATEST($3::timestamptz, now() - interval '1 hour') AND a.outcome IS NOT NULL
-      AND ($5::text IS NULL OR a.event_type = $5)) a
+      AND ($5::text[] IS NULL OR a.event_type = ANY($5))) a
   WHERE e.account_id = $1 AND e.environment = $2 AND ($4::text IS NULL OR e.public_id = $4)),
 page AS (
   SELECT found.* FROM found, seen

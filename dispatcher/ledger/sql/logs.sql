@@ -32,11 +32,11 @@ WHERE a.delivery_id = $3 AND a.account_id = $1 AND a.environment = $2 AND a.atte
 ORDER BY r.started_at DESC LIMIT 1
 
 -- name: events_ascending
--- Scan a stretch of the feed, oldest first, and give the bodies of the first $7 events of the wanted type.
+-- Scan a stretch of the feed, oldest first, and give the bodies of the first $7 events of the wanted types.
 -- Only what no open transaction can still write before: nothing ever appears behind a reader's cursor.
--- Index: event_feed; a type is filtered within the $6 rows scanned. $3 and $4 only after this place, $5 type or NULL.
+-- Index: event_feed; types are filtered within the $6 rows scanned. $3 and $4 only after this place, $5 types or NULL.
 WITH stretch AS (
-  SELECT xid, seq, body, $5::text IS NULL OR event_type = $5 AS is_wanted FROM event
+  SELECT xid, seq, body, $5::text[] IS NULL OR event_type = ANY($5) AS is_wanted FROM event
   WHERE account_id = $1 AND environment = $2 AND xid < pg_snapshot_xmin(pg_current_snapshot())
     AND (xid, seq) > ($3::bigint::text::xid8, $4::bigint)
   ORDER BY xid, seq LIMIT $6)
@@ -47,7 +47,7 @@ FROM stretch ORDER BY xid, seq
 -- name: events_descending
 -- Scan a stretch of the feed, newest first; else as `events_ascending`. $3 and $4 only before this place.
 WITH stretch AS (
-  SELECT xid, seq, body, $5::text IS NULL OR event_type = $5 AS is_wanted FROM event
+  SELECT xid, seq, body, $5::text[] IS NULL OR event_type = ANY($5) AS is_wanted FROM event
   WHERE account_id = $1 AND environment = $2 AND xid < pg_snapshot_xmin(pg_current_snapshot())
     AND (xid, seq) < ($3::bigint::text::xid8, $4::bigint)
   ORDER BY xid DESC, seq DESC LIMIT $6)
