@@ -14,6 +14,7 @@ from dispatcher.api.listeners import Listeners
 from dispatcher.api.models import NoQuery
 from dispatcher.api.problems import NO_HEADERS, Problem, ProblemCode
 from dispatcher.api.throttle import Buckets
+from dispatcher.api.waiting import Waiters
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
 from dispatcher.ledger.deeds import Action, Ask, Deed
@@ -86,6 +87,7 @@ class ApiServices:
     source_ips: tuple[str, ...] = ()
     source_ips_change_at: dt.datetime | None = None
     listeners: Listeners = field(default_factory=Listeners)
+    waiters: Waiters = field(default_factory=Waiters)
 
 
 @dataclass(frozen=True, slots=True)

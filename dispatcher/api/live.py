@@ -1,6 +1,5 @@
 """`GET /v1/attempts`: attempts as they are recorded, for who watches; an answer waits for the next one if asked to."""
 
-import asyncio
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -10,13 +9,10 @@ from dispatcher.api.cursors import Cursors, from_micros, to_micros
 from dispatcher.api.filters import read_types
 from dispatcher.api.models import AttemptShown, Outgoing, PageQuery, Types
 from dispatcher.api.shapes import show_attempt
-from dispatcher.kit import clock
-from dispatcher.ledger.live import LiveLedger, LivePlace
+from dispatcher.ledger.live import LiveLedger, LivePage, LivePlace
 
 LONGEST_WAIT_SECONDS: Final = 8
 """Less than a whole request may take."""
-
-_POLL_SECONDS: Final = 0.3
 
 
 class LiveQuery(PageQuery):
@@ -49,13 +45,16 @@ async def follow_attempts(call: Call) -> Answer:
     types = read_types(query.type, call.services.catalogue)
     ledger = LiveLedger(call.services.pool)
     place = None if query.after is None else _read(cursors, query.after)
-    give_up = clock.mono() + query.wait
-    while True:
+
+    async def look() -> LivePage:
+        nonlocal place
         page = await ledger.after(call.tenant, place, endpoint=query.endpoint, types=types, limit=query.limit)
-        if page.attempts or clock.mono() + _POLL_SECONDS > give_up:
-            break
         place = page.place
-        await asyncio.sleep(_POLL_SECONDS)
+        return page
+
+    page = await call.services.waiters.until_there(
+        call.bearer.key_id, look, lambda page: bool(page.attempts), seconds=query.wait
+    )
     ids = call.services.delivery_ids
     shown = [{**show_attempt(one.attempt, ids), "endpoint_id": one.endpoint} for one in page.attempts]
     resume = cursors.show([*page.place[:3], to_micros(page.place.looked_at)])

@@ -1,9 +1,8 @@
 """Handlers of the logs: deliveries, attempts, events, and the catalogue of event types."""
 
-import asyncio
 import datetime as dt
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
@@ -13,12 +12,9 @@ from dispatcher.api.filters import read_filter, read_types
 from dispatcher.api.models import DeliveriesQuery, EventsQuery, LogQuery, PageQuery
 from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found
 from dispatcher.api.shapes import show_attempt, show_delivery, show_event_type, show_instant, show_stats
-from dispatcher.kit import clock
 from dispatcher.ledger.lists import ListLedger, LogFilter
-from dispatcher.ledger.logs import AttemptPlace, DeliveryPlace, EventPlace, LoggedAttempt
+from dispatcher.ledger.logs import AttemptPlace, DeliveryPlace, EventPage, EventPlace, LoggedAttempt
 from dispatcher.model.ids import parse_event_id
-
-_POLL_SECONDS: Final = 0.3
 
 
 async def list_deliveries(call: Call) -> Answer:
@@ -77,15 +73,18 @@ async def list_events(call: Call) -> Answer:
     if query.wait and query.order != "asc":
         fault = Fault("wait", "not_allowed", "only the feed, `order=asc`, has an end to wait at")
         raise Problem(ProblemCode.INVALID_QUERY, fault.message, faults=[fault])
-    give_up = clock.mono() + query.wait
-    # Nothing is held while it waits: no connection, no snapshot.
-    page = await read(call.tenant, place, types=types, limit=query.limit)
-    while not page.bodies and page.is_end and clock.mono() + _POLL_SECONDS <= give_up:
-        place = page.last or place
-        await asyncio.sleep(_POLL_SECONDS)
+
+    async def look() -> EventPage:
+        nonlocal place
         page = await read(call.tenant, place, types=types, limit=query.limit)
+        place = page.last or place
+        return page
+
+    page = await call.services.waiters.until_there(
+        call.bearer.key_id, look, lambda page: bool(page.bodies) or not page.is_end, seconds=query.wait
+    )
     shown: dict[str, object] = {"data": [orjson.Fragment(body) for body in page.bodies]}
-    last = page.last or place or EventPlace(0, 0)
+    last = place or EventPlace(0, 0)
     shown["next"] = None if page.is_end else cursors.show(last)
     if query.order == "asc":
         shown["resume"] = cursors.show(last)

@@ -68,6 +68,17 @@ FROM pg_index WHERE indrelid IN ('event'::regclass, 'attempt'::regclass) AND NOT
 """
 
 
+# What a watcher meets at a thousand attempts a second.
+_LAST_MINUTE = """
+INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpoint_id, account_id, environment, event_id,
+                     event_type, subject, attempt_no, duration_ms, status, outcome, verdict, detail, replica_id)
+SELECT now() - i * interval '1 millisecond', $1 + i, now(), endpoint_id, account_id, environment,
+       substring(sha256(i::text::bytea) FOR 20), 'verification.completed', 'ver_1', 1, 20, 200, 'delivered',
+       'delivered', '{"wait_ms":12.5,"keys":[1],"at":1793700000,"of":5}', 1
+FROM generate_series(1, 60000) i JOIN endpoint e ON e.endpoint_id = 1 + i % $2::int
+"""
+
+
 @dataclass
 class Archive:
     """A filled ledger: where it is, keys of its account, what its middle event and subject are."""
@@ -77,6 +88,12 @@ class Archive:
     n_deliveries: int
     n_attempts: int
     event: int
+
+    async def fill_last_minute(self) -> None:
+        """Let all endpoints have been busy until now."""
+        sql = await asyncpg.connect(self.url)
+        await sql.execute(_LAST_MINUTE, self.n_deliveries + 1, N_ENDPOINTS)
+        await sql.close()
 
 
 @asynccontextmanager

@@ -74,17 +74,24 @@ async def lists(lab: Lab, *, n_deliveries: int, n_attempts: int, n_requests: int
         settings = lab.settings("none", DATABASE__URL=archive.url)
         daemon = Daemon(lab.folder, settings, ("--roles", "api"), name="lists")
         async with running(daemon), aiohttp.ClientSession(daemon.ready["api_url"]) as client:
-            found = await _measure(client, archive, n_requests)
+            found = await _measure(client, archive, calls(archive.event, _days_ago()), n_requests)
+            await archive.fill_last_minute()
+            found |= await _measure(client, archive, {"attempts, live": "/v1/attempts?"}, n_requests)
             await daemon.stop()
         return archive, found
 
 
-async def _measure(client: aiohttp.ClientSession, archive: Archive, n_requests: int) -> dict[str, Listing]:
+def _days_ago() -> dict[int, str]:
+    now = time.time()
+    return {n: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - n * 86_400)) for n in range(31)}
+
+
+async def _measure(
+    client: aiohttp.ClientSession, archive: Archive, paths: Mapping[str, str], n_requests: int
+) -> dict[str, Listing]:
     keys = cycle(archive.keys)
     found = {}
-    now = time.time()
-    days_ago = {n: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now - n * 86_400)) for n in range(31)}
-    for name, path in calls(archive.event, days_ago).items():
+    for name, path in paths.items():
         took, n_rows = [], 0
         for _ in range(_WARM + n_requests):
             began = time.monotonic()

@@ -109,6 +109,16 @@ async def test_a_wrong_secret_for_a_real_key_is_a_failed_login_and_no_use(
     assert last_used_at is None
 
 
+@pytest.mark.parametrize("path", ["/v1/events?order=asc&", "/v1/attempts?"])
+async def test_a_request_that_waits_is_one_of_so_many(api: Api, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.api.waiting.MOST_OF_KEY", 0)
+
+    waiting, looking = await api.get(f"{path}wait=8"), await api.get(f"{path}wait=0")
+
+    assert (waiting.status, waiting.code, waiting.headers["Retry-After"]) == (429, "rate_limited", "1")
+    assert looking.status == 200
+
+
 async def test_a_connection_too_many_is_told_so_and_closed(ledger_url: str, pool: Pool, vault: Vault) -> None:
     async with serving(ledger_url, pool, vault, options=ApiOptions(most_connections=3)) as api:
         where = urlsplit(api.url)

@@ -506,10 +506,25 @@ async def test_every_other_log_is_served_by_an_index(crowded: Room) -> None:
         await _plan(crowded, "feed_stretch", *tenant, 0, 0, ["verification.completed"], 100),
         await _plan(crowded, "feed_tail", *tenant, None, 1, 1),
         await _plan(crowded, "feed_since", *tenant, LONG_AGO, 10),
-        await _plan(crowded, "attempts_live", *tenant, now - dt.timedelta(minutes=1), None, None, 0, 0, 0, 26),
+        await _plan(crowded, "attempts_live", *tenant, now - dt.timedelta(minutes=1), None, None, 0, 0, 0, 26, 6_000),
     ]
 
     assert [rows_looked_at(plan) for plan in plans if rows_looked_at(plan) >= FEW_ROWS] == []
+
+
+async def test_a_watcher_looks_at_so_many_attempts_and_no_more(crowded: Room) -> None:
+    await crowded.sql.execute(
+        "INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpoint_id, account_id, environment, "
+        "event_id, event_type, attempt_no, duration_ms, status, outcome, verdict, replica_id) "
+        "SELECT now() - n * interval '1 millisecond', 2000000 + n, now(), endpoint_id, account_id, environment, "
+        "event_id, event_type, 1, 20, 200, 'delivered', 'delivered', 1 FROM attempt, generate_series(1, 5) n"
+    )
+    await crowded.sql.execute("ANALYZE")
+    minute_ago = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=1)
+    for endpoint in (None, await crowded.sql.fetchval("SELECT public_id FROM endpoint LIMIT 1")):
+        plan = await _plan(crowded, "attempts_live", *crowded.tenant, minute_ago, endpoint, None, 0, 0, 0, 26, 200)
+
+        assert rows_looked_at(plan) < FEW_ROWS
 
 
 async def _plan(room: Room, statement: str, *arguments: object) -> list[str]:

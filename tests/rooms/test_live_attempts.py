@@ -118,6 +118,26 @@ async def test_endpoint_and_type_narrow_it(logged: Logged) -> None:
     assert await ids("type=verification.created") == []
 
 
+async def test_of_more_than_can_be_looked_at_the_newest_of_each_endpoint_are_seen(
+    logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.ledger.live.SCAN_ROWS", 6)
+    others = [await logged.seeds.endpoint(), await logged.seeds.endpoint()]
+    resume = await begin(logged.api)
+    for number in range(1, 10):
+        await logged.seeds.attempt(logged.number, number, "retry", ago=10 - number)
+    await logged.seeds.attempt(others[0], 10, "retry", ago=20)
+    await settle(logged.seeds.sql)
+
+    # The third endpoint has none and takes no share.
+    reply = await logged.api.get(f"/v1/attempts?limit=2&after={resume}")
+    rest = await logged.api.get(f"/v1/attempts?limit=100&after={reply.body['resume']}")
+
+    shown = [one["delivery_id"] for one in reply.body["data"]]
+    assert shown == [logged.shown(number) for number in (7, 8)]
+    assert [one["delivery_id"] for one in rest.body["data"]] == [logged.shown(number) for number in (9, 10)]
+
+
 async def test_nobody_elses_attempts_are_seen(logged: Logged) -> None:
     others = Seeds(logged.seeds.sql, await logged.api.other_tenant())
     resume = await begin(logged.api)

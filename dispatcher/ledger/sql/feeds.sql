@@ -32,27 +32,33 @@ SELECT xid::text::bigint AS xid, seq FROM stretch WHERE ingested_at >= $3 ORDER 
 
 -- name: attempts_live
 -- Read attempts in the order of their commit, of one account's endpoints, begun after $3 and within the last hour.
--- A row's own transaction number is its place: rows are never updated. The 32 bits of xmin are completed from the
--- snapshot, whose next number is less than 2^31 ahead. Only what no open transaction can still write before.
--- Index: attempt_endpoint, one look per endpoint. $4 endpoint or NULL, $5 types or NULL, $6..$8 only after this place,
--- $9 rows. Always one row: without an attempt it tells up to where everything was looked at.
-WITH seen AS (
-  SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS safe,
-         pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS top),
-found AS (
-  SELECT a.*, seen.top - ((seen.top - a.own::text::bigint) & 4294967295) AS xid, e.public_id AS endpoint
-  FROM seen CROSS JOIN endpoint e CROSS JOIN LATERAL (
-    SELECT a.xmin AS own, a.started_at, a.delivery_id, a.attempt_no, a.event_id, a.event_type, a.subject, a.duration_ms,
+-- A row's own transaction number is its place: rows are never updated. It is completed from how many transactions ago
+-- it was, counted from the same next one for all. Only what no open transaction can still write before.
+-- Each endpoint that has any gets its share of the rows to scan, the newest first, and no less than a page; whether one
+-- is wanted shows only then. Index: attempt_endpoint, two looks per endpoint. $4 endpoint or NULL, $5 types or NULL,
+-- $6..$8 only after this place, $9 rows, $10 rows to scan. Always one row: without an attempt it tells up to where
+-- everything was looked at.
+WITH seen AS MATERIALIZED (
+  SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS safe, top + age((top & 4294967295)::text::xid) AS next
+  FROM (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS top) s),
+asked AS MATERIALIZED (
+  SELECT e.endpoint_id, e.public_id FROM endpoint e
+  WHERE e.account_id = $1 AND e.environment = $2 AND ($4::text IS NULL OR e.public_id = $4)
+    AND EXISTS (SELECT FROM attempt a WHERE a.endpoint_id = e.endpoint_id
+                  AND a.started_at > GREATEST($3::timestamptz, now() - interval '1 hour')
+                  AND a.started_at <= now() + interval '1 day' OFFSET 0)),
+share AS MATERIALIZED (SELECT GREATEST($9::bigint, $10::bigint / GREATEST(count(*), 1)) AS n FROM asked),
+page AS (
+  SELECT seen.next - a.ago AS xid, e.public_id AS endpoint, a.*
+  FROM seen CROSS JOIN asked e CROSS JOIN LATERAL (
+    SELECT age(a.xmin) AS ago, a.started_at, a.delivery_id, a.attempt_no, a.event_id, a.event_type, a.subject, a.duration_ms,
            a.status, a.outcome, a.verdict, a.next_at, a.detail
     FROM attempt a
-    WHERE a.endpoint_id = e.endpoint_id AND a.started_at > GREATEST($3::timestamptz, now() - interval '1 hour') AND a.outcome IS NOT NULL
-      AND ($5::text[] IS NULL OR a.event_type = ANY($5))) a
-  WHERE e.account_id = $1 AND e.environment = $2 AND ($4::text IS NULL OR e.public_id = $4)),
-page AS (
-  SELECT found.* FROM found, seen
-  WHERE found.xid < seen.safe AND (found.xid, delivery_id, attempt_no) > ($6::bigint, $7::bigint, $8::smallint)
-  ORDER BY found.xid, delivery_id, attempt_no LIMIT $9)
-SELECT seen.safe, now() AS looked_at, page.xid, page.endpoint, page.started_at, page.delivery_id, page.attempt_no,
-       page.event_id, page.event_type, page.subject, page.duration_ms, page.status, page.outcome, page.verdict,
-       page.next_at, page.detail
+    WHERE a.endpoint_id = e.endpoint_id AND a.started_at > GREATEST($3::timestamptz, now() - interval '1 hour')
+      AND a.started_at <= now() + interval '1 day'
+    ORDER BY a.started_at DESC LIMIT (SELECT n FROM share)) a
+  WHERE seen.next - a.ago < seen.safe AND (seen.next - a.ago, a.delivery_id, a.attempt_no) > ($6::bigint, $7::bigint, $8::smallint)
+    AND a.outcome IS NOT NULL AND ($5::text[] IS NULL OR a.event_type = ANY($5))
+  ORDER BY seen.next - a.ago, a.delivery_id, a.attempt_no LIMIT $9)
+SELECT seen.safe, now() AS looked_at, page.*
 FROM seen LEFT JOIN page ON true ORDER BY page.xid, page.delivery_id, page.attempt_no
