@@ -21,11 +21,12 @@ _EVERYWHERE = (
     ProblemCode.MALFORMED_REQUEST,
     ProblemCode.INVALID_QUERY,
     ProblemCode.METHOD_NOT_ALLOWED,
+    ProblemCode.RATE_LIMITED,
     ProblemCode.INTERNAL_ERROR,
     ProblemCode.UNAVAILABLE,
     ProblemCode.TIMED_OUT,
 )
-_WITH_KEY = (ProblemCode.UNAUTHORIZED, ProblemCode.RATE_LIMITED)
+_WITH_KEY = (ProblemCode.UNAUTHORIZED,)
 _WITH_BODY = (
     ProblemCode.INVALID_JSON,
     ProblemCode.JSON_TOO_DEEP,
@@ -157,7 +158,7 @@ def _header_parameters(route: Route) -> list[Document]:
 
 
 def _success(route: Route, status: int, answer: type[BaseModel] | None) -> Document:
-    headers: Document = {} if route.scope is None else dict(_RATE_HEADERS)
+    headers: Document = dict(_RATE_HEADERS)
     if status == 201:
         headers["Location"] = {"description": "Where it can be read.", "schema": {"type": "string"}}
     described: Document = {"description": HTTPStatus(status).phrase, "headers": headers}

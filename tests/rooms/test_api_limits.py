@@ -10,11 +10,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from dispatcher.api import crowd
+from dispatcher.api.routes import ROUTES
 from dispatcher.api.server import ApiOptions
 from dispatcher.api.throttle import Allowance
 from dispatcher.ledger import keys, minting
 from dispatcher.ledger.connections import Pool
+from dispatcher.model.access import Scope
 from dispatcher.vault import Vault
+from tests.house.files import ROOT
 from tests.rooms.test_api_harness import Api, api, ledger_template, ledger_url, pool, serving, shared_api, vault
 
 ENDPOINTS = "/v1/webhook_endpoints"
@@ -35,6 +38,29 @@ async def test_a_key_is_told_how_it_stands_and_refused_when_it_asks_too_often(
     assert replies[3].code == "rate_limited"
     assert int(replies[3].headers["Retry-After"]) > 900
     assert other.status == 200
+
+
+async def test_every_route_may_be_asked_too_often_and_its_document_says_so(
+    ledger_url: str, pool: Pool, vault: Vault
+) -> None:
+    document = json.loads((ROOT / "schemas" / "openapi.json").read_bytes())
+    undocumented = []
+    async with serving(ledger_url, pool, vault, options=ApiOptions(key_rate=Allowance(0.001, 1))) as api:
+        # Who has no key stands by its address.
+        await api.get("/v1/openapi.json", key=None)
+        for route in ROUTES:
+            key = None
+            if route.scope is not None:
+                key = await api.new_key(None if route.scope is Scope.OPERATOR else api.tenant)
+                await api.get(ENDPOINTS, key=key)
+            path = re.sub("{[a-z]+}", "1", route.path)
+            reply = await api.call(route.method, path, None if route.body is None else {}, key=key)
+            assert (reply.status, reply.code) == (429, "rate_limited")
+            told = document["paths"][route.path][route.method.lower()]["responses"].get("429", {"headers": {}})
+            if not {name for name in told["headers"] if name in reply.headers} >= {"Retry-After"}:
+                undocumented.append(route.operation_id)
+
+    assert undocumented == []
 
 
 async def test_a_problem_tells_how_the_key_stands_too(api: Api) -> None:
