@@ -158,6 +158,22 @@ async def test_a_new_url_is_looked_up_and_an_old_one_is_not(api: Api) -> None:
     assert forbidden.pointers == {"/url": "url_forbidden_address"}
 
 
+async def test_a_version_grows_though_the_clock_was_set_back(api: Api) -> None:
+    made = await api.create()
+    async with api.sql() as sql:
+        await sql.execute(
+            "UPDATE endpoint SET changed_at = now() + interval '1 hour' WHERE public_id = $1", made.body["id"]
+        )
+    versions = [int((await api.get(path_of(made))).headers["ETag"].strip('"'), 16)]
+
+    versions += [
+        int((await change(api, made, changes)).headers["ETag"].strip('"'), 16)
+        for changes in ({"status": "paused"}, {"status": "enabled"}, {"description": "a"}, {"status": "disabled"})
+    ]
+
+    assert versions == sorted(set(versions))
+
+
 async def test_a_tag_names_one_version_of_an_endpoint(api: Api) -> None:
     made = await api.create()
     first = (await api.get(path_of(made))).headers["ETag"]

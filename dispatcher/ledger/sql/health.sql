@@ -41,6 +41,7 @@ WHERE endpoint_id = ANY($1::int[])
 -- Disable endpoints that failed for five days; rows locked by `judge`. Every event they miss from now on has an xid that
 -- is not below held_xid.
 UPDATE endpoint
-SET status = 'disabled', disabled_reason = 'failing_5_days', held_since = now(), changed_at = now(),
+SET status = 'disabled', disabled_reason = 'failing_5_days', held_since = now(),
+    changed_at = GREATEST(now(), changed_at + interval '1 microsecond'),
     held_xid = pg_snapshot_xmin(pg_current_snapshot())
 WHERE endpoint_id = ANY($1::int[])

@@ -9,7 +9,8 @@ WHERE public_id = $3 AND account_id = $1 AND environment = $2 AND status <> 'del
 -- them: the oldest transaction under way, since an accept that does not see this change gets its number later.
 -- One that is held already goes on owing from where it did. $2 status, $3 reason or null.
 UPDATE endpoint SET status = $2, disabled_reason = $3, held_since = COALESCE(held_since, now()),
-  held_xid = COALESCE(held_xid, pg_snapshot_xmin(pg_current_snapshot())), changed_at = now()
+  held_xid = COALESCE(held_xid, pg_snapshot_xmin(pg_current_snapshot())),
+  changed_at = GREATEST(now(), changed_at + interval '1 microsecond')
 WHERE endpoint_id = $1
 
 -- name: give_back_drain
@@ -43,7 +44,8 @@ FROM endpoint e JOIN host h USING (host_id) WHERE e.endpoint_id = $1
 
 -- name: enable_endpoint
 -- Put an endpoint into service: accepts that begin after the commit make deliveries for it. It owes nothing any more.
-UPDATE endpoint SET status = 'enabled', disabled_reason = NULL, held_since = NULL, held_xid = NULL, changed_at = now()
+UPDATE endpoint SET status = 'enabled', disabled_reason = NULL, held_since = NULL, held_xid = NULL,
+  changed_at = GREATEST(now(), changed_at + interval '1 microsecond')
 WHERE endpoint_id = $1
 
 -- name: release_held

@@ -50,7 +50,8 @@ fin AS (DELETE FROM delivery d
                WHERE r.next_in_ms IS NULL OFFSET 0) t
         WHERE d.ctid = t.place RETURNING d.delivery_id, t.verdict),
 gone AS (UPDATE endpoint e SET status = 'disabled', disabled_reason = 'gone', held_since = COALESCE(e.held_since, now()),
-          held_xid = COALESCE(e.held_xid, pg_snapshot_xmin(pg_current_snapshot())), changed_at = now()
+          held_xid = COALESCE(e.held_xid, pg_snapshot_xmin(pg_current_snapshot())),
+          changed_at = GREATEST(now(), changed_at + interval '1 microsecond')
         FROM unnest($23::int[], $24::int[]) AS s(endpoint_id, host_id), me
         WHERE e.endpoint_id = s.endpoint_id AND e.host_id = s.host_id AND e.status IN ('enabled', 'paused')
         RETURNING e.endpoint_id),
@@ -64,7 +65,7 @@ re  AS (UPDATE delivery d SET owner = NULL, attempts = t.attempts_after, host_id
                 SELECT p.endpoint_id, p.host_id, p.status FROM endpoint p WHERE p.endpoint_id = r.endpoint_id OFFSET 0) e
               WHERE r.next_in_ms IS NOT NULL OFFSET 0) t
         WHERE d.ctid = t.place),
-ok  AS (UPDATE endpoint e SET verified_at = now(), changed_at = now()
+ok  AS (UPDATE endpoint e SET verified_at = now(), changed_at = GREATEST(now(), changed_at + interval '1 microsecond')
         FROM unnest($21::int[], $22::int[]) AS s(endpoint_id, host_id), me
         WHERE e.endpoint_id = s.endpoint_id AND e.host_id = s.host_id AND e.verified_at IS NULL),
 kept AS (INSERT INTO response (started_at, delivery_id, attempt_no, headers, body, is_cut)
