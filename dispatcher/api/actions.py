@@ -19,6 +19,7 @@ _REFUSALS: Final[Mapping[Wish, tuple[ProblemCode, str]]] = {
     Wish.OPEN: (ProblemCode.DELIVERY_PENDING, "it is under way; try it now with `retry`"),
     Wish.NOT_ENABLED: (ProblemCode.ENDPOINT_NOT_ENABLED, "enable it first, unless it was deleted"),
     Wish.EVENT_GONE: (ProblemCode.EVENT_GONE, "events are kept for some days only"),
+    Wish.TEST: (ProblemCode.TEST_NOT_KEPT, "send another with `test`"),
     Wish.TOO_OFTEN: (ProblemCode.ATTEMPTS_USED_UP, "it was sent too often"),
 }
 

@@ -13,7 +13,7 @@ from dispatcher.api.cursors import Cursors, Seals
 from dispatcher.api.listeners import Listeners
 from dispatcher.api.models import NoQuery
 from dispatcher.api.problems import NO_HEADERS, Problem, ProblemCode
-from dispatcher.api.throttle import Buckets
+from dispatcher.api.throttle import Buckets, Windows
 from dispatcher.api.waiting import Waiters
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
@@ -118,7 +118,7 @@ class Call:
     headers: Mapping[str, str]
     request_id: str
     address: str | None
-    trial_rates: Buckets
+    trials_made: Windows
     stranger_rates: Buckets
     ask: Ask | None
 

@@ -19,7 +19,7 @@ from dispatcher.api.json_body import read_json
 from dispatcher.api.problems import PROBLEM_TYPE, Problem, ProblemCode
 from dispatcher.api.routes import ROUTES
 from dispatcher.api.shapes import check_body, check_query
-from dispatcher.api.throttle import Allowance, Buckets, rate_headers
+from dispatcher.api.throttle import Allowance, Buckets, Windows, rate_headers
 from dispatcher.kit import clock
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.deeds import OPERATORS, DeedLedger
@@ -50,7 +50,7 @@ NOBODYS: Final = Tenant(-1, "nobody")
 
 KEY_RATE: Final = Allowance(per_second=20.0, burst=40)
 STRANGER_RATE: Final = Allowance(per_second=10.0, burst=50)
-TRIAL_RATE: Final = Allowance(per_second=10 / 60, burst=10)
+TRIALS_A_MINUTE: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class ApiOptions:
     """Bounds of the server. `request_seconds` holds for a whole request, its body included.
 
     `key_rate` is for the requests of one key, `stranger_rate` for the failed logins of one address (and the invitations
-    it presents that are no good), `trial_rate` for the tests of one endpoint; all hold in this process.
+    it presents that are no good), `trials_a_minute` for the tests of one endpoint; all hold in this process.
     """
 
     body_bytes: int = 256 * 1024
@@ -71,7 +71,7 @@ class ApiOptions:
     most_connections: int = 1_000
     key_rate: Allowance = KEY_RATE
     stranger_rate: Allowance = STRANGER_RATE
-    trial_rate: Allowance = TRIAL_RATE
+    trials_a_minute: int = TRIALS_A_MINUTE
 
 
 class ApiServer:
@@ -92,7 +92,7 @@ class ApiServer:
             strangers=self._stranger_rates,
         )
         self._rates = Buckets(self._options.key_rate)
-        self._trial_rates = Buckets(self._options.trial_rate)
+        self._trials_made = Windows(self._options.trials_a_minute, 60.0)
         self._deeds = DeedLedger(services.pool)
         self._endpoints = EndpointLedger(services.pool, default_limits=services.host_defaults)
         self._logs = LogLedger(services.pool)
@@ -183,7 +183,7 @@ class ApiServer:
                 headers=request.headers,
                 request_id=headers["X-Request-Id"],
                 address=request.remote,
-                trial_rates=self._trial_rates,
+                trials_made=self._trials_made,
                 stranger_rates=self._stranger_rates,
                 ask=ask,
             )

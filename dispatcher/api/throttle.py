@@ -1,6 +1,7 @@
-"""How often a caller may ask: a bucket of tokens for each, in the memory of this process."""
+"""How often a caller may ask: a bucket of tokens for each, or a window, in the memory of this process."""
 
 import math
+from collections import deque
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -53,6 +54,27 @@ class Buckets:
         per_second = self._allowance.per_second
         full_seconds = (self._allowance.burst - level) / per_second
         return Standing(is_allowed, math.floor(level), max(0.0, 1 - level) / per_second, full_seconds)
+
+
+class Windows:
+    """At most `n` per name within any `seconds`, however they are spread. Touched between awaits only."""
+
+    def __init__(self, n: int, seconds: float) -> None:
+        self._n = n
+        self._seconds = seconds
+        # The last use first; each with the moments of those within the window (monotonic).
+        self._taken: dict[str, deque[float]] = {}
+
+    def take(self, name: str, now: float) -> float:
+        """Take one, if there is one left, and return 0.0; else the seconds until there is."""
+        taken = self._taken.pop(name, None) or deque(maxlen=self._n)
+        self._taken[name] = taken
+        if len(self._taken) > _MOST_BUCKETS:
+            del self._taken[next(iter(self._taken))]
+        if len(taken) == self._n and (wait := taken[0] + self._seconds - now) > 0:
+            return wait
+        taken.append(now)
+        return 0.0
 
 
 def rate_headers(standing: Standing, allowance: Allowance) -> Mapping[str, str]:

@@ -1,5 +1,6 @@
 """Handlers of test events: what would be sent, and what became of it."""
 
+import math
 import secrets
 import string
 from collections.abc import Collection, Mapping
@@ -95,9 +96,9 @@ async def read_sample(call: Call) -> Answer:
 
 
 def _admit(call: Call, endpoint: StoredEndpoint) -> None:
-    standing = call.trial_rates.take(endpoint.public_id, clock.mono())
-    if not standing.is_allowed:
-        headers = {"Retry-After": str(max(1, round(standing.next_seconds + 0.5)))}
+    wait = call.trials_made.take(endpoint.public_id, clock.mono())
+    if wait:
+        headers = {"Retry-After": str(math.ceil(wait))}
         raise Problem(ProblemCode.RATE_LIMITED, "at most 10 tests of one endpoint in a minute", headers=headers)
 
 

@@ -36,6 +36,8 @@ class Wish(Enum):
     """Its endpoint takes no deliveries."""
     EVENT_GONE = auto()
     """The event is past its retention: there is nothing left to send."""
+    TEST = auto()
+    """It was a test: its event was never stored."""
     TOO_OFTEN = auto()
     """Its attempts cannot be counted any further."""
 
@@ -95,6 +97,8 @@ async def _resend(session: Session, tenant: Tenant, delivery_id: int) -> Wish:
     standing = await session.fetchrow("delivery_standing", *tenant, delivery_id)
     if standing is None:
         return Wish.UNKNOWN
+    if standing["is_test"]:
+        return Wish.TEST
     endpoint = await session.fetchrow("lock_endpoint_number", standing["endpoint_id"])
     if endpoint is None or endpoint["status"] != EndpointStatus.ENABLED:
         return Wish.NOT_ENABLED

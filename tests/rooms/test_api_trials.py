@@ -67,7 +67,7 @@ async def tested(ledger_url: str, pool: Pool, vault: Vault) -> AsyncIterator[Ben
         default_limits=DEFAULT_LIMITS,
         on_limits=lambda *_: None,
     )
-    options = ApiOptions(trial_rate=Allowance(0.001, 3))
+    options = ApiOptions(trials_a_minute=3)
     async with (
         Sink.serving() as sink,
         a_sender() as sender,
@@ -218,12 +218,21 @@ async def test_a_disabled_endpoint_can_be_tested(tested: Bench) -> None:
     assert len(tested.sink.requests) == 1
 
 
+async def test_a_test_is_not_sent_again_and_the_reason_is_told(tested: Bench) -> None:
+    made = await tested.test()
+
+    reply = await tested.api.call("POST", f"/v1/deliveries/{made.body['delivery_id']}/resend")
+
+    assert (reply.status, reply.code) == (409, "test_not_kept")
+    assert len(tested.sink.requests) == 1
+
+
 async def test_tests_of_one_endpoint_are_bounded(tested: Bench) -> None:
     replies = [await tested.test() for _ in range(4)]
     dry = await tested.test(dry_run=True)
 
     assert [reply.status for reply in replies] == [200, 200, 200, 429]
-    assert int(replies[3].headers["Retry-After"]) > 900
+    assert 0 < int(replies[3].headers["Retry-After"]) <= 60
     assert dry.status == 200
     assert len(tested.sink.requests) == 3
 

@@ -63,6 +63,7 @@ DELIVERY_ROUTES: Final = (
             ProblemCode.DELIVERY_PENDING,
             ProblemCode.ENDPOINT_NOT_ENABLED,
             ProblemCode.EVENT_GONE,
+            ProblemCode.TEST_NOT_KEPT,
             ProblemCode.ATTEMPTS_USED_UP,
         ),
         keeps_answers=True,

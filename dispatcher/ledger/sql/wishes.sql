@@ -1,8 +1,9 @@
 -- name: delivery_standing
--- Read of which endpoint a delivery of one account is, and whether it is open or held. Indexes: primary key, attempt_delivery.
-SELECT endpoint_id, true AS is_open, held FROM delivery WHERE delivery_id = $3 AND account_id = $1 AND environment = $2
+-- Read of which endpoint a delivery of one account is, and whether it is open, held, or a test's, told by the length of its
+-- event's id. Indexes: primary key, attempt_delivery.
+SELECT endpoint_id, true AS is_open, held, false AS is_test FROM delivery WHERE delivery_id = $3 AND account_id = $1 AND environment = $2
 UNION ALL
-SELECT endpoint_id, false, false FROM attempt WHERE delivery_id = $3 AND account_id = $1 AND environment = $2
+SELECT endpoint_id, false, false, octet_length(event_id) = 16 FROM attempt WHERE delivery_id = $3 AND account_id = $1 AND environment = $2
 ORDER BY is_open DESC LIMIT 1
 
 -- name: lock_endpoint_number

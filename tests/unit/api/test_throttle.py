@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.api import throttle
-from dispatcher.api.throttle import Allowance, Buckets, rate_headers
+from dispatcher.api.throttle import Allowance, Buckets, Windows, rate_headers
 
 ALLOWANCE = Allowance(per_second=20.0, burst=40)
 
@@ -32,6 +32,28 @@ def test_no_window_ever_passes_more_than_burst_and_rate(gaps: list[float]) -> No
     for n, begin in enumerate(passed):
         for count, end in enumerate(passed[n:], start=1):
             assert count <= ALLOWANCE.burst + (end - begin) * ALLOWANCE.per_second + 1e-6
+
+
+@given(st.lists(st.floats(0, 20), max_size=60))
+def test_a_window_passes_so_many_wherever_it_begins_and_no_fewer(gaps: list[float]) -> None:
+    windows, now = Windows(10, 60.0), 0.0
+    passed: list[float] = []
+    for gap in gaps:
+        now += gap
+        wait = windows.take("we_1", now)
+        within = [one for one in passed if one > now - 60.0]
+        assert (wait == 0.0) == (len(within) < 10)
+        if wait == 0.0:
+            passed.append(now)
+
+
+def test_names_of_windows_are_forgotten_the_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throttle, "_MOST_BUCKETS", 2)
+    windows = Windows(1, 60.0)
+
+    waits = [windows.take(name, 0.0) for name in ("a", "b", "a", "c", "a", "b")]
+
+    assert waits == [0.0, 0.0, 60.0, 0.0, 60.0, 0.0]
 
 
 def test_one_callers_flood_leaves_the_others_alone() -> None:
