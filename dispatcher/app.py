@@ -90,13 +90,12 @@ class Deliverer:
     """
 
     def __init__(self, settings: Settings, links: Links, replica: Replica, services: Services) -> None:
-        limits = settings.limits.host_limits()
         results_bytes = settings.limits.memory_bytes // 4
         self.directory = Directory(
             DirectoryLedger(links.control),
             services.vault,
             schedules={"live": settings.retry.live, "test": settings.retry.test},
-            default_limits=limits,
+            default_limits=settings.limits.host_limits(),
             on_limits=self._adopt_limits,
         )
         services.sender.may_write = replica.may_send
@@ -369,6 +368,7 @@ class Daemon:
             places=services.places,
             publications=load_publications(schema_folder()),
             delivery_ids=services.delivery_ids,
+            n_attempts={"live": len(settings.retry.live), "test": len(settings.retry.test)},
             catalogue=services.catalogue,
             url_rules=url_rules(settings),
             host_defaults=settings.limits.host_limits(),

@@ -66,4 +66,4 @@ def _answer(call: Call, fate: Fate) -> Answer:
 
 
 def _show(call: Call, delivery: LoggedDelivery) -> dict[str, Any]:
-    return show_delivery(delivery, call.services.delivery_ids, call.tenant.environment)
+    return show_delivery(delivery, call.services.delivery_ids, call.tenant.environment, call.services.n_attempts)

@@ -67,8 +67,9 @@ class ApiServices:
     customers, for their firewalls, with the time of the next change if one is planned. `user_agent` is how requests to
     endpoints name their sender.
 
-    `url_rules` are the test environment's; in live http is refused whatever they say. `host_defaults` are given
-    to a host seen for the first time. `on_endpoint_changed` is told an endpoint's number after each commit.
+    `n_attempts` are those of each environment's schedule. `url_rules` are the test environment's; in live http is
+    refused whatever they say. `host_defaults` are given to a host seen for the first time. `on_endpoint_changed` is
+    told an endpoint's number after each commit.
     """
 
     pool: Pool
@@ -76,6 +77,7 @@ class ApiServices:
     places: Seals
     publications: Publications
     delivery_ids: DeliveryIds
+    n_attempts: Mapping[str, int]
     catalogue: Catalogue
     url_rules: UrlRules
     host_defaults: HostLimits

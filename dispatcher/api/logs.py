@@ -35,7 +35,7 @@ async def read_delivery(call: Call) -> Answer:
     found = await call.logs.delivery(call.tenant, _delivery_number(call))
     if found is None:
         raise not_found()
-    return Answer(show_delivery(found, ids, call.tenant.environment))
+    return Answer(show_delivery(found, ids, call.tenant.environment, call.services.n_attempts))
 
 
 async def list_endpoint_attempts(call: Call) -> Answer:
@@ -177,7 +177,8 @@ async def _deliveries(call: Call, cursors: Cursors, wanted: LogFilter, endpoint:
     lists = ListLedger(call.services.pool)
     page = await lists.deliveries(call.tenant, endpoint, wanted=wanted, before=before, limit=query.limit)
     ids, environment = call.services.delivery_ids, call.tenant.environment
-    shown = [show_delivery(one, ids, environment) for one in page.deliveries]
+    n_attempts = call.services.n_attempts
+    shown = [show_delivery(one, ids, environment, n_attempts) for one in page.deliveries]
     if page.next is None:
         return _page(shown, None, None)
     at = page.next.created_at

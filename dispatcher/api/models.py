@@ -348,7 +348,10 @@ class StatsShown(Outgoing):
 
 
 class DeliveryShown(Outgoing):
-    """One event for one endpoint. What begins with `last_` is the last attempt's; null before one and once canceled."""
+    """One event for one endpoint. What begins with `last_` is the last attempt's; null before one and once canceled.
+
+    `attempts_max`: attempts after which it ends, should all fail; null where it ended without a request.
+    """
 
     id: str
     object: Literal["delivery"]
@@ -359,6 +362,7 @@ class DeliveryShown(Outgoing):
     environment: Environment
     status: DeliveryState
     attempts: int
+    attempts_max: int | None
     next_attempt_at: Instant | None
     last_attempt_at: Instant | None
     last_status_code: int | None

@@ -130,8 +130,13 @@ def show_rotation(done: Rotated, secret: str | None) -> dict[str, Any]:
     }
 
 
-def show_delivery(delivery: LoggedDelivery, ids: DeliveryIds, environment: str) -> dict[str, Any]:
-    """Return a delivery."""
+def show_delivery(
+    delivery: LoggedDelivery, ids: DeliveryIds, environment: str, n_attempts: Mapping[str, int]
+) -> dict[str, Any]:
+    """Return a delivery; `n_attempts` are those of each environment's own schedule."""
+    attempts_max = delivery.last_attempt
+    if attempts_max is None and delivery.ended_at is None:
+        attempts_max = delivery.attempts_before + n_attempts[environment]
     return {
         "id": ids.show(delivery.delivery_id),
         "object": "delivery",
@@ -142,6 +147,7 @@ def show_delivery(delivery: LoggedDelivery, ids: DeliveryIds, environment: str) 
         "environment": environment,
         "status": delivery.state,
         "attempts": delivery.attempts,
+        "attempts_max": attempts_max,
         "next_attempt_at": show_instant(delivery.next_at),
         "last_attempt_at": show_instant(delivery.last_at),
         "last_status_code": delivery.status,

@@ -61,6 +61,8 @@ class EventPlace(NamedTuple):
 class LoggedDelivery(NamedTuple):
     """A delivery and what its last attempt met. `attempts` counts those made.
 
+    `last_attempt` is the number of the last one that there may be, as far as the ledger knows: an endpoint without a
+    schedule of its own has its environment's, after `attempts_before` from before the delivery was sent again.
     `event_type` is None when neither the event nor an attempt is kept any more. `next_at` is None while held
     and when finished; `ended_at` while it is not. Status, outcome and duration are the last attempt's.
     """
@@ -79,6 +81,8 @@ class LoggedDelivery(NamedTuple):
     last_at: dt.datetime | None
     ended_at: dt.datetime | None
     created_at: dt.datetime
+    attempts_before: int
+    last_attempt: int | None
 
     @property
     def place(self) -> DeliveryPlace:
@@ -258,7 +262,17 @@ def logged_delivery(row: asyncpg.Record) -> LoggedDelivery:
         last_at=last_at if was_sent else None,
         ended_at=ended_at,
         created_at=row["created_at"],
+        attempts_before=row["attempts_before"] or 0,
+        last_attempt=_last_attempt(row),
     )
+
+
+def _last_attempt(row: asyncpg.Record) -> int | None:
+    """Return it of an open delivery by its endpoint's own schedule, of a finished one as its last request told."""
+    if row["is_final"]:
+        told: int | None = None if row["detail"] is None else orjson.loads(row["detail"]).get("of")
+        return told
+    return None if row["n_scheduled"] is None else row["attempts_before"] + row["n_scheduled"]
 
 
 def logged_attempt(row: asyncpg.Record) -> LoggedAttempt:

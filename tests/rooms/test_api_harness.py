@@ -236,6 +236,7 @@ async def serving(
         places=PlaceSeals(b"k" * 32),
         publications=load_publications(schema_folder()),
         delivery_ids=DeliveryIds(b"k" * 32),
+        n_attempts={"live": 10, "test": 4},
         catalogue=Catalogue.from_document(load_catalogue(schema_folder())),
         url_rules=rules or UrlRules(),
         host_defaults=DEFAULT_LIMITS,

@@ -95,6 +95,28 @@ async def test_a_place_in_the_feed_outlives_the_keys_of_the_ring(
     assert (reply.status, reply.body["data"]) == (200, [])
 
 
+async def test_a_delivery_tells_after_how_many_attempts_it_ends(logged: Logged) -> None:
+    seeds = logged.seeds
+    own = await seeds.endpoint()
+    await seeds.sql.execute("UPDATE endpoint SET schedule = '{0,5}' WHERE endpoint_id = $1", own)
+    again = await seeds.delivery(own, attempts=3)
+    await seeds.sql.execute("UPDATE delivery SET attempts_before = 3 WHERE delivery_id = $1", again)
+    most = {
+        await seeds.delivery(logged.number, attempts=1): 4,
+        await seeds.delivery(own): 2,
+        again: 5,
+        await seeds.ended(logged.number, "exhausted", detail=b'{"of":7}'): 7,
+        await seeds.ended(logged.number, "canceled", outcome=None): None,
+    }
+
+    listed = await logged.api.get("/v1/deliveries")
+    alone = [await logged.api.get(f"/v1/deliveries/{logged.shown(number)}") for number in most]
+
+    expected = {logged.shown(number): n for number, n in most.items()}
+    assert {one["id"]: one["attempts_max"] for one in listed.body["data"]} == expected
+    assert {reply.body["id"]: reply.body["attempts_max"] for reply in alone} == expected
+
+
 async def test_deliveries_are_filtered_by_status(logged: Logged) -> None:
     made = {
         "pending": await logged.seeds.delivery(logged.number),

@@ -67,7 +67,7 @@ wanted AS (
   WHERE ($10::text[] IS NULL OR event_type = ANY($10)) AND ($11::text[] IS NULL OR outcome = ANY($11))
     AND ($12::boolean IS NULL OR (octet_length(event_id) = 16) = $12)
   ORDER BY created_at DESC, delivery_id DESC, is_final, last_at DESC LIMIT $13)
-SELECT n.*, b.*, w.*, p.public_id AS endpoint,
+SELECT n.*, b.*, w.*, p.public_id AS endpoint, cardinality(p.schedule) AS n_scheduled,
        NOT w.is_final
        OR (NOT EXISTS (SELECT FROM delivery d WHERE d.delivery_id = w.delivery_id OFFSET 0)
            AND NOT EXISTS (SELECT FROM ended_delivery n WHERE n.delivery_id = w.delivery_id AND n.last_at > w.last_at
@@ -126,7 +126,7 @@ wanted AS (
   WHERE ($11::text[] IS NULL OR event_type = ANY($11)) AND ($12::text[] IS NULL OR outcome = ANY($12))
     AND ($13::boolean IS NULL OR (octet_length(event_id) = 16) = $13)
   ORDER BY created_at DESC, delivery_id DESC, is_final, last_at DESC LIMIT $15)
-SELECT w.*, p.public_id AS endpoint,
+SELECT w.*, p.public_id AS endpoint, cardinality(p.schedule) AS n_scheduled,
        NOT w.is_final
        OR (NOT EXISTS (SELECT FROM delivery d WHERE d.delivery_id = w.delivery_id OFFSET 0)
            AND NOT EXISTS (SELECT FROM ended_delivery n WHERE n.delivery_id = w.delivery_id AND n.last_at > w.last_at OFFSET 0))

@@ -4,12 +4,12 @@ SELECT endpoint_id FROM endpoint WHERE public_id = $3 AND account_id = $1 AND en
 
 -- name: open_delivery
 -- Read one delivery that is not finished, of one account. Index: primary keys, attempt_delivery.
-SELECT d.*, p.public_id AS endpoint FROM open_delivery d JOIN endpoint p USING (endpoint_id)
+SELECT d.*, p.public_id AS endpoint, cardinality(p.schedule) AS n_scheduled FROM open_delivery d JOIN endpoint p USING (endpoint_id)
 WHERE d.delivery_id = $3 AND d.account_id = $1 AND d.environment = $2
 
 -- name: ended_delivery
 -- Read one finished delivery of one account by its last attempt with a final verdict. Index: attempt_delivery.
-SELECT d.*, p.public_id AS endpoint FROM ended_delivery d JOIN endpoint p USING (endpoint_id)
+SELECT d.*, p.public_id AS endpoint, cardinality(p.schedule) AS n_scheduled FROM ended_delivery d JOIN endpoint p USING (endpoint_id)
 WHERE d.delivery_id = $3 AND d.account_id = $1 AND d.environment = $2
 ORDER BY d.last_at DESC LIMIT 1
 
