@@ -156,7 +156,7 @@ class Route:
     `other_answers` are those of successes with another status, by status. `problems` are the refusals of its own, on
     top of those that every route has. `scope` OPERATOR: for operators alone; None: for everybody, without a key.
     `keeps_answers`: takes an idempotency key; its handler keeps the answer through its deed. `has_versions`: takes
-    If-Match.
+    If-Match. `opens_to_operators`: an operator's key opens it, too, for all accounts at once.
     """
 
     method: str
@@ -173,6 +173,7 @@ class Route:
     other_answers: Mapping[int, type[BaseModel]] = field(default_factory=dict)
     keeps_answers: bool = False
     has_versions: bool = False
+    opens_to_operators: bool = False
 
     @property
     def may_lack_body(self) -> bool:

@@ -45,6 +45,7 @@ class ReplayShown(Outgoing):
 
     id: str
     object: Literal["replay"]
+    account_id: str
     endpoint_id: str
     environment: Environment
     kind: ReplayKind

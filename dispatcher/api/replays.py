@@ -86,6 +86,7 @@ def show_replay(replay: Replay) -> dict[str, Any]:
     return {
         "id": replay.public_id,
         "object": "replay",
+        "account_id": replay.account,
         "endpoint_id": replay.endpoint,
         "environment": replay.environment,
         "kind": replay.kind,

@@ -197,7 +197,7 @@ class ApiServer:
             return NOBODY, NOBODYS
         bearer = await self._keys.bearer(request.headers.get("Authorization"), address)
         self._admit(bearer.key_id, headers)
-        _check_scope(bearer, route.scope)
+        _check_scope(bearer, route, route.scope)
         return bearer, bearer.tenant or OPERATORS
 
     def _admit(self, name: str, headers: dict[str, str]) -> None:
@@ -258,11 +258,13 @@ class _Server(web.Server):  # type: ignore[misc, type-arg, unused-ignore]
         return _Protocol(self, loop=self._loop, **self._kwargs)
 
 
-def _check_scope(bearer: Bearer, scope: Scope) -> None:
+def _check_scope(bearer: Bearer, route: Route, scope: Scope) -> None:
     if scope is Scope.OPERATOR:
         if bearer.tenant is not None:
             raise Problem(ProblemCode.NEEDS_OPERATOR_KEY, "an account's key does not open this")
     elif bearer.tenant is None:
+        if route.opens_to_operators:
+            return
         raise Problem(ProblemCode.NEEDS_ACCOUNT_KEY, "an operator's key sees no account")
     elif scope not in bearer.scopes:
         raise Problem(ProblemCode.MISSING_SCOPE, f"the key lacks the scope {scope}")

@@ -7,7 +7,7 @@ import asyncpg
 
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
-from dispatcher.ledger.deeds import Deed, KeptAnswer, begin, keep, note
+from dispatcher.ledger.deeds import OPERATORS, Deed, KeptAnswer, begin, keep, note
 from dispatcher.ledger.holding import MOST_COUNTED
 from dispatcher.ledger.instants import aware
 from dispatcher.ledger.wishes import cancel_some, count_of
@@ -84,15 +84,21 @@ class ReplayLedger:
             return replay
 
     async def find(self, tenant: Tenant, public_id: str) -> Replay | None:
-        """Return a job of the tenant, None when there is none."""
+        """Return a job of the tenant, of anybody for OPERATORS; None when there is none."""
         row = await self._pool.fetchrow("find_replay", *tenant, public_id)
         return None if row is None else _replay(row)
 
     async def page(
         self, tenant: Tenant, *, endpoint: str | None = None, below: int | None = None, limit: int
     ) -> list[Replay]:
-        """Return up to `limit` jobs of the tenant, newest first, with numbers below `below`; of one endpoint or all."""
-        rows = await self._pool.fetch("list_replays", *tenant, endpoint, below, limit)
+        """Return up to `limit` jobs of the tenant, newest first, with numbers below `below`; of one endpoint or all.
+
+        OPERATORS get those of every account.
+        """
+        if tenant == OPERATORS:
+            rows = await self._pool.fetch("list_all_replays", endpoint, below, limit)
+        else:
+            rows = await self._pool.fetch("list_replays", *tenant, endpoint, below, limit)
         return [_replay(row) for row in rows]
 
     async def cancel(self, deed: Deed, public_id: str) -> Replay | None:
@@ -147,6 +153,7 @@ def _replay(row: asyncpg.Record) -> Replay:
     return Replay(
         replay_id=row["replay_id"],
         public_id=row["public_id"],
+        account=row["account"],
         endpoint=row["endpoint"],
         environment=row["environment"],
         kind=ReplayKind(row["kind"]),

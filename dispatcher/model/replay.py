@@ -51,6 +51,7 @@ class Replay(NamedTuple):
 
     replay_id: int
     public_id: str
+    account: str
     endpoint: str
     environment: str
     kind: ReplayKind

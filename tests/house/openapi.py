@@ -85,7 +85,7 @@ def _operation(route: Route) -> Document:
         "operationId": route.operation_id,
         "summary": route.summary,
         "tags": [route.path.split("/")[2]],
-        "description": _who(route.scope),
+        "description": _who(route.scope) + (" An operator's key opens it for all accounts." * route.opens_to_operators),
         "security": [] if route.scope is None else [{"key": []}],
         "parameters": [*_path_parameters(route), *_query_parameters(route), *_header_parameters(route)],
     }

@@ -165,7 +165,7 @@ async def test_without_the_scope_the_answer_is_403(api: Api, route: Route) -> No
     assert (reply.status, reply.code) == (403, "missing_scope")
 
 
-@each_account_route
+@each(route for route in ROUTES if route.scope not in {None, Scope.OPERATOR} and not route.opens_to_operators)
 async def test_an_operators_key_sees_no_account(api: Api, route: Route) -> None:
     things = await make_things(api, api.tenant)
 
@@ -182,6 +182,21 @@ async def test_an_accounts_key_opens_nothing_of_operators(api: Api, route: Route
     reply = await api.call(route.method, path_of(route, things._asdict()), body_of(route))
 
     assert (reply.status, reply.code) == (403, "needs_operator_key")
+
+
+@each(route for route in ROUTES if route.opens_to_operators)
+async def test_an_operators_key_opens_some_things_of_every_account(api: Api, route: Route) -> None:
+    others = (api.tenant, await api.other_tenant(), Tenant(api.tenant.account_id, "live"))
+    things = [await make_things(api, tenant) for tenant in others]
+    key = await api.new_key(None)
+
+    replies = [await api.call(route.method, path_of(route, one._asdict()), key=key) for one in things]
+
+    assert [reply.status for reply in replies] == [route.status] * 3
+    assert [one.replays for one in things if one.replays.encode() not in b"".join(reply.raw for reply in replies)] == []
+    if route.method != "GET":
+        noted = await api.get("/v1/operator_log", key=key)
+        assert {one.replays for one in things} <= {line["thing"] for line in noted.body["data"]}
 
 
 @each_operator_route

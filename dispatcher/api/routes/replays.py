@@ -17,6 +17,7 @@ REPLAY_ROUTES: Final = (
         scope=Scope.DELIVERIES_READ,
         summary="List replays and drains, newest first",
         answer=ReplayList,
+        opens_to_operators=True,
         query=ReplaysQuery,
         problems=PAGED,
     ),
@@ -28,6 +29,7 @@ REPLAY_ROUTES: Final = (
         scope=Scope.DELIVERIES_READ,
         summary="Show how far a replay is",
         answer=ReplayShown,
+        opens_to_operators=True,
     ),
     Route(
         method="DELETE",
@@ -37,5 +39,6 @@ REPLAY_ROUTES: Final = (
         scope=Scope.DELIVERIES_WRITE,
         summary="End a replay; deliveries that it made go their way. With a drain, those still held are canceled",
         answer=ReplayShown,
+        opens_to_operators=True,
     ),
 )

@@ -24,21 +24,30 @@ RETURNING replay_id
 SELECT public_id FROM replay WHERE endpoint_id = $1 AND kind = 'replay' AND state = 'running'
 
 -- name: find_replay
--- Read one job of one account. Index: the unique key.
-SELECT r.replay_id, r.public_id, e.public_id AS endpoint, r.endpoint_id, r.environment, r.kind, r.what, r.since, r.until, r.types,
-       r.rate::float8 AS rate, r.state, r.n_expected, r.is_minimum, r.n_scanned, r.n_made, r.n_skipped, r.created_at, r.ended_at
-FROM replay r JOIN endpoint e USING (endpoint_id)
-WHERE r.public_id = $3 AND r.account_id = $1 AND r.environment = $2
+-- Read one job of one account, of any for operators ($1 is 0). Index: the unique key.
+SELECT r.replay_id, r.public_id, a.public_id AS account, e.public_id AS endpoint, r.endpoint_id, r.environment, r.kind, r.what, r.since,
+       r.until, r.types, r.rate::float8 AS rate, r.state, r.n_expected, r.is_minimum, r.n_scanned, r.n_made, r.n_skipped, r.created_at, r.ended_at
+FROM replay r JOIN endpoint e USING (endpoint_id) JOIN account a ON a.account_id = r.account_id
+WHERE r.public_id = $3 AND ($1 = 0 OR (r.account_id = $1 AND r.environment = $2::text))
 
 -- name: list_replays
 -- Read a page of jobs of one account, newest first. Index: replay_account. $3 only of this endpoint, $4 only below this
 -- number, $5 rows.
-SELECT r.replay_id, r.public_id, e.public_id AS endpoint, r.endpoint_id, r.environment, r.kind, r.what, r.since, r.until, r.types,
-       r.rate::float8 AS rate, r.state, r.n_expected, r.is_minimum, r.n_scanned, r.n_made, r.n_skipped, r.created_at, r.ended_at
-FROM replay r JOIN endpoint e USING (endpoint_id)
+SELECT r.replay_id, r.public_id, a.public_id AS account, e.public_id AS endpoint, r.endpoint_id, r.environment, r.kind, r.what, r.since,
+       r.until, r.types, r.rate::float8 AS rate, r.state, r.n_expected, r.is_minimum, r.n_scanned, r.n_made, r.n_skipped, r.created_at, r.ended_at
+FROM replay r JOIN endpoint e USING (endpoint_id) JOIN account a ON a.account_id = r.account_id
 WHERE r.account_id = $1 AND r.environment = $2
   AND ($3::text IS NULL OR e.public_id = $3) AND ($4::bigint IS NULL OR r.replay_id < $4)
 ORDER BY r.replay_id DESC LIMIT $5
+
+-- name: list_all_replays
+-- Read a page of all accounts' jobs, newest first. Index: primary key. $1 only of this endpoint, $2 only below this number,
+-- $3 rows.
+SELECT r.replay_id, r.public_id, a.public_id AS account, e.public_id AS endpoint, r.endpoint_id, r.environment, r.kind, r.what, r.since,
+       r.until, r.types, r.rate::float8 AS rate, r.state, r.n_expected, r.is_minimum, r.n_scanned, r.n_made, r.n_skipped, r.created_at, r.ended_at
+FROM replay r JOIN endpoint e USING (endpoint_id) JOIN account a ON a.account_id = r.account_id
+WHERE ($1::text IS NULL OR e.public_id = $1) AND ($2::bigint IS NULL OR r.replay_id < $2)
+ORDER BY r.replay_id DESC LIMIT $3
 
 -- name: end_replay
 -- End a job that is running; what it made goes its way.
