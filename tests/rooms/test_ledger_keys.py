@@ -57,9 +57,12 @@ async def test_a_revoked_key_is_not_found_and_cannot_be_revoked_again(pool: Pool
     assert facts.revoked_at is not None
 
 
-async def test_use_is_noted_by_the_hour_and_once(pool: Pool, tenant: Tenant) -> None:
+async def test_use_is_noted_by_the_hour_and_once(pool: Pool, tenant: Tenant, ledger_url: str) -> None:
     keys = KeyLedger(pool)
     made = await keys.create(tenant)
+    sql = await asyncpg.connect(ledger_url)
+    await sql.execute("UPDATE api_key SET created_at = created_at - interval '2 hours'")
+    await sql.close()
     before = await keys.find(made.key_id)
 
     await keys.touch(made.key_id)
@@ -71,6 +74,18 @@ async def test_use_is_noted_by_the_hour_and_once(pool: Pool, tenant: Tenant) -> 
     assert [before.is_fresh, after.is_fresh] == [False, True]
     assert facts.last_used_at is not None
     assert (facts.last_used_at.minute, facts.last_used_at.second, facts.last_used_at.microsecond) == (0, 0, 0)
+
+
+async def test_no_key_was_used_before_it_was_made(pool: Pool, tenant: Tenant) -> None:
+    keys = KeyLedger(pool)
+    made = await keys.create(tenant)
+
+    await keys.touch(made.key_id)
+    await keys.touch(made.key_id)
+
+    (facts,) = await keys.page(tenant.account_id)
+    assert facts.last_used_at is not None
+    assert facts.last_used_at >= facts.created_at
 
 
 async def test_an_account_may_hold_several_live_keys(pool: Pool, tenant: Tenant) -> None:

@@ -41,7 +41,7 @@ WHERE k.key_id = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expi
 
 -- name: touch_key
 -- Note that a key is in use, to the hour; at most one write per key and hour.
-UPDATE api_key SET last_used_at = date_trunc('hour', now())
+UPDATE api_key SET last_used_at = GREATEST(created_at, date_trunc('hour', now()))
 WHERE key_id = $1 AND (last_used_at IS NULL OR last_used_at < date_trunc('hour', now()))
 
 -- name: revoke_key
