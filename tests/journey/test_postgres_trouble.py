@@ -175,29 +175,41 @@ async def test_replies_to_every_step_that_get_lost_leave_neither_gap_nor_repeat(
         async with patient.outsider() as sql:
             while missing:
                 missing.difference_update(await lose_replies(patient, sql, missing))
-                await patient.publish(5)
 
     await patient.live_through(trouble)
 
 
 async def lose_replies(patient: Patient, sql: asyncpg.Connection, wanted: set[str]) -> set[str]:
-    """Let no answer through until a wanted step was done, or for two seconds; return those whose answer is gone."""
+    """Let no answer through until a wanted step was done, or for two seconds; return those whose answer is gone.
+
+    Events go on coming meanwhile, so that there is something to accept and to settle.
+    """
     # After a lost answer the due-reader looks for what is ours, and claims no sooner than that is found.
-    since = await sql.fetchval("SELECT clock_timestamp()")
-    while "claim" not in await done_since(sql, since):
-        await asyncio.sleep(0.01)
-    patient.proxy.downstream.drop()
-    since = await sql.fetchval("SELECT clock_timestamp()")
+    await until_done(sql, "claim")
+    publishing = spawn(patient.publish(200, per_second=50), name="publish")
+    await until_done(sql, "settle")
     lost: set[str] = set()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(2):
-            while not wanted <= lost:
-                lost |= await done_since(sql, since)
-                await asyncio.sleep(0.01)
-    # What was asked is done; the answer never comes.
-    patient.proxy.reset()
-    patient.proxy.heal()
+    patient.proxy.downstream.drop()
+    try:
+        since = await sql.fetchval("SELECT clock_timestamp()")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                while not wanted <= lost:
+                    lost |= await done_since(sql, since)
+                    await asyncio.sleep(0.01)
+    finally:
+        # What was asked is done; the answer never comes.
+        patient.proxy.reset()
+        patient.proxy.heal()
+    await publishing
     return lost
+
+
+async def until_done(sql: asyncpg.Connection, step: str) -> None:
+    """Return when the daemon has come to the end of a step that had not ended yet."""
+    since = await sql.fetchval("SELECT clock_timestamp()")
+    while step not in await done_since(sql, since):
+        await asyncio.sleep(0.01)
 
 
 async def done_since(sql: asyncpg.Connection, since: dt.datetime) -> set[str]:
