@@ -9,6 +9,7 @@ from subprocess import PIPE
 from typing import Final
 
 from dispatcher.cli.forwarding import Envelope, Known, Undelivered
+from dispatcher.kit.supervise import spawn
 
 RUN_SECONDS: Final = 30.0
 """A run that takes longer is killed: it may be a test suite, but it holds its place in the window."""
@@ -34,25 +35,41 @@ class Run:
             Undelivered: it ended otherwise.
             TimeoutError: it did not end in time.
         """
-        process = await asyncio.create_subprocess_shell(
-            self._command,
-            stdin=PIPE,
-            stdout=_STANDARD_ERROR,
-            env={**os.environ, **_variables(self._envelope.headers(event))},
-            start_new_session=True,
-        )
+        process = await self._start(event)
         try:
             async with asyncio.timeout(RUN_SECONDS):
                 await process.communicate(event.body)
         finally:
             if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+                await _kill(process)
         if process.returncode:
             message = f"exit {process.returncode}"
             raise Undelivered(message)
         return _DONE
+
+    async def _start(self, event: Known) -> asyncio.subprocess.Process:
+        starting = spawn(
+            asyncio.create_subprocess_shell(
+                self._command,
+                stdin=PIPE,
+                stdout=_STANDARD_ERROR,
+                env={**os.environ, **_variables(self._envelope.headers(event))},
+                start_new_session=True,
+            ),
+            name="start-command",
+        )
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # Canceled itself, the library would kill the shell alone, and leave what that has started by now.
+            await _kill(await starting)
+            raise
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
 
 
 def _variables(headers: Mapping[str, str]) -> dict[str, str]:

@@ -63,6 +63,7 @@ def is_running(number: int) -> bool:
 async def test_a_run_that_is_canceled_leaves_nothing_behind(tmp_path: Path) -> None:
     task = asyncio.create_task(answer_of(f"sleep 600 & echo $! > {tmp_path}/child; wait", an_event()))
     while (child := number_in(tmp_path / "child")) is None:
+        assert not task.done(), task
         await asyncio.sleep(0.01)
 
     task.cancel()
