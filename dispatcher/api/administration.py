@@ -1,5 +1,6 @@
 """Handlers of keys, accounts and the audit log: who may do what, and who did."""
 
+from functools import partial
 from typing import Any
 
 import orjson
@@ -7,6 +8,7 @@ import orjson
 from dispatcher.api.administration_models import KeyBody, NewAccountBody
 from dispatcher.api.call import Answer, Call
 from dispatcher.api.idempotency import repeat
+from dispatcher.api.numbered import list_numbered
 from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found, pointer, refused
 from dispatcher.api.shapes import show_instant
 from dispatcher.ledger.accounts import Account, AccountLedger, Tenant
@@ -79,15 +81,8 @@ async def create_account(call: Call) -> Answer:
 
 async def list_accounts(call: Call) -> Answer:
     """List accounts, newest first."""
-    cursors = call.cursors("accounts")
-    below = None
-    if call.query.after is not None:
-        (below,) = cursors.read(call.query.after, 1)
-    limit = call.query.limit
-    found = await AccountLedger(call.services.pool).page(below=below, limit=limit + 1)
-    page = found[:limit]
-    following = cursors.show([page[-1].account_id]) if len(found) > limit else None
-    return Answer({"data": [_show_account(one) for one in page], "next": following})
+    read = AccountLedger(call.services.pool).page
+    return await list_numbered(call, "accounts", read, lambda one: one.account_id, _show_account)
 
 
 async def read_account(call: Call) -> Answer:
@@ -100,15 +95,8 @@ async def read_account(call: Call) -> Answer:
 
 async def list_deeds(call: Call) -> Answer:
     """List what was done through the API, latest first: of the caller's account and environment, or by operators."""
-    cursors = call.cursors("audit_log")
-    below = None
-    if call.query.after is not None:
-        (below,) = cursors.read(call.query.after, 1)
-    limit = call.query.limit
-    found = await DeedLedger(call.services.pool).page(call.tenant, below=below, limit=limit + 1)
-    page = found[:limit]
-    following = cursors.show([page[-1].audit_id]) if len(found) > limit else None
-    return Answer({"data": [_show_line(one) for one in page], "next": following})
+    read = partial(DeedLedger(call.services.pool).page, call.tenant)
+    return await list_numbered(call, "audit_log", read, lambda one: one.audit_id, _show_line)
 
 
 async def _issue(call: Call, tenant: Tenant, body: KeyBody, scopes: tuple[Scope, ...] | None) -> Answer:

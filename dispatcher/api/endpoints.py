@@ -3,6 +3,7 @@
 import datetime as dt
 import secrets
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Final
 
 import orjson
@@ -11,6 +12,7 @@ from dispatcher.api.call import Answer, Call
 from dispatcher.api.changes import set_status
 from dispatcher.api.idempotency import repeat
 from dispatcher.api.models import EndpointBody, EndpointChangeBody
+from dispatcher.api.numbered import list_numbered
 from dispatcher.api.problems import Problem, ProblemCode, not_found
 from dispatcher.api.registration import EVERY_MEMBER, body_of, check, look_up, settings_of
 from dispatcher.api.shapes import MASK, show_endpoint, show_instant, show_new_endpoint
@@ -62,15 +64,8 @@ async def create_endpoint(call: Call) -> Answer:
 
 async def list_endpoints(call: Call) -> Answer:
     """List the caller's endpoints, newest first."""
-    cursors = call.cursors("endpoints")
-    below = None
-    if call.query.after is not None:
-        (below,) = cursors.read(call.query.after, 1)
-    limit = call.query.limit
-    found = await call.endpoints.page(call.tenant, below=below, limit=limit + 1)
-    page = found[:limit]
-    following = cursors.show([page[-1].endpoint_id]) if len(found) > limit else None
-    return Answer({"data": [show_endpoint(one) for one in page], "next": following})
+    read = partial(call.endpoints.page, call.tenant)
+    return await list_numbered(call, "endpoints", read, lambda one: one.endpoint_id, show_endpoint)
 
 
 async def read_endpoint(call: Call) -> Answer:

@@ -33,7 +33,7 @@ class KeyRing:
         self._keys = keys
         self._keep_seconds = keep_seconds
         self._strangers = strangers
-        # The last proof first. Touched by any request, never across an await.
+        # The oldest proof first. Touched by any request, never across an await.
         self._proven: dict[str, _Proven] = {}
 
     async def bearer(self, authorization: str | None, address: str) -> Bearer:

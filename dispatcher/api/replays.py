@@ -2,12 +2,14 @@
 
 import datetime as dt
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import orjson
 
 from dispatcher.api.call import Answer, Call
 from dispatcher.api.idempotency import repeat
+from dispatcher.api.numbered import list_numbered
 from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found, refused
 from dispatcher.api.replay_models import ReplayBody
 from dispatcher.api.shapes import show_instant
@@ -52,16 +54,9 @@ async def create_replay(call: Call) -> Answer:
 
 async def list_replays(call: Call) -> Answer:
     """List replays, newest first."""
-    query = call.query
-    cursors = call.cursors(f"replays:{query.endpoint_id or ''}")
-    below = None
-    if query.after is not None:
-        (below,) = cursors.read(query.after, 1)
-    ledger = ReplayLedger(call.services.pool)
-    found = await ledger.page(call.tenant, endpoint=query.endpoint_id, below=below, limit=query.limit + 1)
-    page = found[: query.limit]
-    following = cursors.show([page[-1].replay_id]) if len(found) > query.limit else None
-    return Answer({"data": [show_replay(one) for one in page], "next": following})
+    endpoint = call.query.endpoint_id
+    read = partial(ReplayLedger(call.services.pool).page, call.tenant, endpoint=endpoint)
+    return await list_numbered(call, f"replays:{endpoint or ''}", read, lambda one: one.replay_id, show_replay)
 
 
 async def read_replay(call: Call) -> Answer:

@@ -30,7 +30,7 @@ class Buckets:
 
     def __init__(self, allowance: Allowance) -> None:
         self._allowance = allowance
-        # The last use first; each with its level at the moment of its last use (monotonic).
+        # The longest unused first; each with its level at the moment of its last use (monotonic).
         self._levels: dict[str, tuple[float, float]] = {}
 
     def take(self, name: str, now: float) -> Standing:
@@ -62,7 +62,7 @@ class Windows:
     def __init__(self, n: int, seconds: float) -> None:
         self._n = n
         self._seconds = seconds
-        # The last use first; each with the moments of those within the window (monotonic).
+        # The longest unused first; each with the moments of those within the window (monotonic).
         self._taken: dict[str, deque[float]] = {}
 
     def take(self, name: str, now: float) -> float:

@@ -1,5 +1,6 @@
 """Handlers of people: invited, let in, removed; each with a key of their own."""
 
+from functools import partial
 from typing import Any
 
 import orjson
@@ -7,6 +8,7 @@ import orjson
 from dispatcher.api.administration import show_new_key
 from dispatcher.api.call import Answer, Call
 from dispatcher.api.idempotency import repeat
+from dispatcher.api.numbered import list_numbered
 from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found, refused
 from dispatcher.api.shapes import show_instant
 from dispatcher.api.users_models import AcceptanceBody, InviteBody, RenewalBody
@@ -72,15 +74,8 @@ async def renew_invitation(call: Call) -> Answer:
 
 async def list_users(call: Call) -> Answer:
     """List the people of the caller's account and environment, the last invited first."""
-    cursors = call.cursors("users")
-    below = None
-    if call.query.after is not None:
-        (below,) = cursors.read(call.query.after, 1)
-    limit = call.query.limit
-    found = await UserLedger(call.services.pool).page(call.tenant, below=below, limit=limit + 1)
-    page = found[:limit]
-    following = cursors.show([page[-1].user_id]) if len(found) > limit else None
-    return Answer({"data": [_show_user(one) for one in page], "next": following})
+    read = partial(UserLedger(call.services.pool).page, call.tenant)
+    return await list_numbered(call, "users", read, lambda one: one.user_id, _show_user)
 
 
 async def remove_user(call: Call) -> Answer:
