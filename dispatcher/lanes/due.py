@@ -135,8 +135,8 @@ class DueReader:
 
         A host of a small burst gives a few rows at a time, however long its backlog.
         """
-        if len(claimed) >= _WORTH_A_LOOK:
-            return True
+        if not claimed or len(claimed) >= _WORTH_A_LOOK:
+            return bool(claimed)
         backlog = set(self._backlog)
         return any((delivery.host_id, delivery.endpoint_id) in backlog for delivery in claimed)
 

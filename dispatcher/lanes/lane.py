@@ -268,7 +268,8 @@ class Lane:
 
     def crowded(self) -> list[int]:
         """Return the endpoints that hold their fair share."""
-        return [queue.endpoint_id for queue in self.queues.values() if len(queue) >= self.fair_share]
+        share = self.fair_share
+        return [queue.endpoint_id for queue in self.queues.values() if len(queue) >= share]
 
     def served(self) -> list[int]:
         """Return the endpoints of which enough is here: half their fair share, or any under a pace of their own."""
