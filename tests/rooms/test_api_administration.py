@@ -122,6 +122,16 @@ async def test_an_account_asked_for_twice_is_one(api: Api) -> None:
     assert replies[0].body == replies[1].body
 
 
+async def test_accounts_are_listed_page_by_page_newest_first(api: Api) -> None:
+    operator = await api.new_key(None)
+    made = [(await api.call("POST", "/v1/accounts", {}, key=operator)).body["id"] for _ in range(3)]
+
+    first = (await api.get("/v1/accounts?limit=2", key=operator)).body
+    second = (await api.get(f"/v1/accounts?limit=2&after={first['next']}", key=operator)).body
+
+    assert [one["id"] for one in first["data"] + second["data"]][:3] == made[::-1]
+
+
 async def test_the_log_tells_who_did_what_latest_first(api: Api) -> None:
     made = await api.create()
     await api.call("PATCH", f"/v1/webhook_endpoints/{made.body['id']}", {"description": "a"})
