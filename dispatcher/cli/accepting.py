@@ -36,7 +36,7 @@ def accept(
     The key goes into `~/.config/dispatcher/profiles.toml`, which only you can read, and is in use from now on.
 
     Example: dispatcher users accept --api-url https://webhooks.example.com
-    Example: dispatcher users accept - --profile production --show-key < token.txt
+    Example: dispatcher users accept - --api-url https://webhooks.example.com --profile production < token.txt
     """
     who = Profile(_address(api_url), "", "the invitation")
     _prepare(name)
@@ -52,11 +52,11 @@ def accept(
 
 
 def _address(api_url: str | None) -> str:
-    found = api_url or (read_ready_file() or {}).get("api_url")
-    if found is None:
+    """Return where the token goes: where a person says, and nowhere that a folder names."""
+    if api_url is None:
         message = "say where the API is; who invited you knows"
         raise typer.BadParameter(message, param_hint="--api-url")
-    return str(found).rstrip("/")
+    return api_url.rstrip("/")
 
 
 def _prepare(name: str) -> None:

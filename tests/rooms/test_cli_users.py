@@ -103,15 +103,15 @@ async def test_an_invitation_is_not_used_up_where_the_key_cannot_be_kept(desk: D
     await desk.guest.run("users", "accept", token)
 
 
-async def test_without_an_address_it_is_asked_for(desk: Desk) -> None:
+async def test_a_token_goes_nowhere_but_where_a_person_says(desk: Desk) -> None:
     token = await desk.invite()
     del desk.guest.environment["DISPATCHER_API_URL"]
+    ready = {"api_url": desk.api.url, "api_keys": {"test": desk.api.key}}
+    (desk.folder / "ready.json").write_text(json.dumps(ready))
 
     nowhere = await desk.guest.run("users", "accept", token, code=2)
     away = await desk.guest.run("users", "accept", token, "--api-url", "http://127.0.0.1:1", code=1)
-    ready = {"api_url": desk.api.url, "api_keys": {"test": desk.api.key}}
-    (desk.folder / "ready.json").write_text(json.dumps(ready))
-    embedded = await desk.guest.run("users", "accept", token)
+    embedded = await desk.guest.run("users", "accept", token, "--api-url", desk.api.url)
 
     assert "--api-url" in nowhere.err
     assert "used up" in away.err
