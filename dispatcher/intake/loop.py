@@ -121,6 +121,7 @@ class Intake:
         self._polling: asyncio.Timeout | None = None
         self._next_copy = 0.0
         self._was_out = False
+        self._was_behind: dict[Partition, int] = {}
         self.joined = asyncio.Event()
         """Set while the group has let this process in, its topics exist, and its partitions are placed."""
 
@@ -427,14 +428,19 @@ class Intake:
         if not consumer.assignment():
             return self._is_left_out(consumer)
         self._was_out = False
+        was_behind = self._was_behind
         try:
-            behind = sorted(await self._behind(consumer))
+            behind = self._was_behind = await self._behind(consumer)
         except (KafkaError, TimeoutError) as fault:
             self._waiting.tell(fault)
             return True
-        if behind:
-            self._tell_stuck([f"{topic}/{part}" for topic, part in behind])
-        return bool(behind)
+        stuck = sorted(partition for partition, at in behind.items() if was_behind.get(partition) == at)
+        if stuck:
+            self._tell_stuck([f"{topic}/{part}" for topic, part in stuck])
+        elif behind:
+            # What came this moment, after a long silence, is on its way: it is not at another look.
+            self._watchdog.look_again(clock.mono())
+        return bool(stuck)
 
     def _is_left_out(self, consumer: Consumer) -> bool:
         """Tell whether the group forgot us. A member without partitions may be one too many, and is left alone."""
@@ -446,13 +452,15 @@ class Intake:
         _log.warning("assignment_empty", hint="more replicas than partitions, or a topic that does not exist")
         return False
 
-    async def _behind(self, consumer: Consumer) -> list[Partition]:
-        """Return the partitions that hold more than was read; markers of transactions at an end count as read."""
+    async def _behind(self, consumer: Consumer) -> dict[Partition, int]:
+        """Return how far was read where there is more; markers of transactions at an end count as read."""
         stands = dict(self._places.stands)
         read, ends = await consumer.positions(stands), await consumer.ends(stands)
-        return [partition for partition, at in stands.items() if ends[partition] > max(at, read[partition])]
+        reached = {partition: max(at, read[partition]) for partition, at in stands.items()}
+        return {partition: at for partition, at in reached.items() if ends[partition] > at}
 
     def _tell_stuck(self, behind: list[str]) -> None:
+        self._was_behind = {}
         _log.error("consumer_stuck", partitions=behind)
         self._watchdog.rebuilt(clock.mono())
 

@@ -25,6 +25,10 @@ class Watchdog:
         """Note progress, or a wait that was ours."""
         self._progress = now
 
+    def look_again(self, now: float) -> None:
+        """Look once more after a quarter of the patience, unless there is progress before."""
+        self._progress = now - self._patience.stuck_seconds * 3 / 4
+
     def is_due(self, now: float) -> bool:
         """Tell whether nothing came for so long that the cause must be looked for."""
         return now - self._progress >= self._patience.stuck_seconds

@@ -118,6 +118,29 @@ async def test_a_quiet_topic_is_not_taken_for_a_stuck_consumer(
         assert intake.joined.is_set()
 
 
+async def test_a_record_that_comes_while_the_cause_is_looked_for_is_no_cause(
+    world: World, kafka_server: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = await fresh_topic(kafka_server.bootstrap, partitions=1)
+    positions, looks = Consumer.positions, asyncio.Event()
+
+    async def positions_of(consumer: Consumer, partitions: Any) -> Any:
+        read = await positions(consumer, partitions)
+        if not looks.is_set():
+            await publish(kafka_server.bootstrap, topic, good(1))
+            looks.set()
+        return read
+
+    monkeypatch.setattr(Consumer, "positions", positions_of)
+    async with reading(world, kafka_server.bootstrap, topic, patience=SOON) as (intake, _):
+        async with asyncio.timeout(40):
+            await looks.wait()
+        await until_events(world, 1)
+
+        assert not intake.is_beyond_cure
+        assert intake.joined.is_set()
+
+
 async def test_another_cluster_under_the_same_address_is_read_from_its_beginning(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,6 +12,17 @@ def test_the_cause_is_looked_for_when_nothing_came_for_a_minute() -> None:
     assert not dog.is_due(219.9)
 
 
+def test_another_look_comes_after_a_quarter_of_the_patience_unless_something_comes_first() -> None:
+    dog = Watchdog(PATIENCE, 0.0)
+
+    dog.look_again(60.0)
+
+    assert not dog.is_due(74.9)
+    assert dog.is_due(75.0)
+    dog.progressed(70.0)
+    assert not dog.is_due(75.0)
+
+
 def test_the_third_cure_within_ten_minutes_is_the_last() -> None:
     dog = Watchdog(PATIENCE, 0.0)
 
