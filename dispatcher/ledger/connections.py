@@ -43,13 +43,18 @@ _AGAIN_SECONDS: Final = 0.2
 AS_IT_IS: Final[Mapping[str, str]] = {}
 """The planner's settings as the server has them."""
 
-HOT: Final = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
-"""The hot statements look up single rows by index, always. Left to itself the planner reads the whole delivery table
-whenever its statistics say that it is empty, as they do after every drained backlog."""
+HOT: Final = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
+"""The hot statements look up single rows by index, always, by a plan that is kept: to plan over the tables of every day
+takes longer than to run it. Left to itself the planner reads the whole delivery table whenever its statistics say that
+it is empty, as they do after every drained backlog."""
 
-LISTED: Final = {**HOT, "enable_bitmapscan": "off", "plan_cache_mode": "force_generic_plan"}
-"""Pages are read in the order of an index, whose rows nobody sorts, by a plan that is kept: to plan a list anew over
-the tables of every day takes longer than to run it."""
+LISTED: Final = {**HOT, "enable_bitmapscan": "off"}
+"""Pages are read in the order of an index, whose rows nobody sorts."""
 
 
 def new_tag() -> str:

@@ -169,6 +169,7 @@ class IntakeLedger:
             self._delivers,
             *dead,
             self._full_endpoints(),
+            *_days_around(batch.events),
         ]
 
     async def _count_conflicts(self, events: list[PlacedEvent]) -> int:
@@ -189,6 +190,13 @@ class IntakeLedger:
         row = await self._link.fetchrow("conflicting_events", *columns)
         n_conflicts: int = row[0]
         return n_conflicts
+
+
+def _days_around(events: Collection[PlacedEvent]) -> tuple[dt.date | None, dt.date | None]:
+    if not events:
+        return None, None
+    days = [placed.event_day for placed in events]
+    return min(days) - dt.timedelta(days=1), max(days) + dt.timedelta(days=1)
 
 
 def _columns(rows: Collection[tuple[Any, ...]], width: int) -> list[Any]:

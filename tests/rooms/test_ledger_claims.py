@@ -130,7 +130,11 @@ async def test_filtering_after_the_limit_would_starve_them(world: World) -> None
             "SELECT host_id FROM host WHERE paused_until > now() UNION SELECT unnest($5::int[])",
             "SELECT unnest($5::int[]) AS host_id",
         ),
-        ("WHERE h.paused_until <= now()\n          AND h.tat", "WHERE h.tat"),
+        ("WHERE h.paused_until <= now()\n          AND h.tat", "WHERE true OR h.tat"),
+        (
+            "AS n FROM lk)",
+            "AS n FROM lk JOIN (SELECT host_id FROM host WHERE paused_until <= now()) o USING (host_id))",
+        ),
         ("ORDER BY c.due_at, random()", "ORDER BY c.due_at"),
     ):
         assert early in late

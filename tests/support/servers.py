@@ -67,7 +67,7 @@ def _default_loop() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[DatabaseServer]:
-    """Give this worker's PostgreSQL; it promises nothing about crashes."""
+    """Give this worker's PostgreSQL; it promises nothing about crashes, and must have none."""
     if url := os.environ.get("DISPATCHER_TEST_DATABASE_URL"):
         server = DatabaseServer(url)
         yield server
@@ -80,6 +80,14 @@ def postgres_server() -> Iterator[DatabaseServer]:
             yield DatabaseServer(embedded.url)
         finally:
             embedded.stop()
+        _say_what_crashed((folder / "server.log").read_text(errors="replace"))
+
+
+def _say_what_crashed(log: str) -> None:
+    # One process that crashes ends the sessions of all: tests that have nothing to do with it fail without a word of it.
+    lines = log.splitlines()
+    crashes = [n for n, line in enumerate(lines) if "was terminated by signal" in line]
+    assert not crashes, "\n".join(line for n in crashes for line in lines[n : n + 30])
 
 
 @contextmanager

@@ -23,6 +23,9 @@ SELECT host_id, endpoint_id FROM pairs WHERE due_at <= now() - make_interval(sec
 -- Pairs come in a random order, and rows are taken until their bodies, each with what it costs besides, reach $9: the last
 -- one may go over it, so one is always taken. What is locked beyond that is left as it was. (octet_length of a body that
 -- is stored apart does not read it.)
+-- A host's row is looked for once, by its key, and charged by its place: while an old snapshot keeps its former versions,
+-- each look by key walks over all of them. One that another replica changed in between is not in its place; then nothing
+-- of that host is taken.
 -- $1 replica, $2 rows per host, $3 hosts, $4 floor in seconds before now, $5 hosts and $8 endpoints that want none here,
 -- $6 and $7 backlog pairs (hosts, endpoints), $9 bytes.
 WITH RECURSIVE
@@ -55,22 +58,18 @@ cand AS MATERIALIZED (
   SELECT host_id, endpoint_id, due_at, now() - make_interval(secs => $4) AS since FROM pairs WHERE due_at <= now()
   UNION ALL SELECT host_id, endpoint_id, now() - make_interval(secs => $4), 'epoch'::timestamptz FROM late),
 me  AS MATERIALIZED (SELECT 1 FROM replica WHERE replica_id = $1 FOR KEY SHARE),
-due AS MATERIALIZED (SELECT c.host_id FROM (SELECT host_id, min(due_at) AS due_at FROM cand GROUP BY host_id) c
-        JOIN host h USING (host_id)
+lk  AS MATERIALIZED (SELECT h.host_id, h.ctid AS place, h.interval_us / h.scale AS iv, h.grant_burst, GREATEST(h.tat, now()) AS base
+        FROM (SELECT host_id, min(due_at) AS due_at FROM cand GROUP BY host_id) c JOIN host h USING (host_id), me
         WHERE h.paused_until <= now()
           AND h.tat <= now() + (h.grant_burst - 1) * (h.interval_us / h.scale) * interval '1 microsecond'
-        ORDER BY c.due_at, random() LIMIT $3),
-lk  AS MATERIALIZED (SELECT h.host_id, h.interval_us / h.scale AS iv, h.grant_burst, GREATEST(h.tat, now()) AS base
-        FROM host h JOIN due USING (host_id), me
-        WHERE h.paused_until <= now()
-        ORDER BY h.host_id FOR UPDATE OF h SKIP LOCKED),
-gr  AS MATERIALIZED (SELECT host_id, iv, base,
+        ORDER BY c.due_at, random() LIMIT $3 FOR UPDATE OF h SKIP LOCKED),
+gr  AS MATERIALIZED (SELECT host_id, place, iv, base,
           LEAST($2, ceil(floor(extract(epoch FROM now() - base) * 1e6 / iv + grant_burst) / 2)::int) AS n FROM lk),
 ways AS MATERIALIZED (SELECT c.host_id, c.endpoint_id, c.since, gr.n, e.verified_at IS NULL AS is_new,
           row_number() OVER (PARTITION BY c.host_id ORDER BY random()) AS place, count(*) OVER (PARTITION BY c.host_id) AS k
         FROM cand c JOIN gr USING (host_id) JOIN endpoint e USING (endpoint_id)
         ORDER BY random()),
-pk  AS MATERIALIZED (SELECT x.place, x.host_id, e.event_type, e.subject, e.occurred_at, e.body
+pk  AS MATERIALIZED (SELECT x.*
         FROM ways w CROSS JOIN LATERAL (
           SELECT ctid AS place, host_id, event_id, account_id, environment, event_day FROM delivery
           WHERE owner IS NULL AND NOT held AND host_id = w.host_id AND endpoint_id = w.endpoint_id
@@ -78,15 +77,24 @@ pk  AS MATERIALIZED (SELECT x.place, x.host_id, e.event_type, e.subject, e.occur
           ORDER BY due_at
           LIMIT GREATEST(0, CASE WHEN w.is_new THEN LEAST(1, w.n - w.place + 1)
                                  ELSE w.n / w.k + (w.place <= w.n % w.k)::int END)
-          FOR UPDATE SKIP LOCKED) x JOIN event e USING (event_id, account_id, environment, event_day)),
+          FOR UPDATE SKIP LOCKED) x),
+ev  AS MATERIALIZED (SELECT f.*
+        FROM (SELECT array_agg(place) AS places, array_agg(host_id) AS hosts, array_agg(event_id) AS event_ids,
+                     array_agg(account_id) AS accounts, array_agg(environment) AS environments, array_agg(event_day) AS days
+              FROM pk) p
+        CROSS JOIN LATERAL ROWS FROM (
+          unnest(p.places), unnest(p.hosts), events_at(p.event_ids, p.accounts, p.environments, p.days))
+          AS f(place, host_id, event_type, subject, occurred_at, body)
+        WHERE f.body IS NOT NULL),
 fit AS MATERIALIZED (SELECT * FROM (
-          SELECT pk.*, sum(octet_length(body) + 1024) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(body) - 1024 AS before
-          FROM pk) p
+          SELECT ev.*, sum(octet_length(body) + 1024) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(body) - 1024 AS before
+          FROM ev) p
         WHERE p.before < $9::bigint),
 tk  AS (UPDATE host h SET tat = gr.base + c.n * gr.iv * interval '1 microsecond'
         FROM (SELECT host_id, count(*) AS n FROM fit GROUP BY host_id) c JOIN gr USING (host_id)
-        WHERE h.host_id = c.host_id),
-up  AS (UPDATE delivery d SET owner = $1 FROM fit WHERE d.ctid = fit.place
+        WHERE h.ctid = gr.place RETURNING h.host_id),
+up  AS (UPDATE delivery d SET owner = $1
+        FROM fit WHERE d.ctid = fit.place AND fit.host_id = ANY((SELECT array_agg(host_id) FROM tk)::int[])
         RETURNING d.delivery_id, d.event_day, d.event_id, d.account_id, d.environment, d.endpoint_id, d.host_id,
                   d.attempts, d.created_at, d.attempts_before, fit.event_type, fit.subject, fit.occurred_at, fit.body)
 SELECT (SELECT count(*) FROM me) AS live, up.*
@@ -97,7 +105,8 @@ FROM (SELECT 1) AS one LEFT JOIN up ON true
 -- accept was answered by a connection that died. Runs rarely. Sequential scan of the hot table.
 SELECT d.delivery_id, d.event_day, d.event_id, d.account_id, d.environment, d.endpoint_id, d.host_id, d.attempts,
        d.created_at, d.attempts_before, e.event_type, e.subject, e.occurred_at, e.body
-FROM delivery d JOIN event e USING (event_id, account_id, environment, event_day)
+FROM delivery d JOIN event e ON e.event_id = d.event_id AND e.account_id + 0 = d.account_id
+     AND e.environment = d.environment AND e.event_day = d.event_day
 WHERE d.owner = $1 AND NOT EXISTS (SELECT FROM unnest($2::bigint[]) AS known(delivery_id)
                                    WHERE known.delivery_id = d.delivery_id)
 LIMIT $3

@@ -18,18 +18,20 @@ WHERE h.endpoint_id = t.endpoint_id
 -- Locks: their health and endpoint rows, SKIP LOCKED: this never waits, so no settlement can deadlock with it, and of
 -- two replicas that judge at once each endpoint goes to one. Indexes: endpoint_health_failing, attempt_endpoint.
 -- $1 rows.
-SELECT f.endpoint_id, f.failures, f.failing_since, f.announced_at IS NULL AS is_news,
-       e.environment = 'live' AND f.failing_since <= now() - interval '5 days' AS is_over,
-       l.status, l.outcome
-FROM failing_endpoint f JOIN endpoint e USING (endpoint_id)
-LEFT JOIN LATERAL (SELECT a.status, a.outcome FROM attempt a
-                   WHERE a.endpoint_id = f.endpoint_id AND a.started_at >= f.failing_since
-                     AND a.outcome NOT IN ('interrupted', 'internal_error')
-                   ORDER BY a.started_at DESC LIMIT 1) l ON true
-WHERE e.status = 'enabled' AND NOT f.is_past
-  AND (f.announced_at IS NULL OR (e.environment = 'live' AND f.failing_since <= now() - interval '5 days'))
-ORDER BY f.endpoint_id LIMIT $1
-FOR UPDATE OF f, e SKIP LOCKED
+WITH f AS MATERIALIZED (
+  SELECT f.endpoint_id, f.failures, f.failing_since, f.announced_at IS NULL AS is_news,
+         e.environment = 'live' AND f.failing_since <= now() - interval '5 days' AS is_over
+  FROM failing_endpoint f JOIN endpoint e USING (endpoint_id)
+  WHERE e.status = 'enabled' AND NOT f.is_past
+    AND (f.announced_at IS NULL OR (e.environment = 'live' AND f.failing_since <= now() - interval '5 days'))
+  ORDER BY f.endpoint_id LIMIT $1
+  FOR UPDATE OF f, e SKIP LOCKED)
+SELECT f.*, l.status, l.outcome
+FROM f LEFT JOIN LATERAL (SELECT a.status, a.outcome FROM attempt a
+                          WHERE a.endpoint_id = f.endpoint_id AND a.started_at >= f.failing_since
+                            AND a.outcome NOT IN ('interrupted', 'internal_error')
+                          ORDER BY a.started_at DESC LIMIT 1) l ON true
+ORDER BY f.endpoint_id
 
 -- name: mark_judged
 -- Note that these endpoints' failures were told, and which of them are disabled for it: should one be enabled again

@@ -3,21 +3,22 @@
 -- most grant_burst + rate * W are granted. A token must be used within its time to live, counted from before this
 -- statement was sent; then the promise (rate, burst) holds over all replicas, whatever becomes of the answers.
 -- Locks: KEY SHARE on the own replica row, the host rows (SKIP LOCKED: a row that another replica is at is absent).
+-- A row is charged by its place, as in S3: one that another replica changed in between grants nothing this time.
 -- Must run with synchronous_commit on: a grant lost in a crash would be made twice.
 -- $1 replica, $2 hosts, $3 wanted. Returns live and per host: granted, scale, seconds until the next token, seconds paused.
 WITH me AS MATERIALIZED (SELECT 1 FROM replica WHERE replica_id = $1 FOR KEY SHARE),
 w  AS (SELECT * FROM unnest($2::int[], $3::int[]) AS t(host_id, want)),
-lk AS MATERIALIZED (SELECT h.host_id, h.interval_us / h.scale AS iv, h.grant_burst, GREATEST(h.tat, now()) AS base, h.scale,
-              w.want, h.paused_until
+lk AS MATERIALIZED (SELECT h.host_id, h.ctid AS place, h.interval_us / h.scale AS iv, h.grant_burst, GREATEST(h.tat, now()) AS base,
+              h.scale, w.want, h.paused_until
        FROM host h JOIN w USING (host_id), me ORDER BY h.host_id FOR UPDATE OF h SKIP LOCKED),
-g  AS MATERIALIZED (SELECT host_id, iv, base, grant_burst, scale, paused_until, CASE WHEN paused_until > now() THEN 0 ELSE
+g  AS MATERIALIZED (SELECT host_id, place, iv, base, grant_burst, scale, paused_until, CASE WHEN paused_until > now() THEN 0 ELSE
          GREATEST(0, LEAST(want, floor(extract(epoch FROM now() - base) * 1e6 / iv + grant_burst)::int)) END AS n FROM lk),
 u  AS (UPDATE host h SET tat = g.base + g.n * g.iv * interval '1 microsecond'
-       FROM g WHERE h.host_id = g.host_id AND g.n > 0)
-SELECT (SELECT count(*) FROM me) AS live, g.host_id, g.n, g.scale::float8 AS scale,
-       GREATEST(0, extract(epoch FROM g.base - now()) - (g.grant_burst - 1 - g.n) * g.iv / 1e6)::float8 AS next_seconds,
+       FROM g WHERE h.ctid = g.place AND g.n > 0 RETURNING h.host_id, g.n)
+SELECT (SELECT count(*) FROM me) AS live, g.host_id, COALESCE(u.n, 0) AS n, g.scale::float8 AS scale,
+       GREATEST(0, extract(epoch FROM g.base - now()) - (g.grant_burst - 1 - COALESCE(u.n, 0)) * g.iv / 1e6)::float8 AS next_seconds,
        GREATEST(0, extract(epoch FROM g.paused_until - now()))::float8 AS paused_seconds
-FROM (SELECT 1) AS one LEFT JOIN g ON true
+FROM (SELECT 1) AS one LEFT JOIN g ON true LEFT JOIN u USING (host_id)
 
 -- name: lease_endpoint_tokens
 -- S4 for endpoints with a pace of their own (an own rate, or no success so far). Rows appear on first use; taken in order.

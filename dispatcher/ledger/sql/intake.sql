@@ -5,7 +5,8 @@
 -- by exact compare-and-set of the position (refuses overlap and gap) and by the event's primary key. That holds
 -- the day, which a producer that stamps a retry anew around midnight changes: the days beside it are looked at, too.
 -- $1 replica, $2 log_id, $3..$6 per span (topic, part, start, stop), $7..$18 per event, $19 hosts whose lane
--- is full here, $20 whether this process delivers, $21..$28 per dead record, $29 endpoints whose queue is full here.
+-- is full here, $20 whether this process delivers, $21..$28 per dead record, $29 endpoints whose queue is full here,
+-- $30 and $31 the day before the first event's and the one after the last's.
 WITH me AS MATERIALIZED (SELECT 1 FROM replica WHERE replica_id = $1 FOR KEY SHARE),
 adv AS (UPDATE ingest_progress p SET next_offset = s.stop
         FROM unnest($3::text[], $4::int[], $5::bigint[], $6::bigint[]) AS s(topic, part, start, stop), me
@@ -19,9 +20,11 @@ ev  AS (INSERT INTO event (event_day, event_id, account_id, environment, event_t
                            occurred_at, body)
         SELECT event_day, event_id, account_id, environment, event_type, subject, outcome, workflow_id, occurred_at, body
         FROM inp JOIN adv USING (topic, part)
-        -- Not NOT EXISTS: as a look-up for each event it can never become a scan of the table.
-        WHERE (SELECT true FROM event o WHERE o.event_id = inp.event_id AND o.account_id = inp.account_id
-               AND o.environment = inp.environment AND o.event_day = ANY(ARRAY[inp.event_day - 1, inp.event_day + 1])
+        -- Not NOT EXISTS: as a look-up for each event it can never become a scan of the table. Which tables are looked
+        -- at is told by $30 and $31 alone, not event by event, and which of their indexes, by the sum: see events_at.
+        WHERE (SELECT true FROM event o WHERE o.event_id = inp.event_id AND o.account_id + 0 = inp.account_id
+               AND o.environment = inp.environment AND o.event_day BETWEEN $30::date AND $31::date
+               AND o.event_day - inp.event_day IN (-1, 1)
                LIMIT 1) IS NULL
         ON CONFLICT DO NOTHING
         RETURNING event_day, event_id, account_id, environment, event_type, outcome, workflow_id),
@@ -53,7 +56,7 @@ FROM d WHERE owner IS NOT NULL
 -- held duplicates.
 SELECT count(*) FROM unnest($1::bytea[], $2::int[], $3::text[], $4::date[], $5::bytea[])
        AS i(event_id, account_id, environment, event_day, body)
-JOIN event e USING (event_id, account_id, environment)
+JOIN event e ON e.event_id = i.event_id AND e.account_id + 0 = i.account_id AND e.environment = i.environment
 WHERE e.event_day = ANY(ARRAY[i.event_day - 1, i.event_day, i.event_day + 1]) AND e.body <> i.body
 
 -- name: positions

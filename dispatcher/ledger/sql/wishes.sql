@@ -74,10 +74,9 @@ WITH ended AS (
 INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpoint_id, account_id, environment, event_id,
                      event_type, subject, attempt_no, duration_ms, outcome, verdict, replica_id)
 SELECT now(), d.delivery_id, d.created_at, d.endpoint_id, d.account_id, d.environment, d.event_id,
-       COALESCE(e.event_type,
-                (SELECT a.event_type FROM attempt a
-                 WHERE a.delivery_id = d.delivery_id AND a.started_at >= d.created_at LIMIT 1),
-                'unknown'),
-       e.subject, d.attempts + 1, 0, NULL, 'canceled', 0
+       COALESCE(e.event_type, l.event_type, 'unknown'), e.subject, d.attempts + 1, 0, NULL, 'canceled', 0
 FROM ended d
-LEFT JOIN event e USING (event_id, account_id, environment, event_day)
+LEFT JOIN event e ON e.event_id = d.event_id AND e.account_id + 0 = d.account_id AND e.environment = d.environment
+                 AND e.event_day = d.event_day
+LEFT JOIN LATERAL (SELECT a.event_type FROM attempt a
+                   WHERE e.event_id IS NULL AND a.delivery_id = d.delivery_id AND a.started_at >= d.created_at LIMIT 1) l ON true
