@@ -84,7 +84,7 @@ def postgres_server() -> Iterator[DatabaseServer]:
 
 
 def _say_what_crashed(log: str) -> None:
-    # One process that crashes ends the sessions of all: tests that have nothing to do with it fail without a word of it.
+    # One process that crashes ends the sessions of all: tests that have nothing to do with it fail without a word.
     lines = log.splitlines()
     crashes = [n for n, line in enumerate(lines) if "was terminated by signal" in line]
     assert not crashes, "\n".join(line for n in crashes for line in lines[n : n + 30])
