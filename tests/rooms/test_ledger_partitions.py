@@ -122,7 +122,19 @@ async def test_no_statement_that_locks_rows_chooses_partitions_where_they_are_bu
     assert [name for name, plan in plans.items() if is_endangered(plan)] == LOCKED_BEFORE
 
 
-@pytest.mark.parametrize("name", ["accept", "conflicting_events", "owned", "cancel_deliveries", "events_at"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "accept",
+        "conflicting_events",
+        "owned",
+        "cancel_deliveries",
+        "events_at",
+        "find_event",
+        "whole_attempt",
+        "resend",
+    ],
+)
 async def test_an_event_is_looked_up_by_its_key_in_tables_without_statistics(world: World, name: str) -> None:
     # As at the beginning of a day. The feed's index looks as good there, and has the whole day of an account.
     await world.process()

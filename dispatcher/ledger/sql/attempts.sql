@@ -54,7 +54,7 @@ FROM attempt a
 JOIN endpoint p USING (endpoint_id)
 LEFT JOIN LATERAL (
   SELECT e.body FROM event e
-  WHERE e.event_id = a.event_id AND e.account_id = a.account_id AND e.environment = a.environment LIMIT 1) e ON true
+  WHERE e.event_id = a.event_id AND e.account_id + 0 = a.account_id AND e.environment = a.environment LIMIT 1) e ON true
 LEFT JOIN LATERAL (
   SELECT r.headers, r.body, r.is_cut FROM response r
   WHERE r.delivery_id = a.delivery_id AND r.attempt_no = a.attempt_no AND r.started_at = a.started_at LIMIT 1) r ON true

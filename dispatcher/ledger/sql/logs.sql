@@ -58,7 +58,7 @@ FROM stretch ORDER BY xid DESC, seq DESC
 
 -- name: find_event
 -- Read one event's body, of one account. Index: primary key.
-SELECT body FROM event WHERE event_id = $3 AND account_id = $1 AND environment = $2 LIMIT 1
+SELECT body FROM event WHERE event_id = $3 AND account_id + 0 = $1 AND environment = $2 LIMIT 1
 
 -- name: endpoint_stats
 -- Sum up what an endpoint ($1) met within 24 hours, by its newest $2 requests at most, and what waits for it, counted up

@@ -22,7 +22,8 @@ WITH last AS MATERIALIZED (
     AND a.verdict IN ('delivered', 'exhausted', 'canceled')
   ORDER BY a.started_at DESC LIMIT 1),
 source AS MATERIALIZED (
-  SELECT e.event_day FROM last l JOIN event e USING (event_id, account_id, environment) LIMIT 1),
+  SELECT e.event_day FROM last l JOIN event e
+    ON e.event_id = l.event_id AND e.account_id + 0 = l.account_id AND e.environment = l.environment LIMIT 1),
 open AS MATERIALIZED (SELECT FROM delivery WHERE delivery_id = $3),
 made AS (
   INSERT INTO delivery (delivery_id, event_day, event_id, account_id, environment, endpoint_id, host_id, attempts,
