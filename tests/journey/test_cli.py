@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.journey.samples import SUBJECT, produce_with_python
 from tests.journey.test_embedded import started
 from tests.journey.world import World
 from tests.support.daemon import REPO, clean_environment, command
@@ -323,3 +324,12 @@ async def test_the_calls_of_the_readme_do_what_they_say(shared: World, tmp_path:
 
     assert len(written) >= 7
     assert len(made) == 2
+
+
+async def test_the_producer_of_the_readme_is_understood(shared: World, tmp_path: Path) -> None:
+    await produce_with_python(shared, tmp_path)
+
+    terminal = Terminal(shared.folder)
+    async with asyncio.timeout(60):
+        while not [event for event in await terminal.json("events", "list") if SUBJECT in json.dumps(event)]:
+            assert await terminal.json("dead-events", "list") == []

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from dispatcher.kit.supervise import spawn
+from tests.journey.samples import SUBJECT, produce_with_kcat
 from tests.journey.story import tell
 from tests.journey.world import World, open_world, successes
 from tests.kafka.broker import Kafka, Secured, delete_records
@@ -54,6 +56,17 @@ def delivered(sink: Sink) -> set[str]:
 
 async def test_nothing_is_lost_through_a_stop_a_kill_and_a_failing_endpoint(world: World) -> None:
     await tell(world, 2_000)
+
+
+@pytest.mark.skipif(shutil.which("kcat") is None, reason="no kcat here (Debian: kcat)")
+async def test_kcat_produces_as_the_readme_says(world: World, tmp_path: Path) -> None:
+    async with subscribed(world, world.daemon()) as sink:
+        await produce_with_kcat(world, tmp_path)
+        async with asyncio.timeout(60):
+            while len(delivered(sink)) < 1:
+                await asyncio.sleep(0.02)
+
+    assert [json.loads(request.body)["data"]["verification"]["id"] for request in sink.requests] == [SUBJECT]
 
 
 async def test_events_come_through_encryption_and_a_password(
