@@ -210,4 +210,5 @@ def _without_details(settlement: Settlement) -> Settlement:
         outcome = outcome._replace(reason="", peer=None, body=b"", headers=(), retry_after=None)
         if outcome.status is not None and not 100 <= outcome.status <= 599:
             outcome = outcome._replace(status=None, kind=OutcomeKind.PROTOCOL_ERROR)
-    return settlement._replace(delivery=settlement.delivery._replace(subject=None), outcome=outcome)
+    delivery = settlement.delivery._replace(subject=None, client_reference=None)
+    return settlement._replace(delivery=delivery, outcome=outcome)

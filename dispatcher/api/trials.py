@@ -113,6 +113,7 @@ async def _delivery(call: Call, endpoint: StoredEndpoint, body: TrialBody) -> De
     now = clock.utcnow()
     event_id = new_test_event_id()
     sample = _sample(call, example, event_id, endpoint.public_id, body.variant)
+    verification = _verification(sample)
     return Delivery(
         delivery_id=await TrialLedger(call.services.pool).new_number(),
         event_id=event_id,
@@ -124,7 +125,8 @@ async def _delivery(call: Call, endpoint: StoredEndpoint, body: TrialBody) -> De
         attempts=0,
         created_at=now,
         event_type=body.type,
-        subject=_verification(sample).get("id"),
+        subject=verification.get("id"),
+        client_reference=verification.get("client_reference"),
         body=sample,
         occurred_at=now,
         accepted_mono=clock.mono(),

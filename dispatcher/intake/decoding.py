@@ -198,6 +198,7 @@ class Decoder:
             environment=environment,
             type=event_type,
             subject=verification["id"],
+            client_reference=verification["client_reference"],
             outcome=verification["outcome"],
             workflow_id=verification["workflow_id"],
             occurred_at=occurred_at,

@@ -135,6 +135,7 @@ def _delivery(row: asyncpg.Record) -> Delivery:
         value("created_at"),
         value("event_type"),
         value("subject"),
+        value("client_reference"),
         value("body"),
         aware(value("occurred_at")),
         clock.mono(),

@@ -6,19 +6,20 @@ rebalances of three replicas starting up.
 """
 
 import datetime as dt
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import asyncpg
 
 from dispatcher.kit import clock
 from dispatcher.ledger.connections import Link
+from dispatcher.ledger.references import Introduction, References
 from dispatcher.ledger.replicas import Replica
 from dispatcher.model.batch import Accepted, Batch, PlacedEvent
 from dispatcher.model.delivery import Delivery
 from dispatcher.model.errors import Fenced, Unavailable
 
-_EVENT_COLUMNS: Final = 12
+_EVENT_COLUMNS: Final = 14
 _DEAD_COLUMNS: Final = 8
 _CACHED_ACCOUNTS: Final = 100_000
 
@@ -48,6 +49,7 @@ class IntakeLedger:
         self._full_endpoints = full_endpoints
         self._delivers = delivers
         self._accounts: dict[str, int] = {}
+        self._references = References()
         self.days = days
 
     async def known_accounts(self, names: Collection[str], *, create: bool) -> frozenset[str]:
@@ -100,7 +102,8 @@ class IntakeLedger:
         Must not be canceled: the outcome would be unknown.
         """
         async with self._replica.gate.shared():
-            row = await self._link.fetchrow("accept", *self._arguments(batch))
+            introductions = self._references.introduced_by(batch.events)
+            row = await self._link.fetchrow("accept", *self._arguments(batch, introductions))
             if not row["live"]:
                 message = f"replica {self._replica.replica_id} was taken over"
                 raise Fenced(message)
@@ -109,6 +112,9 @@ class IntakeLedger:
         advanced = frozenset(zip(row["topics"] or (), row["parts"] or (), strict=True))
         sent = [placed for placed in batch.events if (placed.topic, placed.partition) in advanced]
         n_duplicates = len(sent) - row["n_events"]
+        if row["n_events"] == len(batch.events):
+            # Of a batch that is not in as it was sent, nobody knows which introductions are.
+            self._references.remember(introductions)
         return Accepted(
             refused=frozenset((span.topic, span.partition) for span in batch.spans) - advanced,
             fresh=fresh,
@@ -120,7 +126,7 @@ class IntakeLedger:
     def _accounts_of(self, batch: Batch) -> dict[str, int]:
         return {placed.event.account: self._accounts[placed.event.account] for placed in batch.events}
 
-    def _arguments(self, batch: Batch) -> list[Any]:
+    def _arguments(self, batch: Batch, introductions: Sequence[Introduction | None]) -> list[Any]:
         accounts = self._accounts
         spans: list[Any] = _columns(batch.spans, 4)
         events = _columns(
@@ -138,8 +144,10 @@ class IntakeLedger:
                     placed.event.workflow_id,
                     placed.event.occurred_at,
                     placed.event.body,
+                    placed.event.client_reference,
+                    None if introduction is None else True,
                 )
-                for placed in batch.events
+                for placed, introduction in zip(batch.events, introductions, strict=True)
             ],
             _EVENT_COLUMNS,
         )
@@ -228,6 +236,7 @@ def _fresh(batch: Batch, row: asyncpg.Record, account_names: dict[int, str]) -> 
                 created_at,
                 event.type,
                 event.subject,
+                event.client_reference,
                 event.body,
                 event.occurred_at,
                 now,

@@ -7,6 +7,7 @@ a delivery changes.
     filter                     served by
     status, since, until       the order of the index that the list is read by
     event, subject             an index of their own; of a subject the newest 100 events
+    reference                  an index of the events that introduce one, and then as subjects
     type, outcome, test        nothing: SCAN_ROWS are looked at per page, and the next page goes on behind them
 """
 
@@ -38,7 +39,7 @@ _HELPING: Final = 3
 """Pages' worth of rows that are looked at first."""
 
 SUBJECT_EVENTS: Final = 100
-"""Newest events of one subject that its deliveries are looked for by; a verification has about ten."""
+"""Newest events of one subject or reference that its deliveries are looked for by; a verification has about ten."""
 
 _STEPS: Final = (dt.timedelta(hours=1), dt.timedelta(days=1), dt.timedelta(days=7))
 """How far back deliveries are looked for first. Attempts lie in a table for each day, and fifty endpoints are looked
@@ -64,6 +65,7 @@ class LogFilter:
     until: dt.datetime | None = None
     event_id: bytes | None = None
     subject: str | None = None
+    client_reference: str | None = None
     is_test: bool | None = None
 
     @property
@@ -74,7 +76,7 @@ class LogFilter:
     @property
     def names_events(self) -> bool:
         """Tell whether few events are meant, so that all that belongs to them is looked at."""
-        return self.event_id is not None or self.subject is not None
+        return not (self.event_id is None and self.subject is None and self.client_reference is None)
 
     def scanned(self) -> tuple[Sequence[str] | None, Sequence[OutcomeKind] | None, bool | None]:
         """Return what is looked for row by row: types, outcomes, whether tests."""
@@ -156,7 +158,7 @@ class ListLedger:
         rows = await self._pool.fetch(
             "deliveries_of_events",
             *(*tenant, endpoint_id, wanted.event_id, wanted.subject, *_split(wanted.states), *place),
-            *(wanted.beginning(), *wanted.scanned(), SUBJECT_EVENTS, limit + 1),
+            *(wanted.beginning(), *wanted.scanned(), SUBJECT_EVENTS, limit + 1, wanted.client_reference),
         )
         return _delivery_page(_told(rows), limit, None)
 
@@ -177,7 +179,7 @@ class ListLedger:
             rows = await self._pool.fetch(
                 "attempts_of_events",
                 *(*tenant, endpoint_id, wanted.event_id, wanted.subject, *place, wanted.beginning(), *filters),
-                *(SUBJECT_EVENTS, wanted.is_test, limit + 1),
+                *(SUBJECT_EVENTS, wanted.is_test, limit + 1, wanted.client_reference),
             )
             found = [logged_attempt(row) for row in rows]
             return AttemptPage(found[:limit], found[limit - 1].place if len(found) > limit else None)

@@ -72,6 +72,7 @@ class LoggedDelivery(NamedTuple):
     event_id: bytes
     event_type: str | None
     subject: str | None
+    client_reference: str | None
     state: DeliveryState
     attempts: int
     next_at: dt.datetime | None
@@ -99,6 +100,7 @@ class LoggedAttempt(NamedTuple):
     event_id: bytes
     event_type: str
     subject: str | None
+    client_reference: str | None
     duration_ms: int
     status: int | None
     outcome: OutcomeKind
@@ -253,6 +255,7 @@ def logged_delivery(row: asyncpg.Record) -> LoggedDelivery:
         event_id=row["event_id"],
         event_type=row["event_type"],
         subject=row["subject"],
+        client_reference=row["client_reference"],
         state=_STATES[row["state"]],
         attempts=row["attempts"],
         next_at=row["next_at"],
@@ -284,6 +287,7 @@ def logged_attempt(row: asyncpg.Record) -> LoggedAttempt:
         event_id=row["event_id"],
         event_type=row["event_type"],
         subject=row["subject"],
+        client_reference=row["client_reference"],
         duration_ms=row["duration_ms"],
         status=row["status"],
         outcome=_OUTCOMES[row["outcome"]],

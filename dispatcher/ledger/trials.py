@@ -55,6 +55,7 @@ class TrialLedger:
                 delivery.event_id,
                 delivery.event_type,
                 delivery.subject,
+                delivery.client_reference,
                 round(outcome.duration_seconds * _MOST_MS),
                 outcome.status,
                 outcome.kind,

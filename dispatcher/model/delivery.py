@@ -38,6 +38,7 @@ class Delivery(NamedTuple):
     created_at: dt.datetime
     event_type: str
     subject: str | None
+    client_reference: str | None
     body: bytes
     occurred_at: dt.datetime
     accepted_mono: float

@@ -46,6 +46,7 @@ class Event(NamedTuple):
     """One decoded fact. `body` is what thin endpoints get, byte for byte, and what is signed.
 
     `event_id` is the 20 raw bytes (see ids), `account` the public account id, `occurred_at` aware UTC.
+    `client_reference` is the customer's own key of the subject; a redacted one has none.
     `dropped_fields` counts the fields of the record that the allow-list projection left out.
     """
 
@@ -54,6 +55,7 @@ class Event(NamedTuple):
     environment: str
     type: str
     subject: str | None
+    client_reference: str | None
     outcome: str | None
     workflow_id: str | None
     occurred_at: dt.datetime

@@ -49,5 +49,5 @@ def _target(number: int, port: int, scheme: str, key: bytes) -> Target:
 def _delivery(number: int, body: bytes) -> Delivery:
     event_id = number.to_bytes(20, "big")
     return Delivery(
-        number, event_id, _NOW.date(), 1, "live", 1, 1, 0, _NOW, "verification.completed", None, body, _NOW, 0.0
+        number, event_id, _NOW.date(), 1, "live", 1, 1, 0, _NOW, "verification.completed", None, None, body, _NOW, 0.0
     )

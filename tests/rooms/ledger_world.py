@@ -39,6 +39,7 @@ def an_event(account: str, **changes: Any) -> Event:
         environment="live",
         type="verification.completed",
         subject=f"ver_{number:012d}",
+        client_reference=f"user-{number}",
         outcome="approved",
         workflow_id="wf_kyc_basic",
         occurred_at=clock.utcnow(),

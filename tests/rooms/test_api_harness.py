@@ -320,11 +320,13 @@ class Seeds:
             "environment": self.tenant.environment,
             "account_id": "acct_5hQ2vN8rTb",
             "test": False,
-            "data": {"verification": {"id": "ver_8Zk3QmT1xW5n"}},
+            "data": {"verification": {"id": "ver_8Zk3QmT1xW5n", "client_reference": "user-4711"}},
         }
         await self.sql.execute(
-            "INSERT INTO event (event_day, event_id, account_id, environment, event_type, subject, occurred_at, body) "
-            "VALUES ((now() AT TIME ZONE 'UTC')::date, $1, $2, $3, $4, 'ver_8Zk3QmT1xW5n', now(), $5)",
+            "INSERT INTO event (event_day, event_id, account_id, environment, event_type, subject, client_reference, "
+            "introduces, occurred_at, body) "
+            "VALUES ((now() AT TIME ZONE 'UTC')::date, $1, $2, $3, $4, 'ver_8Zk3QmT1xW5n', 'user-4711', "
+            "CASE WHEN NOT EXISTS (SELECT FROM event WHERE account_id = $2 AND introduces) THEN true END, now(), $5)",
             event_id,
             *self.tenant,
             event_type,
@@ -376,10 +378,10 @@ class Seeds:
         """Make an attempt `ago` seconds ago of a delivery created `age` seconds ago."""
         await self.sql.execute(
             "INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpoint_id, account_id, environment, "
-            "event_id, event_type, subject, attempt_no, duration_ms, status, outcome, verdict, next_at, detail, "
-            "replica_id) "
+            "event_id, event_type, subject, client_reference, attempt_no, duration_ms, status, outcome, verdict, "
+            "next_at, detail, replica_id) "
             "VALUES (now() - $1 * interval '1 second', $2, now() - $3 * interval '1 second', $4, $5, $6, $7, "
-            "'verification.completed', 'ver_8Zk3QmT1xW5n', $8, 20, $9, $10, $11, NULL, $12, 1)",
+            "'verification.completed', 'ver_8Zk3QmT1xW5n', 'user-4711', $8, 20, $9, $10, $11, NULL, $12, 1)",
             ago,
             delivery,
             age,

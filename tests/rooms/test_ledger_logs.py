@@ -387,9 +387,11 @@ async def crowd(room: Room) -> None:
     endpoints = [*others, room.endpoint]
     account, environment = room.tenant
     await room.sql.execute(
-        "INSERT INTO event (event_day, event_id, account_id, environment, event_type, subject, occurred_at, body) "
+        "INSERT INTO event (event_day, event_id, account_id, environment, event_type, subject, client_reference, "
+        "introduces, occurred_at, body) "
         "SELECT (now() AT TIME ZONE 'UTC')::date, substring(sha256(n::text::bytea) FOR 20), $1 + n % 3, $2, "
-        "'verification.completed', 'ver_' || n % 600, now(), repeat('x', 500)::bytea FROM generate_series(1, 6000) n",
+        "'verification.completed', 'ver_' || n % 600, 'user-' || n % 600, CASE WHEN n <= 600 THEN true END, now(), "
+        "repeat('x', 500)::bytea FROM generate_series(1, 6000) n",
         account,
         environment,
     )
@@ -453,20 +455,20 @@ async def test_every_filter_of_deliveries_is_served_by_an_index(
             assert rows_looked_at(plan) < most
 
 
-@pytest.mark.parametrize("named", [("event", None), (None, "ver_7")], ids=["event", "subject"])
-async def test_what_is_asked_for_by_event_or_subject_is_found_by_it(
-    crowded: Room, named: tuple[str | None, str | None]
-) -> None:
+@pytest.mark.parametrize("named", ["event", "subject", "reference"])
+async def test_what_is_asked_for_by_event_subject_or_reference_is_found_by_it(crowded: Room, named: str) -> None:
     event_id = await crowded.sql.fetchval("SELECT event_id FROM event WHERE account_id = $1", crowded.tenant.account_id)
-    event, subject = event_id if named[0] else None, named[1]
+    event, subject = event_id if named == "event" else None, "ver_7" if named == "subject" else None
+    reference = "user-7" if named == "reference" else None
     filters = (None, None, None)
     for endpoint in (None, crowded.endpoint):
         asked = (*crowded.tenant, endpoint, event, subject)
         bounds = (OPEN_STATES, FINAL_STATES, END, 0, LONG_AGO)
-        plan = await _plan(crowded, "deliveries_of_events", *asked, *bounds, *filters, 100, 26)
+        plan = await _plan(crowded, "deliveries_of_events", *asked, *bounds, *filters, 100, 26, reference)
         assert rows_looked_at(plan) < FEW_ROWS
     asked = (*crowded.tenant, crowded.endpoint, event, subject)
-    plan = await _plan(crowded, "attempts_of_events", *asked, END, 0, 0, LONG_AGO, None, None, 100, None, 26)
+    place = (END, 0, 0)
+    plan = await _plan(crowded, "attempts_of_events", *asked, *place, LONG_AGO, None, None, 100, None, 26, reference)
     assert rows_looked_at(plan) < FEW_ROWS
 
 

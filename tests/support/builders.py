@@ -28,6 +28,7 @@ def a_delivery(**changes: Any) -> Delivery:
         created_at=BORN,
         event_type="verification.completed",
         subject="ver_8Zk3QmT1xW5n",
+        client_reference="user-4711",
         body=b'{"id":"evt"}',
         occurred_at=BORN,
         accepted_mono=0.0,

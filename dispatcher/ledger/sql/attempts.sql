@@ -4,8 +4,8 @@
 -- Index: attempt_endpoint. $1 endpoint, $2..$4 only before this place, $5 not begun before, $6 rows to scan, $7 types,
 -- $8 outcomes and $9 whether tests, each or NULL, $10 rows.
 WITH stretch AS (
-  SELECT started_at, delivery_id, attempt_no, event_id, event_type, subject, duration_ms, status, outcome, verdict, next_at,
-         detail
+  SELECT started_at, delivery_id, attempt_no, event_id, event_type, subject, client_reference, duration_ms, status, outcome,
+         verdict, next_at, detail
   FROM attempt
   WHERE endpoint_id = $1 AND outcome IS NOT NULL AND started_at <= $2::timestamptz AND started_at >= $5::timestamptz
     AND (started_at, delivery_id, attempt_no) < ($2, $3::bigint, $4::smallint)
@@ -23,22 +23,32 @@ LEFT JOIN wanted w ON true
 ORDER BY w.started_at DESC, w.delivery_id DESC, w.attempt_no DESC
 
 -- name: attempts_of_events
--- Read a page of the requests to an endpoint about one event, or about the newest $12 events with one subject.
--- Indexes: the event's key or event_subject, attempt_event. $1 account, $2 environment, $3 endpoint, $4 event and
--- $5 subject, each or NULL, $6..$8 only before this place, $9 not begun before, $10 types, $11 outcomes, $13 whether
--- tests, each or NULL, $14 rows.
-WITH sought AS MATERIALIZED (
-  SELECT event_id FROM event
-  WHERE $4::bytea IS NULL AND account_id = $1 AND environment = $2 AND subject = $5::text
-  ORDER BY ingested_at DESC LIMIT $12)
+-- Read a page of the requests to an endpoint about one event, or about the newest $12 events with one subject or one of
+-- the customer's references. Indexes: the event's key, event_reference, event_subject, attempt_event. $1 account,
+-- $2 environment, $3 endpoint, $4 event, $5 subject and $15 reference, each or NULL, $6..$8 only before this place, $9 not
+-- begun before, $10 types, $11 outcomes, $13 whether tests, each or NULL, $14 rows.
+WITH introduced AS MATERIALIZED (
+  SELECT subject FROM event
+  WHERE $4::bytea IS NULL AND $5::text IS NULL AND account_id = $1 AND environment = $2 AND client_reference = $15::text
+    AND introduces
+  ORDER BY ingested_at DESC LIMIT $12),
+sought AS MATERIALIZED (
+  SELECT e.event_id FROM (SELECT $5 AS subject WHERE $4 IS NULL UNION SELECT subject FROM introduced) n
+  CROSS JOIN LATERAL (
+    SELECT event_id, ingested_at FROM event e
+    WHERE e.account_id = $1 AND e.environment = $2 AND e.subject = n.subject
+      AND ($15 IS NULL OR e.client_reference = $15)
+    ORDER BY ingested_at DESC LIMIT $12) e
+  ORDER BY e.ingested_at DESC LIMIT $12)
 SELECT a.* FROM (SELECT event_id FROM sought UNION ALL SELECT $4 WHERE $4 IS NOT NULL) n
 CROSS JOIN LATERAL (
-  SELECT started_at, delivery_id, attempt_no, event_id, event_type, subject, duration_ms, status, outcome, verdict, next_at,
-         detail
+  SELECT started_at, delivery_id, attempt_no, event_id, event_type, subject, client_reference, duration_ms, status, outcome,
+         verdict, next_at, detail
   FROM attempt a
   WHERE a.event_id = n.event_id AND a.endpoint_id = $3 AND a.outcome IS NOT NULL OFFSET 0) a
 WHERE (a.started_at, a.delivery_id, a.attempt_no) < ($6::timestamptz, $7::bigint, $8::smallint)
   AND a.started_at >= $9::timestamptz AND ($5 IS NULL OR a.subject = $5)
+  AND ($15 IS NULL OR a.client_reference = $15)
   AND ($10::text[] IS NULL OR a.event_type = ANY($10)) AND ($11::text[] IS NULL OR a.outcome = ANY($11))
   AND ($13::boolean IS NULL OR (octet_length(a.event_id) = 16) = $13)
 ORDER BY a.started_at DESC, a.delivery_id DESC, a.attempt_no DESC LIMIT $14
@@ -47,8 +57,8 @@ ORDER BY a.started_at DESC, a.delivery_id DESC, a.attempt_no DESC LIMIT $14
 -- Read one request of one account with its endpoint, its event's body and what was kept of the answer; the latest,
 -- should an interrupted attempt bear the same number. Indexes: attempt_delivery, the event's key, response_delivery.
 -- $1 account, $2 environment, $3 delivery, $4 attempt.
-SELECT a.started_at, a.delivery_id, a.attempt_no, a.event_id, a.event_type, a.subject, a.duration_ms, a.status, a.outcome,
-       a.verdict, a.next_at, a.detail, p.endpoint_id, p.public_id AS endpoint, p.url, p.header_names, p.changed_at,
+SELECT a.started_at, a.delivery_id, a.attempt_no, a.event_id, a.event_type, a.subject, a.client_reference, a.duration_ms,
+       a.status, a.outcome, a.verdict, a.next_at, a.detail, p.endpoint_id, p.public_id AS endpoint, p.url, p.header_names, p.changed_at,
        e.body AS event_body, r.headers, r.body, r.is_cut
 FROM attempt a
 JOIN endpoint p USING (endpoint_id)

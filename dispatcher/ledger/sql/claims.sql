@@ -84,7 +84,7 @@ ev  AS MATERIALIZED (SELECT f.*
               FROM pk) p
         CROSS JOIN LATERAL ROWS FROM (
           unnest(p.places), unnest(p.hosts), events_at(p.event_ids, p.accounts, p.environments, p.days))
-          AS f(place, host_id, event_type, subject, occurred_at, body)
+          AS f(place, host_id, event_type, subject, occurred_at, body, client_reference)
         WHERE f.body IS NOT NULL),
 fit AS MATERIALIZED (SELECT * FROM (
           SELECT ev.*, sum(octet_length(body) + 1024) OVER (ROWS UNBOUNDED PRECEDING) - octet_length(body) - 1024 AS before
@@ -96,7 +96,8 @@ tk  AS (UPDATE host h SET tat = gr.base + c.n * gr.iv * interval '1 microsecond'
 up  AS (UPDATE delivery d SET owner = $1
         FROM fit WHERE d.ctid = fit.place AND fit.host_id = ANY((SELECT array_agg(host_id) FROM tk)::int[])
         RETURNING d.delivery_id, d.event_day, d.event_id, d.account_id, d.environment, d.endpoint_id, d.host_id,
-                  d.attempts, d.created_at, d.attempts_before, fit.event_type, fit.subject, fit.occurred_at, fit.body)
+                  d.attempts, d.created_at, d.attempts_before, fit.event_type, fit.subject, fit.client_reference,
+                  fit.occurred_at, fit.body)
 SELECT (SELECT count(*) FROM me) AS live, up.*
 FROM (SELECT 1) AS one LEFT JOIN up ON true
 
@@ -104,7 +105,7 @@ FROM (SELECT 1) AS one LEFT JOIN up ON true
 -- Read up to $3 deliveries this replica owns beside those it knows ($2), with their events; to find rows whose claim or
 -- accept was answered by a connection that died. Runs rarely. Sequential scan of the hot table.
 SELECT d.delivery_id, d.event_day, d.event_id, d.account_id, d.environment, d.endpoint_id, d.host_id, d.attempts,
-       d.created_at, d.attempts_before, e.event_type, e.subject, e.occurred_at, e.body
+       d.created_at, d.attempts_before, e.event_type, e.subject, e.client_reference, e.occurred_at, e.body
 FROM delivery d JOIN event e ON e.event_id = d.event_id AND e.account_id + 0 = d.account_id
      AND e.environment = d.environment AND e.event_day = d.event_day
 WHERE d.owner = $1 AND NOT EXISTS (SELECT FROM unnest($2::bigint[]) AS known(delivery_id)

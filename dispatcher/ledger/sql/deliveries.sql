@@ -81,20 +81,31 @@ LEFT JOIN endpoint p ON p.endpoint_id = w.endpoint_id
 ORDER BY w.created_at DESC, w.delivery_id DESC, w.is_final, w.last_at DESC
 
 -- name: deliveries_of_events
--- Read a page of an account's deliveries of one event, or of the newest $14 events with one subject. An open delivery is
--- found by the time of its creation, which is that of its event's. Of an event past its retention the ended ones are left.
--- Indexes: the event's key or event_subject, then endpoint_list, delivery_endpoint and attempt_event; then as
--- `list_deliveries`. $1 account, $2 environment, $3 endpoint, $4 event and $5 subject, each or NULL, $6..$10 as $4..$8 and
--- $11..$13 as $10..$12 there, $15 rows.
-WITH sought AS MATERIALIZED (
+-- Read a page of an account's deliveries of one event, or of the newest $14 events with one subject or one of the
+-- customer's references. An open delivery is found by the time of its creation, which is that of its event's. Of an event
+-- past its retention the ended ones are left.
+-- Indexes: the event's key, event_reference or event_subject, then endpoint_list, delivery_endpoint and attempt_event; then
+-- as `list_deliveries`. $1 account, $2 environment, $3 endpoint, $4 event, $5 subject and $16 reference, each or NULL,
+-- $6..$10 as $4..$8 and $11..$13 as $10..$12 there, $15 rows.
+WITH introduced AS MATERIALIZED (
+  SELECT subject FROM event
+  WHERE $4::bytea IS NULL AND $5::text IS NULL AND account_id = $1 AND environment = $2 AND client_reference = $16::text
+    AND introduces
+  ORDER BY ingested_at DESC LIMIT $14),
+sought AS MATERIALIZED (
   SELECT event_id, ingested_at FROM event
-  WHERE event_id = $4::bytea AND account_id = $1 AND environment = $2 AND ($5::text IS NULL OR subject = $5)
+  WHERE event_id = $4 AND account_id = $1 AND environment = $2 AND ($5 IS NULL OR subject = $5)
+    AND ($16 IS NULL OR client_reference = $16)
   UNION ALL
-  (SELECT event_id, ingested_at FROM event
-   WHERE $4 IS NULL AND account_id = $1 AND environment = $2 AND subject = $5
-   ORDER BY ingested_at DESC LIMIT $14)
+  (SELECT e.event_id, e.ingested_at FROM (SELECT $5 AS subject WHERE $4 IS NULL UNION SELECT subject FROM introduced) n
+   CROSS JOIN LATERAL (
+     SELECT event_id, ingested_at FROM event e
+     WHERE e.account_id = $1 AND e.environment = $2 AND e.subject = n.subject
+       AND ($16 IS NULL OR e.client_reference = $16)
+     ORDER BY ingested_at DESC LIMIT $14) e
+   ORDER BY e.ingested_at DESC LIMIT $14)
   UNION ALL
-  SELECT $4, NULL WHERE $4 IS NOT NULL AND $5 IS NULL),
+  SELECT $4, NULL WHERE $4 IS NOT NULL AND $5 IS NULL AND $16 IS NULL),
 found AS MATERIALIZED (
   SELECT false AS is_final, d.created_at, d.delivery_id, NULL::timestamptz AS last_at
   FROM sought n CROSS JOIN endpoint p

@@ -51,8 +51,8 @@ share AS MATERIALIZED (SELECT GREATEST($9::bigint, $10::bigint / GREATEST(count(
 page AS (
   SELECT seen.next - a.ago AS xid, e.public_id AS endpoint, a.*
   FROM seen CROSS JOIN asked e CROSS JOIN LATERAL (
-    SELECT age(a.xmin) AS ago, a.started_at, a.delivery_id, a.attempt_no, a.event_id, a.event_type, a.subject, a.duration_ms,
-           a.status, a.outcome, a.verdict, a.next_at, a.detail
+    SELECT age(a.xmin) AS ago, a.started_at, a.delivery_id, a.attempt_no, a.event_id, a.event_type, a.subject,
+           a.client_reference, a.duration_ms, a.status, a.outcome, a.verdict, a.next_at, a.detail
     FROM attempt a
     WHERE a.endpoint_id = e.endpoint_id AND a.started_at > GREATEST($3::timestamptz, now() - interval '1 hour')
       AND a.started_at <= now() + interval '1 day'

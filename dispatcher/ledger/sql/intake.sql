@@ -4,39 +4,40 @@
 -- Locks: KEY SHARE on the own replica row (serializes with a takeover), the progress rows. Idempotent twice:
 -- by exact compare-and-set of the position (refuses overlap and gap) and by the event's primary key. That holds
 -- the day, which a producer that stamps a retry anew around midnight changes: the days beside it are looked at, too.
--- $1 replica, $2 log_id, $3..$6 per span (topic, part, start, stop), $7..$18 per event, $19 hosts whose lane
--- is full here, $20 whether this process delivers, $21..$28 per dead record, $29 endpoints whose queue is full here,
--- $30 and $31 the day before the first event's and the one after the last's.
+-- $1 replica, $2 log_id, $3..$6 per span (topic, part, start, stop), $7..$20 per event, $21 hosts whose lane
+-- is full here, $22 whether this process delivers, $23..$30 per dead record, $31 endpoints whose queue is full here,
+-- $32 and $33 the day before the first event's and the one after the last's.
 WITH me AS MATERIALIZED (SELECT 1 FROM replica WHERE replica_id = $1 FOR KEY SHARE),
 adv AS (UPDATE ingest_progress p SET next_offset = s.stop
         FROM unnest($3::text[], $4::int[], $5::bigint[], $6::bigint[]) AS s(topic, part, start, stop), me
         WHERE p.log_id = $2 AND p.topic = s.topic AND p.part = s.part AND p.next_offset = s.start
         RETURNING p.topic, p.part),
 inp AS (SELECT * FROM unnest($7::text[], $8::int[], $9::date[], $10::bytea[], $11::int[], $12::text[], $13::text[],
-                             $14::text[], $15::text[], $16::text[], $17::timestamptz[], $18::bytea[])
+                             $14::text[], $15::text[], $16::text[], $17::timestamptz[], $18::bytea[], $19::text[], $20::boolean[])
         AS t(topic, part, event_day, event_id, account_id, environment, event_type, subject, outcome, workflow_id,
-             occurred_at, body)),
+             occurred_at, body, client_reference, introduces)),
 ev  AS (INSERT INTO event (event_day, event_id, account_id, environment, event_type, subject, outcome, workflow_id,
-                           occurred_at, body)
-        SELECT event_day, event_id, account_id, environment, event_type, subject, outcome, workflow_id, occurred_at, body
+                           occurred_at, body, client_reference, introduces)
+        SELECT event_day, event_id, account_id, environment, event_type, subject, outcome, workflow_id, occurred_at, body,
+               client_reference, introduces
         FROM inp JOIN adv USING (topic, part)
         -- Not NOT EXISTS: as a look-up for each event it can never become a scan of the table. Which tables are looked
-        -- at is told by $30 and $31 alone, not event by event, and which of their indexes, by the sum: see events_at.
+        -- at is told by $32 and $33 alone, not event by event, and which of their indexes, by the sum: see events_at.
         WHERE (SELECT true FROM event o WHERE o.event_id = inp.event_id AND o.account_id + 0 = inp.account_id
-               AND o.environment = inp.environment AND o.event_day BETWEEN $30::date AND $31::date
+               AND o.environment = inp.environment AND o.event_day BETWEEN $32::date AND $33::date
                AND o.event_day - inp.event_day IN (-1, 1)
                LIMIT 1) IS NULL
         ON CONFLICT DO NOTHING
         RETURNING event_day, event_id, account_id, environment, event_type, outcome, workflow_id),
 dead AS (INSERT INTO dead_event (log_id, topic, part, off, reason, detail, key, headers, sealed_value)
         SELECT $2, topic, part, off, reason, detail, key, headers, sealed_value
-        FROM unnest($21::text[], $22::int[], $23::bigint[], $24::text[], $25::bytea[], $26::bytea[], $27::bytea[], $28::bytea[])
+        FROM unnest($23::text[], $24::int[], $25::bigint[], $26::text[], $27::bytea[], $28::bytea[], $29::bytea[], $30::bytea[])
              AS t(topic, part, off, reason, detail, key, headers, sealed_value)
         JOIN adv USING (topic, part)
         ON CONFLICT DO NOTHING),
 d   AS (INSERT INTO delivery (event_day, event_id, account_id, environment, endpoint_id, host_id, owner, due_at)
         SELECT ev.event_day, ev.event_id, ev.account_id, ev.environment, e.endpoint_id, e.host_id,
-               CASE WHEN $20 AND NOT e.host_id = ANY($19::int[]) AND NOT e.endpoint_id = ANY($29::int[]) THEN $1::bigint END, now()
+               CASE WHEN $22 AND NOT e.host_id = ANY($21::int[]) AND NOT e.endpoint_id = ANY($31::int[]) THEN $1::bigint END, now()
         FROM ev JOIN endpoint e ON e.account_id = ev.account_id AND e.environment = ev.environment AND e.status = 'enabled'
              AND e.events && ARRAY[ev.event_type, split_part(ev.event_type, '.', 1) || '.*', '*']
              AND (e.outcomes  IS NULL OR ev.outcome     = ANY(e.outcomes))

@@ -16,8 +16,8 @@ ORDER BY d.last_at DESC LIMIT 1
 -- name: attempts_of_delivery
 -- Read a page of one delivery's requests, newest first, within one account. Index: attempt_delivery.
 -- $1 account, $2 environment, $3 delivery, $4..$6 only before this place, $7 rows.
-SELECT started_at, delivery_id, attempt_no, event_id, event_type, subject, duration_ms, status, outcome, verdict, next_at,
-       detail
+SELECT started_at, delivery_id, attempt_no, event_id, event_type, subject, client_reference, duration_ms, status, outcome,
+       verdict, next_at, detail
 FROM attempt
 WHERE delivery_id = $3 AND account_id = $1 AND environment = $2 AND outcome IS NOT NULL
   AND ($4::timestamptz IS NULL OR (started_at, delivery_id, attempt_no) < ($4, $5::bigint, $6::smallint))

@@ -14,20 +14,20 @@
 -- Rows are looked up one by one (LATERAL ... OFFSET 0, then by ctid): whatever the statistics say. After a drained
 -- backlog they call the table empty, and a plain join then compares every row with every settlement. A row that changed
 -- hands in between has another ctid and is left alone.
--- $1 replica, $2 flush number, $3 lease seconds, $4..$20 per settlement, $21 and $22 endpoints with their first success and
--- the hosts that gave it, $23 and $24 those that are gone, $25..$28 per endpoint and host the failures in a row at the end
--- of this batch and the age of the first, $29 endpoints that had a success before those, $30..$35 per answer that is kept.
+-- $1 replica, $2 flush number, $3 lease seconds, $4..$21 per settlement, $22 and $23 endpoints with their first success and
+-- the hosts that gave it, $24 and $25 those that are gone, $26..$29 per endpoint and host the failures in a row at the end
+-- of this batch and the age of the first, $30 endpoints that had a success before those, $31..$36 per answer that is kept.
 WITH me AS MATERIALIZED (
        UPDATE replica SET flush_seq = $2, lease_until = now() + make_interval(secs => $3)
        WHERE replica_id = $1 AND flush_seq = $2 - 1 RETURNING 1),
 r   AS MATERIALIZED (SELECT r.* FROM unnest($4::bigint[], $5::timestamptz[], $6::int[], $7::int[], $8::text[], $9::bytea[], $10::text[],
-                     $11::text[], $12::smallint[], $13::smallint[], $14::int[], $15::int[], $16::smallint[], $17::text[], $18::text[],
-                     $19::bigint[], $20::bytea[])
+                     $11::text[], $12::text[], $13::smallint[], $14::smallint[], $15::int[], $16::int[], $17::smallint[], $18::text[], $19::text[],
+                     $20::bigint[], $21::bytea[])
         AS r(delivery_id, delivery_created_at, endpoint_id, account_id, environment, event_id, event_type, subject,
-             attempt_no, attempts_after, ago_ms, duration_ms, status, outcome, verdict, next_in_ms, detail), me),
+             client_reference, attempt_no, attempts_after, ago_ms, duration_ms, status, outcome, verdict, next_in_ms, detail), me),
 health AS (INSERT INTO endpoint_health AS h (endpoint_id, failures, failing_since)
         SELECT s.endpoint_id, s.failures, now() - s.ago_ms * interval '1 millisecond'
-        FROM unnest($25::int[], $26::int[], $27::int[], $28::int[]) AS s(endpoint_id, host_id, failures, ago_ms), me
+        FROM unnest($26::int[], $27::int[], $28::int[], $29::int[]) AS s(endpoint_id, host_id, failures, ago_ms), me
         WHERE CASE WHEN s.failures > 0
                      OR (SELECT k.failing_since IS NOT NULL FROM endpoint_health k WHERE k.endpoint_id = s.endpoint_id)
                    THEN s.host_id = (SELECT e.host_id FROM endpoint e WHERE e.endpoint_id = s.endpoint_id) END
@@ -37,11 +37,12 @@ health AS (INSERT INTO endpoint_health AS h (endpoint_id, failures, failing_sinc
                  CASE WHEN fresh THEN EXCLUDED.failing_since ELSE COALESCE(h.failing_since, EXCLUDED.failing_since) END,
                  CASE WHEN NOT fresh THEN h.announced_at END,
                  h.is_past AND NOT fresh
-          FROM (SELECT EXCLUDED.failures = 0 OR EXCLUDED.endpoint_id = ANY($29::int[]) AS fresh) f)),
+          FROM (SELECT EXCLUDED.failures = 0 OR EXCLUDED.endpoint_id = ANY($30::int[]) AS fresh) f)),
 a   AS (INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpoint_id, account_id, environment, event_id,
-                             event_type, subject, attempt_no, duration_ms, status, outcome, verdict, next_at, detail, replica_id)
+                             event_type, subject, client_reference, attempt_no, duration_ms, status, outcome, verdict, next_at,
+                             detail, replica_id)
         SELECT now() - ago_ms * interval '1 millisecond', delivery_id, delivery_created_at, endpoint_id, account_id, environment,
-               event_id, event_type, subject, attempt_no, duration_ms, status, outcome, verdict,
+               event_id, event_type, subject, client_reference, attempt_no, duration_ms, status, outcome, verdict,
                CASE WHEN verdict <> 'gone' THEN now() + next_in_ms * interval '1 millisecond' END, detail, $1
         FROM r WHERE verdict NOT IN ('parked', 'held')),
 fin AS (DELETE FROM delivery d
@@ -52,7 +53,7 @@ fin AS (DELETE FROM delivery d
 gone AS (UPDATE endpoint e SET status = 'disabled', disabled_reason = 'gone', held_since = COALESCE(e.held_since, now()),
           held_xid = COALESCE(e.held_xid, pg_snapshot_xmin(pg_current_snapshot())),
           changed_at = GREATEST(now(), changed_at + interval '1 microsecond')
-        FROM unnest($23::int[], $24::int[]) AS s(endpoint_id, host_id), me
+        FROM unnest($24::int[], $25::int[]) AS s(endpoint_id, host_id), me
         WHERE e.endpoint_id = s.endpoint_id AND e.host_id = s.host_id AND e.status IN ('enabled', 'paused')
         RETURNING e.endpoint_id),
 re  AS (UPDATE delivery d SET owner = NULL, attempts = t.attempts_after, host_id = t.host_id, held = t.is_held,
@@ -66,11 +67,11 @@ re  AS (UPDATE delivery d SET owner = NULL, attempts = t.attempts_after, host_id
               WHERE r.next_in_ms IS NOT NULL OFFSET 0) t
         WHERE d.ctid = t.place),
 ok  AS (UPDATE endpoint e SET verified_at = now(), changed_at = GREATEST(now(), changed_at + interval '1 microsecond')
-        FROM unnest($21::int[], $22::int[]) AS s(endpoint_id, host_id), me
+        FROM unnest($22::int[], $23::int[]) AS s(endpoint_id, host_id), me
         WHERE e.endpoint_id = s.endpoint_id AND e.host_id = s.host_id AND e.verified_at IS NULL),
 kept AS (INSERT INTO response (started_at, delivery_id, attempt_no, headers, body, is_cut)
         SELECT now() - k.ago_ms * interval '1 millisecond', k.delivery_id, k.attempt_no, k.headers, k.body, k.is_cut
-        FROM unnest($30::int[], $31::bigint[], $32::smallint[], $33::bytea[], $34::bytea[], $35::boolean[])
+        FROM unnest($31::int[], $32::bigint[], $33::smallint[], $34::bytea[], $35::bytea[], $36::boolean[])
              AS k(ago_ms, delivery_id, attempt_no, headers, body, is_cut), me)
 SELECT (SELECT count(*) FROM me) AS live,
        (SELECT array_agg(endpoint_id) FROM gone) AS closed,

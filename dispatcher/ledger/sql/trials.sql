@@ -5,8 +5,8 @@ SELECT nextval('delivery_seq') AS delivery_id
 -- name: record_trial
 -- Write the one attempt of a test. Its event is not stored: the attempt tells its story alone. No replica made it.
 INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpoint_id, account_id, environment, event_id,
-                     event_type, subject, attempt_no, duration_ms, status, outcome, verdict, detail, replica_id)
-VALUES ($1, $2, $1, $3, $4, $5, $6, $7, $8, 1, $9, $10, $11, $12, $13, 0)
+                     event_type, subject, client_reference, attempt_no, duration_ms, status, outcome, verdict, detail, replica_id)
+VALUES ($1, $2, $1, $3, $4, $5, $6, $7, $8, $9, 1, $10, $11, $12, $13, $14, 0)
 
 -- name: verify_endpoint
 -- Remember an endpoint's first success, unless it has left the host that gave it. Index: primary key. $1 endpoint, $2 host.

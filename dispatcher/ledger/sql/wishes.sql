@@ -73,9 +73,10 @@ WITH ended AS (
     AND ($2::int IS NULL OR (d.account_id = $2 AND d.environment = $3))
   RETURNING d.delivery_id, d.created_at, d.endpoint_id, d.account_id, d.environment, d.event_id, d.event_day, d.attempts)
 INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpoint_id, account_id, environment, event_id,
-                     event_type, subject, attempt_no, duration_ms, outcome, verdict, replica_id)
+                     event_type, subject, client_reference, attempt_no, duration_ms, outcome, verdict, replica_id)
 SELECT now(), d.delivery_id, d.created_at, d.endpoint_id, d.account_id, d.environment, d.event_id,
-       COALESCE(e.event_type, l.event_type, 'unknown'), e.subject, d.attempts + 1, 0, NULL, 'canceled', 0
+       COALESCE(e.event_type, l.event_type, 'unknown'), e.subject, e.client_reference, d.attempts + 1, 0, NULL,
+       'canceled', 0
 FROM ended d
 LEFT JOIN event e ON e.event_id = d.event_id AND e.account_id + 0 = d.account_id AND e.environment = d.environment
                  AND e.event_day = d.event_day

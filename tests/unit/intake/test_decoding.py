@@ -107,11 +107,12 @@ def test_an_event_carries_what_the_ledger_stores() -> None:
     event = decode(orjson.dumps(DATA))
 
     assert event.event_id == parse_event_id("evt_um5ftg6iliy2zijxfx6es3pxihofvoh5")
-    assert event[1:7] == (
+    assert event[1:8] == (
         "acct_5hQ2vN8rTb",
         "live",
         "verification.completed",
         "ver_8Zk3QmT1xW5n",
+        "user-4711",
         "approved",
         "wf_kyc_basic",
     )
@@ -359,16 +360,34 @@ def test_text_that_only_looks_like_an_escaped_nul_is_fine() -> None:
     assert json.loads(decode(orjson.dumps(data)).body)["data"] == data
 
 
-@pytest.mark.parametrize("place", ["name", "value", "reason"])
+@pytest.mark.parametrize("place", ["name", "value", "reason", "reference"])
 def test_a_nul_anywhere_in_the_body_is_dead(place: str) -> None:
     data = copy.deepcopy(DATA)
     verification = data["verification"]
-    if place == "reason":
+    if place == "reference":
+        verification["client_reference"] = "user\x00"
+    elif place == "reason":
         verification["checks"][0]["reason_codes"] = ["a\x00"]
     else:
         verification["metadata"] = {"a\x00": "b"} if place == "name" else {"a": "b\x00"}
 
     assert decode(orjson.dumps(data)) == DeadEvent(DeadReason.SCHEMA_INVALID, "a text holds U+0000")
+
+
+def test_half_a_surrogate_pair_in_a_reference_is_dead() -> None:
+    value = orjson.dumps(DATA).replace(b'"user-4711"', b'"user-\\ud83d"')
+
+    assert decode(value).reason is DeadReason.SCHEMA_INVALID
+
+
+@pytest.mark.parametrize("reference", [None, "r" * 255, "Zoë 東京 🙂"])
+def test_the_customers_reference_is_taken_from_the_body_that_is_sent(reference: str | None) -> None:
+    verification = {**DATA["verification"], "client_reference": reference}
+    data = {**DATA, "verification": verification, "personal_data": {"client_reference": "Erika"}}
+
+    event = decode(orjson.dumps(data))
+
+    assert event.client_reference == reference == orjson.loads(event.body)["data"]["verification"]["client_reference"]
 
 
 def test_a_nul_in_what_is_left_out_does_no_harm() -> None:
