@@ -42,6 +42,7 @@ def read_filter(query: LogQuery, catalogue: Catalogue, *, status: str | None = N
         until=_instant("until", query.until, faults),
         event_id=_event(query.event_id, faults),
         subject=query.subject,
+        client_reference=query.client_reference,
         is_test=query.test,
     )
     _refuse(faults)

@@ -66,7 +66,8 @@ class LogQuery(PageQuery):
     """A page of a log. All filters hold together; a page may be short or empty while `next` is not null.
 
     `outcome`: one of outcomes, classes (`2xx` to `5xx`) and `no_answer`.
-    `since` and `until` (exclusive): RFC 3339. `subject`: a verification's id; its newest 100 events are looked at.
+    `since` and `until` (exclusive): RFC 3339. `subject`: a verification's id; `client_reference`: what the customer
+    calls it. Of either the newest 100 events are looked at.
     `test`: only what "send test event" sent, or nothing of it.
     """
 
@@ -76,6 +77,7 @@ class LogQuery(PageQuery):
     until: Annotated[str, Field(min_length=1, max_length=40, examples=["2026-11-04T09:00:00Z"])] | None = None
     event_id: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     subject: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    client_reference: Annotated[str, Field(min_length=1, max_length=255)] | None = None
     test: bool | None = None
 
 
@@ -359,6 +361,7 @@ class DeliveryShown(Outgoing):
     event_id: str
     event_type: str | None
     subject: str | None
+    client_reference: str | None
     environment: Environment
     status: DeliveryState
     attempts: int
@@ -396,6 +399,7 @@ class AttemptShown(Outgoing):
     event_id: str
     event_type: str
     subject: str | None
+    client_reference: str | None
     attempt: int
     asked_by: Literal["schedule", "resend", "test"] | None
     started_at: Instant

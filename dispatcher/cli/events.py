@@ -12,7 +12,7 @@ from dispatcher.cli.tail import tail
 
 app = Noun()
 
-_COLUMNS = ("id", "type…", "timestamp", "subject…")
+_COLUMNS = ("id", "type…", "timestamp", "subject…", "client_reference…")
 
 TypeOption = Annotated[str | None, typer.Option("--type", help="Only this type.", autocompletion=event_types)]
 
@@ -32,7 +32,7 @@ def list_(
     """
     rows = api.rows("/v1/events", None if every else limit + 1, type=event_type)
     if output is Form.TABLE:
-        rows = (_with_subject(row) for row in rows)
+        rows = (_with_names(row) for row in rows)
     show_page(rows, _COLUMNS, output, None if every else limit)
 
 
@@ -52,5 +52,6 @@ def show(
 app.command("tail")(tail)
 
 
-def _with_subject(event: dict[str, Any]) -> dict[str, Any]:
-    return {**event, "subject": event.get("data", {}).get("verification", {}).get("id")}
+def _with_names(event: dict[str, Any]) -> dict[str, Any]:
+    verification = event.get("data", {}).get("verification", {})
+    return {**event, "subject": verification.get("id"), "client_reference": verification.get("client_reference")}

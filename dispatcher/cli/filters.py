@@ -47,6 +47,12 @@ _OPTIONS: Final = (
     option("event", Annotated[str | None, typer.Option("--event", help="Only of this event, evt_…")]),
     option("subject", Annotated[str | None, typer.Option("--subject", help="Only of this verification, by its id.")]),
     option(
+        "client_reference",
+        Annotated[
+            str | None, typer.Option("--client-reference", help="Only of verifications that the customer calls so.")
+        ],
+    ),
+    option(
         "test",
         Annotated[
             bool | None, typer.Option("--test/--no-test", help="Only what `endpoints test` sent, or nothing of it.")
@@ -77,6 +83,7 @@ def _query(
     until: str | None,
     event: str | None,
     subject: str | None,
+    client_reference: str | None,
     test: bool | None,
 ) -> Wanted:
     return {
@@ -86,6 +93,7 @@ def _query(
         "until": None if until is None else instant(until, "--until"),
         "event_id": event,
         "subject": subject,
+        "client_reference": client_reference,
         "test": None if test is None else str(test).lower(),
     }
 

@@ -30,19 +30,22 @@ FROM h, generate_series(1, $3::int) n
 """
 # The n-th of all events happened at a time of its own; all of one verification follow each other.
 _EVENTS = """
-INSERT INTO event (event_day, event_id, account_id, environment, event_type, subject, occurred_at, ingested_at, body)
+INSERT INTO event (event_day, event_id, account_id, environment, event_type, subject, client_reference, introduces,
+                   occurred_at, ingested_at, body)
 SELECT (at AT TIME ZONE 'UTC')::date, substring(sha256(n::text::bytea) FOR 20), $1, $2,
        (ARRAY['verification.created', 'verification.started', 'verification.completed'])[1 + n % 3],
-       'ver_' || n / 4, at, at, convert_to('{"n":' || n || ',"x":"' || repeat('x', 900) || '"}', 'UTF8')
+       'ver_' || n / 4, 'user-' || n / 8, CASE WHEN n % 4 = 0 THEN true END, at, at,
+       convert_to('{"n":' || n || ',"x":"' || repeat('x', 900) || '"}', 'UTF8')
 FROM (SELECT n, $3::timestamptz + n * $4::interval AS at FROM generate_series($5::int, $6::int) n) made
 """
 # What began within the last three hours is not finished; of the rest nine in ten are delivered with the last attempt.
 _ATTEMPTS = """
 INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpoint_id, account_id, environment, event_id,
-                     event_type, subject, attempt_no, duration_ms, status, outcome, verdict, detail, replica_id)
+                     event_type, subject, client_reference, attempt_no, duration_ms, status, outcome, verdict, detail,
+                     replica_id)
 SELECT started_at, i, at, 1 + i % $7::int, $1, $2, substring(sha256(n::text::bytea) FOR 20),
        (ARRAY['verification.created', 'verification.started', 'verification.completed'])[1 + n % 3],
-       'ver_' || n / 4, k, 20 + i % 100, CASE WHEN is_good THEN 200 ELSE 500 + i % 4 END,
+       'ver_' || n / 4, 'user-' || n / 8, k, 20 + i % 100, CASE WHEN is_good THEN 200 ELSE 500 + i % 4 END,
        CASE WHEN is_good THEN 'delivered' WHEN i % 997 = 0 THEN 'tls_error' ELSE 'http_5xx' END,
        CASE WHEN k < $8 THEN 'retry' WHEN is_good THEN 'delivered' WHEN i % 3 = 0 THEN 'canceled' ELSE 'exhausted' END,
        '{"wait_ms":12.5,"keys":[1],"at":1793700000,"of":5}', 1

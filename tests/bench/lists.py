@@ -42,6 +42,7 @@ def calls(event: int, days_ago: Mapping[int, str]) -> dict[str, str]:
         "test": "test=true",
         "event": f"event_id={event_id}",
         "subject": f"subject=ver_{event // 4}",
+        "client reference": f"client_reference=user-{event // 8}",
         "everything": f"type=verification.*&outcome=5xx&since={days_ago[20]}&until={days_ago[10]}&test=false",
     }
     states = {

@@ -69,6 +69,7 @@ async def test_a_retrying_delivery_shows_its_last_answer_and_its_next_attempt(lo
         "event_id": show_event_id(event_id),
         "event_type": "verification.completed",
         "subject": "ver_8Zk3QmT1xW5n",
+        "client_reference": "user-4711",
         "environment": "test",
         "status": "retrying",
         "attempts": 1,
@@ -173,11 +174,14 @@ async def test_logs_are_filtered(logged: Logged, query: str, found: str) -> None
     assert of_endpoint.body["next"] is of_account.body["next"] is None
 
 
-async def test_all_that_was_sent_of_an_event_or_a_subject_is_found(logged: Logged) -> None:
+async def test_all_that_was_sent_of_an_event_a_subject_or_a_reference_is_found(logged: Logged) -> None:
     seeds = logged.seeds
     other = await seeds.endpoint()
     wanted, unwanted = await seeds.event(), await seeds.event()
-    await seeds.sql.execute("UPDATE event SET subject = 'ver_another' WHERE event_id = $1", unwanted)
+    await seeds.sql.execute(
+        "UPDATE event SET subject = 'ver_another', client_reference = 'another', introduces = true WHERE event_id = $1",
+        unwanted,
+    )
     expected = {
         "ended": await seeds.ended(other, event_id=wanted),
         "open": await seeds.delivery(logged.number, event_id=wanted),
@@ -190,7 +194,7 @@ async def test_all_that_was_sent_of_an_event_or_a_subject_is_found(logged: Logge
     )
 
     shown = {name: logged.shown(number) for name, number in expected.items()}
-    for query in (f"event_id={show_event_id(wanted)}", "subject=ver_8Zk3QmT1xW5n"):
+    for query in (f"event_id={show_event_id(wanted)}", "subject=ver_8Zk3QmT1xW5n", "client_reference=user-4711"):
         everywhere = await logged.api.get(f"/v1/deliveries?{query}")
         here = await logged.api.get(f"{logged.path}/deliveries?{query}&status=retrying")
         attempts = await logged.api.get(f"{logged.path}/attempts?{query}")
@@ -248,7 +252,8 @@ async def test_deliveries_of_an_account_are_nobody_elses(logged: Logged) -> None
         ("until=2026-11-03T09:00:00", "until", "invalid_instant"),
         ("event_id=evt_1", "event_id", "invalid"),
         ("test=maybe", "test", "wrong_type"),
-        ("client_reference=user-1", "client_reference", "unknown_field"),
+        ("reference=user-1", "reference", "unknown_field"),
+        ("client_reference=a%00b", "client_reference", "forbidden_character"),
     ],
 )
 async def test_a_faulty_filter_is_named(api: Api, query: str, parameter: str, code: str) -> None:
@@ -292,7 +297,7 @@ async def test_a_delivery_that_ends_between_two_pages_keeps_its_place(logged: Lo
 
 
 async def test_an_attempt_shows_phases_and_reason_but_no_key(logged: Logged) -> None:
-    detail = {"dns_ms": 1.5, "wait_ms": 30.0, "keys": [4711], "peer": "93.184.216.34", "reason": "slow", "reused": True}
+    detail = {"dns_ms": 1.5, "wait_ms": 30.0, "keys": [4712], "peer": "93.184.216.34", "reason": "slow", "reused": True}
     number = await logged.seeds.delivery(logged.number, attempts=1)
     await logged.seeds.attempt(logged.number, number, "retry", detail=orjson.dumps(detail))
 
@@ -304,7 +309,7 @@ async def test_an_attempt_shows_phases_and_reason_but_no_key(logged: Logged) -> 
     assert shown["phases"] == {"dns_ms": 1.5, "connect_ms": None, "tls_ms": None, "wait_ms": 30.0}
     assert (shown["reason"], shown["address"], shown["reused_connection"]) == ("slow", "93.184.216.34", True)
     assert (shown["attempt"], shown["status_code"], shown["outcome"], shown["verdict"]) == (1, 500, "http_5xx", "retry")
-    assert b"4711" not in of_endpoint.raw
+    assert b"4712" not in of_endpoint.raw
 
 
 async def test_a_refused_targets_address_stays_with_us(logged: Logged) -> None:

@@ -39,6 +39,8 @@ async def test_deliveries_are_filtered_as_the_api_filters(shop: Shop) -> None:
         "--since 2000-01-01 --until 1d": set(),
         "--subject ver_8Zk3QmT1xW5n --status pending": {there},
         "--subject ver_nobody": set(),
+        "--client-reference user-4711 --status pending": {there},
+        "--client-reference nobody": set(),
     }
 
     found = {words: await ids(shop, "deliveries", "list", *words.split()) for words in expected}
@@ -54,6 +56,7 @@ async def test_attempts_are_filtered_as_the_api_filters(shop: Shop) -> None:
         "--type verification.*": {shop.delivery, shop.ended},
         "--type check.*": set(),
         "--subject ver_nobody": set(),
+        "--client-reference nobody": set(),
         "--since 1h --no-test": {shop.delivery, shop.ended},
         "--until 1h": set(),
         "--test": set(),
