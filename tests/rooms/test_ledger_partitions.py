@@ -133,6 +133,9 @@ async def test_no_statement_that_locks_rows_chooses_partitions_where_they_are_bu
         "find_event",
         "whole_attempt",
         "resend",
+        "open_delivery",
+        "list_deliveries",
+        "deliveries_of_events",
     ],
 )
 async def test_an_event_is_looked_up_by_its_key_in_tables_without_statistics(world: World, name: str) -> None:

@@ -28,6 +28,7 @@ BEGIN
   ORDER BY k.place;
 END $$;
 
+-- The sum as in events_at.
 CREATE OR REPLACE VIEW open_delivery AS
 SELECT d.delivery_id, d.created_at, d.endpoint_id, d.account_id, d.environment, d.event_id,
        COALESCE(e.event_type, l.event_type) AS event_type, COALESCE(e.subject, l.subject) AS subject,
@@ -36,7 +37,7 @@ SELECT d.delivery_id, d.created_at, d.endpoint_id, d.account_id, d.environment, 
        l.started_at AS last_at, false AS is_final, d.attempts_before, NULL::bytea AS detail,
        COALESCE(e.client_reference, l.client_reference) AS client_reference
 FROM delivery d
-LEFT JOIN event e ON e.event_id = d.event_id AND e.account_id = d.account_id AND e.environment = d.environment
+LEFT JOIN event e ON e.event_id = d.event_id AND e.account_id + 0 = d.account_id AND e.environment = d.environment
                  AND e.event_day = d.event_day
 LEFT JOIN LATERAL (
   SELECT a.status, a.outcome, a.duration_ms, a.started_at, a.event_type, a.subject, a.client_reference FROM attempt a

@@ -94,7 +94,7 @@ WITH introduced AS MATERIALIZED (
   ORDER BY ingested_at DESC LIMIT $14),
 sought AS MATERIALIZED (
   SELECT event_id, ingested_at FROM event
-  WHERE event_id = $4 AND account_id = $1 AND environment = $2 AND ($5 IS NULL OR subject = $5)
+  WHERE event_id = $4 AND account_id + 0 = $1 AND environment = $2 AND ($5 IS NULL OR subject = $5)
     AND ($16 IS NULL OR client_reference = $16)
   UNION ALL
   (SELECT e.event_id, e.ingested_at FROM (SELECT $5 AS subject WHERE $4 IS NULL UNION SELECT subject FROM introduced) n
