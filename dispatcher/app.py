@@ -50,6 +50,7 @@ from dispatcher.ledger.connections import Links, Pool, patiently
 from dispatcher.ledger.directory import DirectoryLedger
 from dispatcher.ledger.health import HealthLedger
 from dispatcher.ledger.hosts import HostLedger
+from dispatcher.ledger.hours import HourCounter
 from dispatcher.ledger.intake import IntakeLedger
 from dispatcher.ledger.replay_steps import StepLedger
 from dispatcher.ledger.replicas import Membership, Replica, register
@@ -228,9 +229,10 @@ class Daemon:
             probes = self._make_probes(services, deliverer, replica, intake)
             await self._serve(stack, services, deliverer, probes)
             claims = ClaimLedger(links.claims, replica) if deliverer is None else deliverer.claims
+            url = self._settings.database_url()
             upkeep = Upkeep(
                 replica,
-                Books(members, claims, HealthLedger(links.control), Retention(self._settings.database_url())),
+                Books(members, claims, HealthLedger(links.control), Retention(url), HourCounter(url)),
                 services.metrics,
                 keep_days={
                     Daily.EVENT: keep.payload_days,

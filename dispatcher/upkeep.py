@@ -11,6 +11,7 @@ import structlog
 from dispatcher.kit import clock
 from dispatcher.ledger.claims import ClaimLedger
 from dispatcher.ledger.health import HealthLedger
+from dispatcher.ledger.hours import HourCounter
 from dispatcher.ledger.replicas import MARGIN_SECONDS, Membership, Replica
 from dispatcher.ledger.retention import Daily, Retention
 from dispatcher.model.errors import PoisonBatch, Unavailable
@@ -23,6 +24,7 @@ _ORPHAN_SECONDS: Final = 30
 _BACKLOG_SECONDS: Final = 15.0
 _ROUNDS_PER_MINUTE: Final = 4
 _ROUNDS_PER_HOUR: Final = 240
+_ROUNDS_PER_COUNT: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Books:
     claims: ClaimLedger
     health: HealthLedger
     retention: Retention
+    hours: HourCounter
 
 
 class Upkeep:
@@ -85,7 +88,7 @@ class Upkeep:
             _log.warning("replicas_taken_over", n_replicas=n_replicas, n_deliveries=n_rows)
 
     async def keep_up(self) -> None:
-        """Make tables every minute, forget what is old every hour; judge endpoints, read the backlog every 15 s."""
+        """Make tables every minute, count hours every five, forget what is old every hour; the rest every 15 s."""
         rounds = 0
         while True:
             if rounds % _ROUNDS_PER_MINUTE == 0:
@@ -95,6 +98,8 @@ class Upkeep:
                 await self._try("forget", self._books.members.forget)
                 for daily, days in self._keep_days.items():
                     await self._try("drop_old", partial(self._drop_old, daily, days))
+            if rounds % _ROUNDS_PER_COUNT == 0:
+                await self._try("count_hours", self._count_hours)
             await self._try("judge_health", self._judge_health)
             await self._try("backlog", self._read_backlog)
             await self._try("burden", self._read_burden)
@@ -117,6 +122,9 @@ class Upkeep:
             _log.warning("days_kept_back", table=daily, days=[day.isoformat() for day in done.kept])
         if daily is Daily.EVENT:
             self._counts("kept_back_tables").put(len(done.kept))
+
+    async def _count_hours(self) -> None:
+        await self._books.hours.count()
 
     async def _judge_health(self) -> None:
         self._on_announced(await self._books.health.judge())

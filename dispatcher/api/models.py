@@ -326,11 +326,20 @@ class TrialShown(Outgoing):
     request: RequestShown
 
 
+class HourShown(Outgoing):
+    """What an endpoint met within an hour: requests, and those of them that delivered."""
+
+    begins_at: Instant
+    attempts: int
+    delivered: int
+
+
 class StatsShown(Outgoing):
-    """What an endpoint met within 24 hours, and what waits for it now.
+    """What an endpoint met within 24 hours and within a week, and what waits for it now.
 
     `success_rate` and the durations (milliseconds, of the whole request) are over `attempts` requests since `since`,
     the newest 2,000 at most; all null without any. What waits is counted up to 10,000 in each state.
+    `attempts_7d` and `success_rate_7d` are over all requests of the week before `counted_to`, `hours` are its last 24.
     """
 
     object: Literal["endpoint_stats"]
@@ -347,6 +356,12 @@ class StatsShown(Outgoing):
     held_deliveries: int
     oldest_waiting_at: Instant | None
     next_attempt_at: Instant | None
+    attempts_7d: int
+    success_rate_7d: float | None
+    hours: list[HourShown] = Field(description="the oldest first; those without a request, too")
+    counted_to: Instant | None = Field(
+        description="the end of the last hour counted, usually 5 to 10 minutes after it is over; null: none yet"
+    )
 
 
 class DeliveryShown(Outgoing):

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from dispatcher.api.problems import Fault, Problem, ProblemCode, pointer
 from dispatcher.ledger.endpoints import StoredEndpoint
+from dispatcher.ledger.hours import Hour, Week
 from dispatcher.ledger.logs import EndpointStats, LoggedAttempt, LoggedDelivery
 from dispatcher.ledger.secrets import Rotated
 from dispatcher.model.ids import TEST_EVENT_BYTES, DeliveryIds, show_event_id
@@ -20,6 +21,8 @@ from dispatcher.policy.projection import show_timestamp
 Model = TypeVar("Model", bound=BaseModel)
 
 MASK: Final = "********"
+
+_HOURS_SHOWN: Final = 24
 
 DIGITS_ALONE: Final = "digits 0 to 9 alone"
 
@@ -185,13 +188,15 @@ def show_attempt(attempt: LoggedAttempt, ids: DeliveryIds) -> dict[str, Any]:
     }
 
 
-def show_stats(endpoint: str, stats: EndpointStats) -> dict[str, Any]:
+def show_stats(endpoint: str, stats: EndpointStats, week: Week) -> dict[str, Any]:
     """Return the statistics of an endpoint."""
+    n_attempts = sum(hour.n_attempts for hour in week.hours)
+    n_delivered = sum(hour.n_delivered for hour in week.hours)
     return {
         "object": "endpoint_stats",
         "endpoint_id": endpoint,
         "attempts": stats.n_attempts,
-        "success_rate": round(stats.n_delivered / stats.n_attempts, 4) if stats.n_attempts else None,
+        "success_rate": _rate(stats.n_delivered, stats.n_attempts),
         "p50_ms": stats.p50_ms,
         "p95_ms": stats.p95_ms,
         "since": show_instant(stats.since),
@@ -202,7 +207,28 @@ def show_stats(endpoint: str, stats: EndpointStats) -> dict[str, Any]:
         "held_deliveries": stats.n_held,
         "oldest_waiting_at": show_instant(stats.oldest_waiting_at),
         "next_attempt_at": show_instant(stats.next_attempt_at),
+        "attempts_7d": n_attempts,
+        "success_rate_7d": _rate(n_delivered, n_attempts),
+        "hours": _last_day(week),
+        "counted_to": show_instant(week.counted_to),
     }
+
+
+def _rate(n_delivered: int, n_attempts: int) -> float | None:
+    return round(n_delivered / n_attempts, 4) if n_attempts else None
+
+
+def _last_day(week: Week) -> list[dict[str, Any]]:
+    """Return the last hours that were counted, those without a request, too; the oldest first."""
+    if week.counted_to is None:
+        return []
+    met = {hour.begins_at: hour for hour in week.hours}
+    begins = [week.counted_to - dt.timedelta(hours=ago) for ago in range(_HOURS_SHOWN, 0, -1)]
+    hours = [met.get(at, Hour(at, 0, 0)) for at in begins]
+    return [
+        {"begins_at": show_instant(one.begins_at), "attempts": one.n_attempts, "delivered": one.n_delivered}
+        for one in hours
+    ]
 
 
 def show_event_type(event_type: EventType) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """`dispatcher endpoints`: register, look at and remove endpoints, through the API."""
 
-from typing import Annotated
+from http import HTTPStatus
+from typing import Annotated, Any
 
 import typer
 
 from dispatcher.cli.asking import YesOption, demand
+from dispatcher.cli.bars import bars
 from dispatcher.cli.client import Api, path_to
 from dispatcher.cli.completing import subscriptions
 from dispatcher.cli.endpoint_changes import rotate_secret, update
@@ -14,6 +16,7 @@ from dispatcher.cli.endpoint_trials import try_out
 from dispatcher.cli.grammar import Noun
 from dispatcher.cli.listing import show_list
 from dispatcher.cli.output import AllOption, Form, FormOption, LimitOption, say, show_done, show_one
+from dispatcher.cli.refusals import CallFailed
 
 app = Noun()
 
@@ -61,11 +64,15 @@ def list_(api: Api, limit: LimitOption = 25, every: AllOption = False, output: F
 
 @app.command("show")
 def show(api: Api, endpoint: EndpointArgument, output: FormOption = Form.TABLE) -> None:
-    """Show one endpoint.
+    """Show one endpoint, and with a key that may read deliveries what it met within a day and a week.
 
     Example: dispatcher endpoints show we_3JqPz7LmA0
     """
-    show_one(api.get(path_to("webhook_endpoints", endpoint)), output)
+    found = api.get(path_to("webhook_endpoints", endpoint))
+    stats = _stats(api, endpoint)
+    if output is Form.TABLE and stats is not None:
+        stats["hours"] = bars(stats["hours"])
+    show_one(found if stats is None else {**found, "stats": stats}, output)
 
 
 @app.command("delete")
@@ -78,6 +85,16 @@ def delete(api: Api, endpoint: EndpointArgument, yes: YesOption = False, output:
     demand(f"Delete {found['id']} ({found['url']})? Waiting deliveries are canceled.", yes=yes)
     api.call("DELETE", path_to("webhook_endpoints", endpoint))
     show_done({"id": found["id"], "deleted": True}, f"deleted {endpoint}", output)
+
+
+def _stats(api: Api, endpoint: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = api.get(path_to("webhook_endpoints", endpoint, "stats"))
+    except CallFailed as refused:
+        if refused.status == HTTPStatus.FORBIDDEN:
+            return None
+        raise
+    return {name: value for name, value in found.items() if name not in ("object", "endpoint_id")}
 
 
 for _name, _command in (

@@ -2,6 +2,7 @@
 # ruff: noqa: F401, F811 - fixtures are taken in by name
 
 import asyncio
+import datetime as dt
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -488,6 +489,27 @@ async def test_the_statistics_of_a_new_endpoint_are_nothing(logged: Logged) -> N
     assert {name: value for name, value in stats.items() if value} == {
         "object": "endpoint_stats",
         "endpoint_id": logged.public_id,
+    }
+
+
+async def test_the_statistics_of_a_week_are_of_the_hours_that_were_counted(logged: Logged) -> None:
+    sql = logged.seeds.sql
+    this_hour = await sql.fetchval("SELECT date_trunc('hour', now(), 'UTC')")
+    for ago, n_attempts, n_delivered in ((2, 4, 3), (25, 10, 10), (167, 6, 1), (169, 50, 0)):
+        begins_at = this_hour - dt.timedelta(hours=ago)
+        await sql.execute(
+            "INSERT INTO endpoint_hour VALUES ($1, $2, $3, $4)", logged.number, begins_at, n_attempts, n_delivered
+        )
+    await sql.execute("INSERT INTO counted_hour VALUES ($1, now())", this_hour - dt.timedelta(hours=1))
+
+    stats = (await logged.api.get(f"{logged.path}/stats")).body
+
+    assert (stats["attempts_7d"], stats["success_rate_7d"]) == (20, 0.7)
+    assert stats["counted_to"] == f"{this_hour:%Y-%m-%dT%H}:00:00.000Z"
+    assert len(stats["hours"]) == 24
+    assert [one["begins_at"] for one in stats["hours"]] == sorted(one["begins_at"] for one in stats["hours"])
+    assert {n: one for n, one in enumerate(stats["hours"]) if one["attempts"]} == {
+        22: {"begins_at": f"{this_hour - dt.timedelta(hours=2):%Y-%m-%dT%H}:00:00.000Z", "attempts": 4, "delivered": 3}
     }
 
 

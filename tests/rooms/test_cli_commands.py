@@ -384,6 +384,26 @@ async def test_times_are_relative_for_people_and_iso_for_programs(shop: Shop) ->
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", programs.json[0]["created_at"])
 
 
+async def test_an_endpoint_is_shown_with_what_it_met_to_a_key_that_may_read_deliveries(shop: Shop) -> None:
+    async with shop.api.sql() as sql:
+        number = await sql.fetchval("SELECT endpoint_id FROM endpoint WHERE public_id = $1", shop.endpoint)
+        hour = await sql.fetchval("SELECT date_trunc('hour', now(), 'UTC') - interval '1 hour'")
+        await sql.execute("INSERT INTO endpoint_hour VALUES ($1, $2, 4, 3)", number, hour)
+        await sql.execute("INSERT INTO counted_hour VALUES ($1, now())", hour)
+    narrow = await shop.api.new_key(shop.api.tenant, [Scope.ENDPOINTS_READ])
+
+    people = await shop.terminal.run("endpoints", "show", shop.endpoint)
+    programs = await shop.terminal.run("endpoints", "show", shop.endpoint, "-o", "json")
+    shop.terminal.environment["DISPATCHER_API_KEY"] = narrow
+    alone = await shop.terminal.run("endpoints", "show", shop.endpoint, "-o", "json")
+
+    assert re.search(r"stats\.success_rate_7d +0\.75\n", people.out)
+    assert re.search(rf"stats\.hours +{'·' * 23}▆\n", people.out)
+    assert (programs.json["stats"]["attempts_7d"], len(programs.json["stats"]["hours"])) == (4, 24)
+    assert "stats" not in alone.json
+    assert alone.json["id"] == shop.endpoint
+
+
 async def test_what_people_wrote_cannot_move_the_cursor(shop: Shop) -> None:
     await shop.api.create(description="\x1b[2J\x1b]0;gotcha\x07 ok")
 

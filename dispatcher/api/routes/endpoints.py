@@ -136,7 +136,7 @@ ENDPOINT_ROUTES: Final = (
         operation_id="getEndpointStats",
         handler=logs.read_stats,
         scope=Scope.DELIVERIES_READ,
-        summary="Sum up what an endpoint met within 24 hours, and what waits for it",
+        summary="Sum up what an endpoint met within 24 hours and within a week, and what waits for it",
         answer=StatsShown,
     ),
     Route(

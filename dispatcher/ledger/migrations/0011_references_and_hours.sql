@@ -51,3 +51,31 @@ SELECT a.delivery_id, a.delivery_created_at AS created_at, a.endpoint_id, a.acco
        NULL::timestamptz AS next_at, a.status, a.outcome, a.duration_ms, a.started_at AS last_at, true AS is_final,
        NULL::smallint AS attempts_before, a.detail, a.client_reference
 FROM attempt a WHERE a.verdict IN ('delivered', 'exhausted', 'canceled');
+
+-- What endpoints met hour by hour, for a week: counted from the attempts once an hour is over, by one replica. Settlements
+-- write none of it: many replicas settle attempts of one endpoint at once, and its row would be what they wait for.
+CREATE TABLE endpoint_hour (
+  endpoint_id int NOT NULL,
+  hour        timestamptz NOT NULL,        -- its beginning
+  n_attempts  int NOT NULL,                -- requests that were made and not interrupted
+  n_delivered int NOT NULL,
+  PRIMARY KEY (endpoint_id, hour)
+);
+CREATE INDEX endpoint_hour_hour ON endpoint_hour (hour);
+
+CREATE TABLE counted_hour (hour timestamptz PRIMARY KEY, counted_at timestamptz NOT NULL);
+
+-- An hour of attempts is found by the stretch of the table that they were written to: settlements pay nothing for such an
+-- index. Not on days that are over: to build it there is to read them, and they are counted without it, once.
+CREATE INDEX attempt_started ON ONLY attempt USING brin (started_at) WITH (pages_per_range = 32, autosummarize = on);
+DO $$
+DECLARE
+  day_table regclass;
+BEGIN
+  FOR day_table IN
+    SELECT inhrelid FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid
+    WHERE inhparent = 'attempt'::regclass AND right(c.relname, 8) >= to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')
+  LOOP
+    EXECUTE format('CREATE INDEX ON %s USING brin (started_at) WITH (pages_per_range = 32, autosummarize = on)', day_table);
+  END LOOP;
+END $$;
