@@ -210,10 +210,11 @@ class Daemon:
         """
         async with AsyncExitStack() as stack:
             links = self._open_links(stack)
-            replica = await self._register(links)
-            _log.info("replica_registered", replica=replica.replica_id)
             services = await make_services(stack, self._settings, links.control)
             self.journal, self.vault = services.journal, services.vault
+            # Nobody renews the lease until the rooms are open: what may take long at a start comes before it.
+            replica = await self._register(links)
+            _log.info("replica_registered", replica=replica.replica_id)
             deliverer = Deliverer(self._settings, links, replica, services) if Role.DELIVER in self._roles else None
             keep = self._settings.retention
             members = Membership(links.control, replica, payload_days=keep.payload_days)

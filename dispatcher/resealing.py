@@ -4,11 +4,15 @@ Rotating the key that seals secrets at rest takes three changes of the file on e
 the primary; take the old one away, once `dispatcher_seals_under_old_keys` is 0 everywhere. New values are sealed with
 the primary from the second step on, old ones are renewed in small batches by one replica at a time. Whatever dies in
 between leaves every value sealed with one key of the ring.
+
+Dead events are not renewed, they are gone after fourteen days, but counted: a stretch of them at each look, so that
+millions hold nothing up. The oldest come first, which a former key sealed.
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -19,6 +23,9 @@ from dispatcher.telemetry.metrics import Metrics
 _LOOK_SECONDS: Final = 2.0
 _COUNT_LOOKS: Final = 30
 """Seals are counted every so many looks, a minute, and whenever the ring has changed."""
+
+_PAGES: Final = 5
+"""Pages of dead events counted per look: 0.1 s of the database's time every two seconds."""
 
 _PAUSE_SECONDS: Final = 0.05
 
@@ -51,6 +58,36 @@ class Ring(Protocol):
         ...
 
 
+class _DeadCount:
+    """Dead events by the key that sealed them, counted a stretch at a time; one task uses it."""
+
+    def __init__(self, ledger: SealLedger) -> None:
+        self._ledger = ledger
+        self._whole: Mapping[str, int] = {}
+        self._so_far: Counter[str] = Counter()
+        self._place: tuple[Any, ...] | None = None
+
+    @property
+    def is_amid(self) -> bool:
+        """Tell whether a count is under way."""
+        return self._place is not None
+
+    async def go_on(self) -> bool:
+        """Count the next stretch, or the first one; tell whether that was the last. Raises Unavailable."""
+        for _ in range(_PAGES):
+            page = await self._ledger.dead_by_key(self._place)
+            self._so_far.update(page.by_key)
+            self._place = page.last
+            if page.last is None:
+                self._whole, self._so_far = self._so_far, Counter()
+                return True
+        return False
+
+    def by_key(self) -> Mapping[str, int]:
+        """Return the latest whole count, or what is found so far where that is more."""
+        return Counter(self._whole) | self._so_far
+
+
 class Resealer:
     """Keeps the ring fresh and the seals under its primary key. One per process."""
 
@@ -58,20 +95,33 @@ class Resealer:
         self._ledger = ledger
         self._ring = ring
         self._counts = metrics.counts
+        self._dead = _DeadCount(ledger)
         self._complaint = ""
+        self._lacking: frozenset[str] = frozenset()
 
     async def run(self) -> None:
         """Look at the file every two seconds and at the seals every minute, until canceled."""
         looks = 0
         while True:
-            is_new = self._look()
-            if is_new or looks % _COUNT_LOOKS == 0:
-                try:
+            is_due = self._look() or looks % _COUNT_LOOKS == 0
+            try:
+                if is_due or self._dead.is_amid:
+                    await self.count_dead()
+                if is_due:
                     await self.renew()
-                except Unavailable as fault:
-                    _log.warning("seals_not_renewed", reason=str(fault))
+            except Unavailable as fault:
+                _log.warning("seals_not_renewed", reason=str(fault))
             looks += 1
             await asyncio.sleep(_LOOK_SECONDS)
+
+    async def count_dead(self) -> None:
+        """Count a stretch of the dead events, and tell which keys the ring lacks for them. Raises Unavailable."""
+        if not await self._dead.go_on():
+            return
+        lacking = frozenset(key_id for key_id in self._dead.by_key() if key_id and key_id not in self._ring.key_ids)
+        if lacking - self._lacking:
+            _log.error("dead_events_locked", key_ids=sorted(lacking))
+        self._lacking = lacking
 
     async def renew(self) -> None:
         """Renew what other keys of the ring sealed, and say how much of it is left. Raises Unavailable."""
@@ -84,10 +134,12 @@ class Resealer:
         await self._count()
 
     async def _count(self) -> int:
-        by_key = await self._ledger.by_key()
-        n_old = sum(n for key_id, n in by_key.items() if key_id != self._ring.primary)
-        self._counts("seals_under_old_keys").put(n_old)
+        n_old = self._n_old(await self._ledger.by_key())
+        self._counts("seals_under_old_keys").put(n_old + self._n_old(self._dead.by_key()))
         return n_old
+
+    def _n_old(self, by_key: Mapping[str, int]) -> int:
+        return sum(n for key_id, n in by_key.items() if key_id != self._ring.primary)
 
     async def _renew_all(self, kind: SealKind, others: Sequence[str]) -> None:
         last: int | None = 0
@@ -123,7 +175,9 @@ class Resealer:
 
 
 async def check_ring(ledger: SealLedger, ring: Ring) -> None:
-    """See that every stored value can be opened with the ring.
+    """See that every secret and every header of endpoints can be opened with the ring.
+
+    Not so with dead events, of which there may be millions: the resealer tells what of them is locked.
 
     Raises:
         ConfigurationError: a key is missing; it names it.

@@ -7,7 +7,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from dispatcher.journal import Journal
-from dispatcher.ledger.connections import Link
+from dispatcher.ledger.connections import Link, patiently
 from dispatcher.ledger.directory import DirectoryLedger
 from dispatcher.ledger.seals import SealLedger
 from dispatcher.model.ids import DeliveryIds
@@ -51,8 +51,8 @@ async def make_services(stack: AsyncExitStack, settings: Settings, control: Link
     """Make them; what has to be closed is left to `stack`. Unavailable when Postgres is away."""
     assert settings.secrets.key_file is not None
     book = DirectoryLedger(control)
-    await book.set_default_limits(settings.limits.host_limits())
-    id_key = await book.id_key()
+    await patiently(lambda: book.set_default_limits(settings.limits.host_limits()))
+    id_key = await patiently(book.id_key)
     delivery_ids = DeliveryIds(id_key)
     catalogue = Catalogue.from_document(load_catalogue(schema_folder()))
     registry = CollectorRegistry()
@@ -67,7 +67,7 @@ async def make_services(stack: AsyncExitStack, settings: Settings, control: Link
     sender = Sender(options, delivery_ids)
     stack.push_async_callback(sender.aclose)
     vault = Vault.load(settings.secrets.key_file)
-    await check_ring(SealLedger(control), vault)
+    await patiently(lambda: check_ring(SealLedger(control), vault))
     return Services(
         vault,
         catalogue,

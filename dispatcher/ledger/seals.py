@@ -1,7 +1,8 @@
 """Sealed values, by the key that sealed them, and their renewal under another one."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 
@@ -10,6 +11,10 @@ from dispatcher.ledger.statements import STATEMENTS
 
 BATCH: Final = 100
 """Values renewed per transaction: about 10 ms, in which their rows are locked."""
+
+
+DEAD_PAGE: Final = 1_000
+"""Dead events looked at per statement: 20 to 30 ms, however large they are."""
 
 
 class SealKind(NamedTuple):
@@ -36,6 +41,13 @@ class Step(NamedTuple):
     n_broken: int
 
 
+class DeadSeals(NamedTuple):
+    """A page of dead events: how many of them each key sealed, and where it ended. `last` None: the end of all."""
+
+    by_key: Mapping[str, int]
+    last: tuple[Any, ...] | None
+
+
 class SealLedger:
     """Sealed values in Postgres. Every call raises Unavailable when Postgres is away."""
 
@@ -43,8 +55,17 @@ class SealLedger:
         self._link = link
 
     async def by_key(self) -> Mapping[str, int]:
-        """Return how many values each key sealed; what is no seal counts under the empty text."""
+        """Return how many values of endpoints each key sealed; what is no seal counts under the empty text."""
         return {row["key_id"]: row["n"] for row in await self._link.fetch("seals_by_key")}
+
+    async def dead_by_key(self, after: tuple[Any, ...] | None) -> DeadSeals:
+        """Return how many of the next dead events behind a place each key sealed, the oldest first."""
+        rows = await self._link.fetch("dead_seals", *(after or (None,) * 5), DEAD_PAGE)
+        last = rows[-1] if len(rows) == DEAD_PAGE else None
+        return DeadSeals(
+            Counter(row["key_id"] for row in rows if row["key_id"] is not None),
+            None if last is None else (last["seen_at"], last["log_id"], last["topic"], last["part"], last["off"]),
+        )
 
     async def renew(
         self, kind: SealKind, keys: Sequence[str], after: int, seal_again: Callable[[bytes, str], bytes | None]

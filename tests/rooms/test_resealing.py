@@ -3,6 +3,7 @@
 
 import base64
 import json
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 import structlog
 from prometheus_client import CollectorRegistry
 
+from dispatcher import resealing
 from dispatcher.ledger import seals
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Link
 from dispatcher.ledger.seals import SealLedger
+from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.errors import ConfigurationError
 from dispatcher.resealing import Resealer, check_ring
 from dispatcher.telemetry.metrics import Metrics
@@ -36,6 +39,7 @@ def write_ring(file: Path, primary: str, **keys: bytes) -> Path:
 class Room:
     """A database with sealed values, the ring that sealed them, and who renews them."""
 
+    url: str
     sql: asyncpg.Connection
     ledger: SealLedger
     file: Path
@@ -68,6 +72,17 @@ class Room:
         )
         return {key_id_of(row["sealed"]) for row in rows}
 
+    async def bury(self, n: int, *, days_ago: int = 0) -> None:
+        """Make `n` dead events, sealed with the primary key."""
+        await self.sql.execute(
+            "INSERT INTO dead_event (log_id, topic, part, off, reason, detail, headers, sealed_value, seen_at)"
+            " SELECT 'l', 't', $3::int, n, 'not_json', '', '[]', $1, now() - $3::int * interval '1 day'"
+            " FROM generate_series(1, $2) n",
+            self.vault.seal(b"value", "dead_event:l:t:0:0"),
+            n,
+            days_ago,
+        )
+
     def left(self) -> float:
         return self.metrics.counts("seals_under_old_keys").values[()]
 
@@ -78,7 +93,7 @@ async def room(ledger_url: str, tmp_path: Path) -> AsyncIterator[Room]:
     vault, metrics, link = Vault.load(file), Metrics(CollectorRegistry(), []), Link(ledger_url, "control")
     sql = await asyncpg.connect(ledger_url)
     ledger = SealLedger(link)
-    yield Room(sql, ledger, file, vault, metrics, Resealer(ledger, vault, metrics))
+    yield Room(ledger_url, sql, ledger, file, vault, metrics, Resealer(ledger, vault, metrics))
     await sql.close()
     await link.aclose()
 
@@ -148,11 +163,6 @@ async def test_one_replica_renews_at_a_time_and_leaves_rows_that_are_being_chang
 
 async def test_a_ring_that_lacks_a_key_in_use_is_refused_by_name(room: Room) -> None:
     await room.seed(1)
-    await room.sql.execute(
-        "INSERT INTO dead_event (log_id, topic, part, off, reason, detail, headers, sealed_value)"
-        " VALUES ('l', 't', 0, 0, 'not_json', '', '[]', $1)",
-        room.vault.seal(b"value", "dead_event:l:t:0:0"),
-    )
     await check_ring(room.ledger, room.vault)
     write_ring(room.file, "new", new=NEW)
     room.vault.refresh()
@@ -160,4 +170,65 @@ async def test_a_ring_that_lacks_a_key_in_use_is_refused_by_name(room: Room) -> 
     with pytest.raises(ConfigurationError) as caught:
         await check_ring(room.ledger, room.vault)
 
-    assert caught.value.faults == ["the key ring lacks the key old, which sealed 3 stored values: put it back"]
+    assert caught.value.faults == ["the key ring lacks the key old, which sealed 2 stored values: put it back"]
+
+
+async def test_a_start_does_not_look_at_dead_events(room: Room) -> None:
+    await room.seed(1)
+    lock = await asyncpg.connect(room.url)
+    async with lock.transaction():
+        await lock.execute("LOCK TABLE dead_event IN ACCESS EXCLUSIVE MODE")
+
+        await check_ring(room.ledger, room.vault)
+
+    await lock.close()
+
+
+async def test_the_key_of_a_value_is_read_without_the_value(room: Room) -> None:
+    await room.sql.execute(
+        "INSERT INTO dead_event (log_id, topic, part, off, reason, detail, headers, sealed_value)"
+        " VALUES ('l', 't', 0, 0, 'not_json', '', '[]', $1)",
+        room.vault.seal(os.urandom(4_000_000), "dead_event:l:t:0:0"),
+    )
+
+    plan = await room.sql.fetchval(
+        f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {STATEMENTS['dead_seals']}", *(None,) * 5, 10
+    )
+
+    # The value lies in 500 pages.
+    assert json.loads(plan)[0]["Plan"]["Shared Hit Blocks"] < 50
+    assert (await room.ledger.dead_by_key(None)).by_key == {"old": 1}
+
+
+async def test_dead_events_are_counted_in_stretches_the_oldest_first(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seals, "DEAD_PAGE", 2)
+    monkeypatch.setattr(resealing, "_PAGES", 1)
+    await room.bury(3, days_ago=2)
+    write_ring(room.file, "new", old=OLD, new=NEW)
+    room.vault.refresh()
+    await room.bury(2)
+
+    seen = []
+    for n in range(6):
+        await room.resealer.count_dead()
+        await room.resealer.renew()
+        seen.append(room.left())
+        if n == 2:
+            await room.sql.execute("DELETE FROM dead_event WHERE off = 1")
+
+    # Five in three stretches, then three in two.
+    assert seen == [2, 3, 3, 3, 2, 2]
+
+
+async def test_keys_that_dead_events_need_are_told_once(room: Room) -> None:
+    await room.bury(1)
+    write_ring(room.file, "new", new=NEW)
+    room.vault.refresh()
+
+    with structlog.testing.capture_logs() as lines:
+        await room.resealer.count_dead()
+        await room.resealer.count_dead()
+
+    assert [(line["event"], line["key_ids"]) for line in lines] == [("dead_events_locked", ["old"])]

@@ -21,12 +21,21 @@ UPDATE endpoint SET changed_at = GREATEST(now(), changed_at + interval '1 micros
 DELETE FROM endpoint_secret WHERE expires_at < now()
 
 -- name: seals_by_key
--- Count sealed values by the key that sealed them. Sequential scans of tables with a row per endpoint or dead event.
+-- Count what is sealed of endpoints by the key that sealed it. Sequential scans of tables with a row per endpoint.
 SELECT key_id, sum(n)::bigint AS n FROM (
   SELECT seal_key_id(sealed_key) AS key_id, count(*) AS n FROM endpoint_secret GROUP BY 1
-  UNION ALL SELECT seal_key_id(sealed_headers), count(*) FROM endpoint WHERE sealed_headers IS NOT NULL GROUP BY 1
-  UNION ALL SELECT seal_key_id(sealed_value), count(*) FROM dead_event WHERE sealed_value IS NOT NULL GROUP BY 1) counted
+  UNION ALL SELECT seal_key_id(sealed_headers), count(*) FROM endpoint WHERE sealed_headers IS NOT NULL GROUP BY 1) counted
 GROUP BY key_id
+
+-- name: dead_seals
+-- Read which keys sealed the next $6 dead events, the oldest first: those that a former key sealed. Index:
+-- dead_event_seen. $1..$5 only behind this place. Of each value only the bytes up to the longest id of a key are read,
+-- and cut out here: a function is given its arguments whole.
+SELECT log_id, topic, part, off, seen_at, seal_key_id(substr(sealed_value, 1, 66)) AS key_id FROM dead_event
+WHERE seen_at >= COALESCE($1::timestamptz, '-infinity')
+  AND (seen_at, log_id, topic, part, off)
+      > (COALESCE($1, '-infinity'), COALESCE($2::text, ''), COALESCE($3::text, ''), COALESCE($4::int, 0), COALESCE($5::bigint, 0))
+ORDER BY seen_at, log_id, topic, part, off LIMIT $6
 
 -- name: lock_renewal
 -- Let one replica renew seals at a time; the others find the lock taken. First in the transaction.
