@@ -48,6 +48,7 @@ from dispatcher.lanes.watch import Watch
 from dispatcher.ledger.claims import ClaimLedger
 from dispatcher.ledger.connections import Links, Pool, patiently
 from dispatcher.ledger.directory import DirectoryLedger
+from dispatcher.ledger.forgetting import Forgetting
 from dispatcher.ledger.health import HealthLedger
 from dispatcher.ledger.hosts import HostLedger
 from dispatcher.ledger.hours import HourCounter
@@ -233,7 +234,14 @@ class Daemon:
             url = self._settings.database_url()
             upkeep = Upkeep(
                 replica,
-                Books(members, claims, HealthLedger(links.control), Retention(url), HourCounter(url)),
+                Books(
+                    members,
+                    claims,
+                    HealthLedger(links.control),
+                    Retention(url),
+                    HourCounter(url),
+                    Forgetting(links.control),
+                ),
                 services.metrics,
                 keep_days={
                     Daily.EVENT: keep.payload_days,
@@ -404,6 +412,7 @@ class Daemon:
             ("heartbeat", upkeep.keep_lease()),
             ("takeover", upkeep.take_over()),
             ("upkeep", upkeep.keep_up()),
+            ("forgetting", upkeep.forget()),
             ("key-ring", resealer.run()),
             ("probes", probes.run()),
         ]

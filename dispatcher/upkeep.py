@@ -10,6 +10,7 @@ import structlog
 
 from dispatcher.kit import clock
 from dispatcher.ledger.claims import ClaimLedger
+from dispatcher.ledger.forgetting import Forgetting, Old
 from dispatcher.ledger.health import HealthLedger
 from dispatcher.ledger.hours import HourCounter
 from dispatcher.ledger.replicas import MARGIN_SECONDS, Membership, Replica
@@ -25,6 +26,8 @@ _BACKLOG_SECONDS: Final = 15.0
 _ROUNDS_PER_MINUTE: Final = 4
 _ROUNDS_PER_HOUR: Final = 240
 _ROUNDS_PER_COUNT: Final = 20
+_FORGET_SECONDS: Final = 3_600.0
+_BATCH_REST_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class Books:
     health: HealthLedger
     retention: Retention
     hours: HourCounter
+    forgetting: Forgetting
 
 
 class Upkeep:
@@ -88,14 +92,13 @@ class Upkeep:
             _log.warning("replicas_taken_over", n_replicas=n_replicas, n_deliveries=n_rows)
 
     async def keep_up(self) -> None:
-        """Make tables every minute, count hours every five, forget what is old every hour; the rest every 15 s."""
+        """Make tables every minute, count hours every five, drop old tables every hour; the rest every 15 s."""
         rounds = 0
         while True:
             if rounds % _ROUNDS_PER_MINUTE == 0:
                 # A table that somebody dropped makes intake and recording wait.
                 await self._try("make_days", self._make_days)
             if rounds % _ROUNDS_PER_HOUR == 0:
-                await self._try("forget", self._books.members.forget)
                 for daily, days in self._keep_days.items():
                     await self._try("drop_old", partial(self._drop_old, daily, days))
             if rounds % _ROUNDS_PER_COUNT == 0:
@@ -106,6 +109,20 @@ class Upkeep:
             await self._try("move_waiting", self._books.claims.move_waiting)
             rounds += 1
             await asyncio.sleep(_BACKLOG_SECONDS)
+
+    async def forget(self) -> None:
+        """Delete what is old every hour, each kind for itself and batch by batch, until canceled."""
+        while True:
+            for old in Old:
+                await self._try(old, partial(self._forget, old))
+            await asyncio.sleep(_FORGET_SECONDS)
+
+    async def _forget(self, old: Old) -> None:
+        n_rows = await self._books.forgetting.forget(old)
+        while n_rows:
+            # The link serves the lease, too.
+            await asyncio.sleep(_BATCH_REST_SECONDS)
+            n_rows = await self._books.forgetting.forget(old)
 
     async def _make_days(self) -> None:
         _, last = await self._books.members.make_days()

@@ -147,15 +147,6 @@ class Membership:
         self._days = (row["first"], row["last"])
         return self._days
 
-    async def forget(self) -> None:
-        """Delete what is not kept longer: deeds, replays, dead events, answers, counts, and secrets that are over."""
-        await self._link.fetch("forget_idempotency_keys")
-        await self._link.fetch("forget_deeds")
-        await self._link.fetch("forget_secrets")
-        await self._link.fetch("forget_dead_events")
-        await self._link.fetch("forget_replays")
-        await self._link.fetch("forget_hours")
-
     def days(self) -> tuple[dt.date, dt.date]:
         """Return the first and last UTC day that can hold events: what `make_days` saw, less what retention drops.
 

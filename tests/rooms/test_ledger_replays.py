@@ -14,6 +14,7 @@ from dispatcher.kit import clock
 from dispatcher.ledger import replay_steps, replays, wishes
 from dispatcher.ledger.connections import HOT, connect
 from dispatcher.ledger.endpoints import EndpointLedger
+from dispatcher.ledger.forgetting import Forgetting, Old
 from dispatcher.ledger.lists import ListLedger, LogFilter
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.delivery import Delivery, DeliveryState
@@ -387,7 +388,7 @@ async def test_jobs_are_forgotten_ninety_days_after_they_ended(stage: Stage) -> 
     await stage.holding.hold(stage.tenant, young, EndpointStatus.PAUSED)
     await stage.holding.enable(stage.tenant, young)
 
-    await stage.process.members.forget()
+    await Forgetting(stage.process.links["control"]).forget(Old.REPLAYS)
 
     assert [job.endpoint for job in await stage.replays.page(stage.tenant, limit=10)] == [young]
 

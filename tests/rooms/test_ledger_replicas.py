@@ -172,28 +172,3 @@ async def test_tables_are_made_seven_days_ahead_and_only_where_missing(world: Wo
     assert (today - first).days == 8
     assert (last - today).days == 7
     assert await world.value("SELECT to_regclass($1)", f"event_{today:%Y%m%d}") is not None
-
-
-async def test_what_may_not_be_kept_longer_is_forgotten(world: World) -> None:
-    process = await world.process()
-    await world.sql.execute(
-        "INSERT INTO dead_event (log_id, topic, part, off, reason, detail, headers, seen_at)"
-        " SELECT 'log', 'topic', 0, n, 'not_json', '', '[]', now() - n * interval '1 day'"
-        " FROM generate_series(12, 16) n"
-    )
-    await world.sql.execute(
-        "INSERT INTO idempotency_key"
-        " (account_id, environment, idempotency_key, request_sha256, status, response, created_at)"
-        " SELECT 1, 'live', n::text, '', 201, '', now() - n * interval '1 hour' FROM generate_series(22, 26) n"
-    )
-    await world.sql.execute(
-        "INSERT INTO audit_log (at, actor, request_id, action, thing, facts)"
-        " SELECT now() - n * interval '1 day', 'key', 'req', 'endpoint.created', n::text, '{}'"
-        " FROM unnest('{364, 366}'::int[]) n"
-    )
-
-    await process.members.forget()
-
-    assert await world.value("SELECT array_agg(thing) FROM audit_log") == ["364"]
-    assert await world.value("SELECT array_agg(off ORDER BY off) FROM dead_event") == [12, 13]
-    assert await world.value("SELECT count(*) FROM idempotency_key") == 2

@@ -35,9 +35,10 @@ done AS (
 SELECT is_ours FROM turn
 
 -- name: forget_hours
--- Delete counts older than eight days. Index: endpoint_hour_hour.
+-- Delete some counts older than eight days. Index: endpoint_hour_hour.
 WITH old AS (DELETE FROM counted_hour WHERE hour < now() - interval '8 days')
-DELETE FROM endpoint_hour WHERE hour < now() - interval '8 days'
+DELETE FROM endpoint_hour WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM endpoint_hour WHERE hour < now() - interval '8 days' ORDER BY hour LIMIT 1000 FOR UPDATE SKIP LOCKED))
 
 -- name: hours_of_endpoint
 -- Read what an endpoint met in the week before the first hour that is not counted yet, hour by hour, the oldest first;

@@ -57,10 +57,6 @@ UPDATE replay SET state = 'canceled', ended_at = now() WHERE replay_id = $1 AND 
 -- End an endpoint's drain, if it has one. Index: replay_running.
 UPDATE replay SET state = 'canceled', ended_at = now() WHERE endpoint_id = $1 AND kind = 'drain' AND state = 'running'
 
--- name: forget_replays
--- Delete jobs that ended ninety days ago, as attempts are forgotten by default. Sequential scan; runs hourly.
-DELETE FROM replay WHERE ended_at < now() - interval '90 days'
-
 -- name: work_waiting
 -- Tell whether a job is ready or a wish to cancel is unfulfilled: all that an idle runner asks. Index: replay_running.
 SELECT EXISTS (SELECT FROM replay WHERE state = 'running' AND ready_at <= now()) AS has_jobs,

@@ -40,15 +40,3 @@ WHERE owner IS NOT NULL AND NOT EXISTS (SELECT FROM replica r WHERE r.replica_id
 -- S7: make the partitions of the next seven days; one replica at a time, the others find the lock taken.
 SELECT make_day((now() AT TIME ZONE 'UTC')::date + n) FROM generate_series(0, 7) AS n
 WHERE pg_try_advisory_xact_lock(728113001)
-
--- name: forget_idempotency_keys
--- Delete answers kept for idempotency keys, a day after they were given. Sequential scan; runs hourly.
-DELETE FROM idempotency_key WHERE created_at < now() - interval '24 hours'
-
--- name: forget_dead_events
--- Delete dead events after fourteen days: their sealed values may hold personal data. Index: dead_event_seen.
-DELETE FROM dead_event WHERE seen_at < now() - interval '14 days'
-
--- name: forget_deeds
--- Delete lines of the audit log after a year; its trigger lets no younger one go. Index: audit_log_at.
-DELETE FROM audit_log WHERE at < now() - interval '365 days'

@@ -16,10 +16,6 @@ WHERE endpoint_id = $1 AND expires_at IS NULL RETURNING expires_at
 -- Make another version of an endpoint: processes read it again. The row is locked by `lock_endpoint`.
 UPDATE endpoint SET changed_at = GREATEST(now(), changed_at + interval '1 microsecond') WHERE endpoint_id = $1
 
--- name: forget_secrets
--- Destroy secrets whose time is over. Sequential scan; runs hourly.
-DELETE FROM endpoint_secret WHERE expires_at < now()
-
 -- name: seals_by_key
 -- Count what is sealed of endpoints by the key that sealed it. Sequential scans of tables with a row per endpoint.
 SELECT key_id, sum(n)::bigint AS n FROM (

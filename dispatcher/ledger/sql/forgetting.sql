@@ -1,0 +1,31 @@
+-- name: forget_idempotency_keys
+-- Delete some answers kept for idempotency keys, a day after they were given. Index: idempotency_key_created.
+DELETE FROM idempotency_key WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM idempotency_key WHERE created_at < now() - interval '24 hours'
+  ORDER BY created_at LIMIT 1000 FOR UPDATE SKIP LOCKED))
+
+-- name: forget_deeds
+-- Delete some lines of the audit log after a year; its trigger lets no younger one go. Index: audit_log_at.
+DELETE FROM audit_log WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM audit_log WHERE at < now() - interval '365 days' ORDER BY at LIMIT 1000 FOR UPDATE SKIP LOCKED))
+
+-- name: forget_secrets
+-- Destroy some secrets whose time is over. Sequential scan of a table with a row or two per endpoint.
+DELETE FROM endpoint_secret WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM endpoint_secret WHERE expires_at < now() LIMIT 1000 FOR UPDATE SKIP LOCKED))
+
+-- name: forget_dead_events
+-- Delete some dead events after fourteen days, the oldest first: their sealed values may hold personal data. Fewer where
+-- they are large: until what they hold reaches 8 MiB, the last one may go over it. Index: dead_event_seen.
+-- (octet_length of a value that is stored apart does not read it.)
+WITH old AS MATERIALIZED (
+  SELECT ctid AS place, seen_at, COALESCE(octet_length(sealed_value), 0) + octet_length(headers) AS n_bytes
+  FROM dead_event WHERE seen_at < now() - interval '14 days' ORDER BY seen_at LIMIT 1000 FOR UPDATE SKIP LOCKED),
+summed AS (SELECT place, sum(n_bytes) OVER (ORDER BY seen_at, place) - n_bytes AS n_before FROM old)
+DELETE FROM dead_event WHERE ctid = ANY(ARRAY(SELECT place FROM summed WHERE n_before < 8388608))
+
+-- name: forget_replays
+-- Delete some jobs that ended ninety days ago, as attempts are forgotten by default. Sequential scan of a table with a row
+-- per job of these ninety days.
+DELETE FROM replay WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM replay WHERE ended_at < now() - interval '90 days' LIMIT 1000 FOR UPDATE SKIP LOCKED))

@@ -1,0 +1,118 @@
+"""What is old is deleted in batches, on a real Postgres."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+from prometheus_client import CollectorRegistry
+
+from dispatcher.kit.supervise import spawn
+from dispatcher.ledger.forgetting import Forgetting, Old
+from dispatcher.ledger.retention import Retention
+from dispatcher.telemetry.metrics import Metrics
+from dispatcher.upkeep import Books, Upkeep
+from tests.rooms.ledger_world import Process, World, open_ledger
+from tests.support.servers import DatabaseServer
+
+
+@pytest.fixture
+async def world(postgres_server: DatabaseServer) -> AsyncIterator[World]:
+    async with open_ledger(postgres_server) as made:
+        yield made
+
+
+async def bury(world: World, n: int, *, n_bytes: int = 1) -> None:
+    """Make dead events of three weeks ago, a second between them."""
+    await world.sql.execute("ALTER TABLE dead_event ALTER sealed_value SET STORAGE EXTERNAL")
+    await world.sql.execute(
+        "INSERT INTO dead_event (log_id, topic, part, off, reason, detail, headers, sealed_value, seen_at)"
+        " SELECT 'log', 'topic', 0, n, 'not_json', '', '[]', convert_to(repeat('x', $2), 'UTF8'),"
+        " now() - interval '21 days' + n * interval '1 second' FROM generate_series(1, $1::int) n",
+        n,
+        n_bytes,
+    )
+
+
+def an_upkeep(process: Process) -> Upkeep:
+    books = Books(
+        process.members,
+        process.claims,
+        process.health,
+        Retention(process.links["control"]._url),
+        Forgetting(process.links["control"]),
+    )
+    metrics = Metrics(CollectorRegistry(), [])
+    return Upkeep(process.replica, books, metrics, keep_days={}, on_announced=lambda _: None)
+
+
+async def test_what_may_not_be_kept_longer_is_forgotten(world: World) -> None:
+    process = await world.process()
+    await world.sql.execute(
+        "INSERT INTO dead_event (log_id, topic, part, off, reason, detail, headers, seen_at)"
+        " SELECT 'log', 'topic', 0, n, 'not_json', '', '[]', now() - n * interval '1 day'"
+        " FROM generate_series(12, 16) n"
+    )
+    await world.sql.execute(
+        "INSERT INTO idempotency_key"
+        " (account_id, environment, idempotency_key, request_sha256, status, response, created_at)"
+        " SELECT 1, 'live', n::text, '', 201, '', now() - n * interval '1 hour' FROM generate_series(22, 26) n"
+    )
+    await world.sql.execute(
+        "INSERT INTO audit_log (at, actor, request_id, action, thing, facts)"
+        " SELECT now() - n * interval '1 day', 'key', 'req', 'endpoint.created', n::text, '{}'"
+        " FROM unnest('{364, 366}'::int[]) n"
+    )
+
+    forgetting = Forgetting(process.links["control"])
+    done = [await forgetting.forget(old) for old in Old]
+
+    assert done == [3, 1, 0, 3, 0]
+    assert await world.value("SELECT array_agg(thing) FROM audit_log") == ["364"]
+    assert await world.value("SELECT array_agg(off ORDER BY off) FROM dead_event") == [12, 13]
+    assert await world.value("SELECT count(*) FROM idempotency_key") == 2
+
+
+async def test_no_batch_is_longer_than_a_thousand_rows(world: World) -> None:
+    forgetting = Forgetting((await world.process()).links["control"])
+    await bury(world, 1_001)
+
+    assert [await forgetting.forget(Old.DEAD_EVENTS) for _ in range(3)] == [1_000, 1, 0]
+
+
+async def test_large_dead_events_go_a_few_at_a_time_the_oldest_first(world: World) -> None:
+    forgetting = Forgetting((await world.process()).links["control"])
+    await bury(world, 5, n_bytes=5_000_000)
+
+    first = await forgetting.forget(Old.DEAD_EVENTS)
+    left = await world.value("SELECT array_agg(off ORDER BY off) FROM dead_event")
+
+    assert (first, left) == (2, [3, 4, 5])
+    assert [await forgetting.forget(Old.DEAD_EVENTS) for _ in range(3)] == [2, 1, 0]
+
+
+async def test_two_replicas_never_wait_for_each_other(world: World) -> None:
+    forgetting = Forgetting((await world.process()).links["control"])
+    await bury(world, 3)
+
+    async with world.sql.transaction():
+        await world.sql.execute("SELECT FROM dead_event WHERE off = 1 FOR UPDATE")
+        assert await forgetting.forget(Old.DEAD_EVENTS) == 2
+
+
+async def test_what_cannot_be_forgotten_holds_up_nothing_else(world: World) -> None:
+    process = await world.process()
+    link = process.links["control"]
+    assert link._connection is not None
+    await link._connection.execute("SET lock_timeout = '50ms'")
+    await bury(world, 1_001)
+    lock = await asyncpg.connect(world.url)
+
+    async with lock.transaction():
+        await lock.execute("LOCK TABLE audit_log IN ACCESS EXCLUSIVE MODE")
+        forgetting = spawn(an_upkeep(process).forget(), name="forgetting")
+        while await world.value("SELECT count(*) FROM dead_event"):
+            await asyncio.sleep(0.01)
+        forgetting.cancel()
+
+    await lock.close()
