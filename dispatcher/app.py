@@ -219,7 +219,7 @@ class Daemon:
             deliverer = Deliverer(self._settings, links, replica, services) if Role.DELIVER in self._roles else None
             keep = self._settings.retention
             members = Membership(links.control, replica, payload_days=keep.payload_days)
-            await members.make_days()
+            await patiently(members.make_days)
             intake = None
             if Role.INGEST in self._roles:
                 dead_letters = await self._open_dead_letters(stack, services)

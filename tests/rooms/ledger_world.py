@@ -67,12 +67,15 @@ def a_dead_record(offset: int, part: int = 0) -> DeadRecord:
 class Process:
     """One replica as Postgres sees it, with its own links."""
 
-    def __init__(self, url: str, *, full_hosts: Sequence[int] = (), delivers: bool = True) -> None:
+    def __init__(
+        self, url: str, *, full_hosts: Sequence[int] = (), delivers: bool = True, payload_days: int = 8
+    ) -> None:
         tag = new_tag()
         self.links = {name: Link(url, name, tag=tag) for name in ("intake", "settlement", "claims", "hosts", "control")}
         self.full_hosts = list(full_hosts)
         self.full_endpoints: list[int] = []
         self._delivers = delivers
+        self._payload_days = payload_days
         self.replica: Replica
         self.members: Membership
 
@@ -80,7 +83,7 @@ class Process:
         """Register, make tables ahead, build the ledgers."""
         links = self.links
         self.replica = await register(links["control"], "pod", LEASE_SECONDS)
-        self.members = Membership(links["control"], self.replica, payload_days=30)
+        self.members = Membership(links["control"], self.replica, payload_days=self._payload_days)
         await self.members.make_days()
         self.intake = IntakeLedger(
             links["intake"],

@@ -1,13 +1,16 @@
 """Leases and takeover on a real Postgres: S5, S6 and the safety net."""
 
 import asyncio
+import datetime as dt
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import pytest
 
 from dispatcher.kit import clock
-from dispatcher.model.errors import Fenced
+from dispatcher.ledger import replicas
+from dispatcher.ledger.replicas import Membership
+from dispatcher.model.errors import Fenced, Unavailable
 from tests.rooms.ledger_world import LEASE_SECONDS, World, a_batch, an_event, open_ledger
 from tests.support.faults import FaultProxy
 from tests.support.servers import DatabaseServer
@@ -172,3 +175,64 @@ async def test_tables_are_made_seven_days_ahead_and_only_where_missing(world: Wo
     assert (today - first).days == 8
     assert (last - today).days == 7
     assert await world.value("SELECT to_regclass($1)", f"event_{today:%Y%m%d}") is not None
+
+
+async def drop_days(world: World, *days: int) -> None:
+    for n in days:
+        await world.sql.execute(f"DROP TABLE event_{clock.utcnow().date() + dt.timedelta(days=n):%Y%m%d}")
+
+
+async def test_after_a_long_stop_events_of_every_kept_day_have_a_table(world: World) -> None:
+    today = clock.utcnow().date()
+    await drop_days(world, *range(-8, 8))
+    # It ended ten days ago, and kept its events for eight.
+    for n in range(-18, -2):
+        await world.sql.execute("SELECT make_day($1)", today + dt.timedelta(days=n))
+
+    process = await world.process(payload_days=40)
+
+    assert process.members.days() == (today - dt.timedelta(days=40), today + dt.timedelta(days=7))
+
+
+async def test_a_table_far_ahead_changes_nothing_for_the_events_of_now(world: World) -> None:
+    process = await world.process()
+    before = await process.members.make_days()
+
+    await world.sql.execute("SELECT make_day((now() AT TIME ZONE 'UTC')::date + 20)")
+
+    assert await process.members.make_days() == before
+
+
+async def test_a_replica_begins_with_no_days_that_another_is_still_making(world: World) -> None:
+    process = await world.process()
+    known = process.members.days()
+    newcomer = Membership(process.links["control"], process.replica, payload_days=8)
+    await drop_days(world, -5)
+
+    async with world.sql.transaction():
+        await world.sql.execute("SELECT pg_advisory_xact_lock(728113001)")
+        with pytest.raises(Unavailable, match="another replica is making"):
+            await newcomer.make_days()
+        # What is known goes on: the day that is gone is asked for no more.
+        assert await process.members.make_days() == (known[0] + dt.timedelta(days=4), known[1])
+        await drop_days(world, 0)
+
+    async with world.sql.transaction():
+        await world.sql.execute("SELECT pg_advisory_xact_lock(728113001)")
+        with pytest.raises(Unavailable, match="another replica is making"):
+            await process.members.make_days()
+
+    assert await newcomer.make_days() == known
+
+
+async def test_many_days_are_made_some_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "_DAYS_AT_ONCE", 3)
+    process = await world.process()
+    trips = process.links["control"].round_trips
+
+    grown = Membership(process.links["control"], process.replica, payload_days=15)
+    first, _ = await grown.make_days()
+
+    assert (clock.utcnow().date() - first).days == 15
+    # Seven tables in three statements, the run in one.
+    assert process.links["control"].round_trips - trips == 4

@@ -260,13 +260,18 @@ async def test_a_locked_table_is_waited_for_with_patience_and_not_for_ever(world
     assert await Retention(world.url).drop_old(Daily.EVENT, 30) == ([days_ago(40)], [])
 
 
-async def test_a_day_past_its_retention_takes_no_more_events_and_a_gap_ends_the_run(world: World) -> None:
-    await make_days(world, *range(9, 32), 40)
+async def test_a_day_past_its_retention_takes_no_more_events_and_is_not_made_again(world: World) -> None:
+    await make_days(world, 40, 31)
 
-    process = await world.process()
-    first, last = process.members.days()
+    process = await world.process(payload_days=30)
+    made = await ages(world, Daily.EVENT)
+    done = await Retention(world.url).drop_old(Daily.EVENT, 30)
+    await process.members.make_days()
+    again = await Retention(world.url).drop_old(Daily.EVENT, 30)
 
-    assert first == days_ago(30)
-    assert last == days_ago(-7)
-    await world.sql.execute(f"DROP TABLE event_{days_ago(20):%Y%m%d}")
-    assert (await process.members.make_days())[0] == days_ago(19)
+    assert process.members.days() == (days_ago(30), days_ago(-7))
+    assert made == [40, 31, *range(30, 8, -1)]
+    assert done == ([days_ago(40), days_ago(31)], [])
+    assert again == ([], [])
+    assert await ages(world, Daily.EVENT) == list(range(30, 8, -1))
+    assert await ages(world, Daily.ATTEMPT) == [40, 31]

@@ -89,11 +89,12 @@ INSERT INTO lost_range (log_id, topic, part, from_offset, to_offset) VALUES ($1,
 ON CONFLICT DO NOTHING
 
 -- name: partition_days
--- Read the first and last day that events have a partition for, in one unbroken run up to the last: an old day that is
--- kept for its deliveries, or one from before a long stop, is not the first.
-SELECT min(day) AS first, max(day) AS last FROM (
-  SELECT day, day + (row_number() OVER (ORDER BY day DESC))::int AS run, max(day) OVER () + 1 AS last_run FROM (
+-- Read the first and last day that events have a partition for, in one unbroken run around today: an old day that is kept
+-- for its deliveries, or one that somebody made far ahead, is in none. Without a table for today, the run before it.
+SELECT min(day) AS first, max(day) AS last, today
+FROM (
+  SELECT day, day - (row_number() OVER (ORDER BY day))::int AS run, (now() AT TIME ZONE 'UTC')::date AS today FROM (
     SELECT to_date(right(c.relname, 8), 'YYYYMMDD') AS day
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = 'event'::regclass AND NOT i.inhdetachpending) days) runs
-WHERE run = last_run
+GROUP BY run, today ORDER BY min(day) <= today DESC, min(day) DESC LIMIT 1

@@ -37,6 +37,6 @@ UPDATE delivery d SET owner = NULL, due_at = now()
 WHERE owner IS NOT NULL AND NOT EXISTS (SELECT FROM replica r WHERE r.replica_id = d.owner)
 
 -- name: make_days
--- S7: make the partitions of the next seven days; one replica at a time, the others find the lock taken.
-SELECT make_day((now() AT TIME ZONE 'UTC')::date + n) FROM generate_series(0, 7) AS n
-WHERE pg_try_advisory_xact_lock(728113001)
+-- S7: make the partitions of the next seven days, and of events up to $2 of the last $1 days; one replica at a time, the
+-- others find the lock taken (null).
+SELECT CASE WHEN pg_try_advisory_xact_lock(728113001) THEN make_days($1, $2) END AS n_made
