@@ -54,16 +54,23 @@ class IntakeLedger:
 
     async def known_accounts(self, names: Collection[str], *, create: bool) -> frozenset[str]:
         """Return those of `names` that exist, made now if `create` says so. Known ones cost no round trip."""
-        missing = [name for name in names if name not in self._accounts]
-        if missing:
-            if create:
-                await self._link.fetch("create_accounts", missing)
+        if self._unknown(names):
             if len(self._accounts) > _CACHED_ACCOUNTS:
                 self._accounts.clear()
-                missing = list(names)
-            for row in await self._link.fetch("find_accounts", missing):
-                self._accounts[row["public_id"]] = row["account_id"]
+            await self._find(self._unknown(names))
+        unknown = self._unknown(names)
+        if unknown and create:
+            # Only those that are not there: an insert takes a number even where it then does nothing.
+            await self._link.fetch("create_accounts", unknown)
+            await self._find(unknown)
         return frozenset(name for name in names if name in self._accounts)
+
+    def _unknown(self, names: Collection[str]) -> list[str]:
+        return [name for name in names if name not in self._accounts]
+
+    async def _find(self, names: Collection[str]) -> None:
+        for row in await self._link.fetch("find_accounts", list(names)):
+            self._accounts[row["public_id"]] = row["account_id"]
 
     async def positions(self, log_id: str, partitions: Collection[Partition]) -> dict[Partition, int]:
         """Return the next offset of the partitions that were ever read in this log; others are absent."""

@@ -243,6 +243,21 @@ async def test_a_value_that_postgres_cannot_take_refuses_the_batch_and_writes_no
     assert not (await process.accept(a_batch([an_event(account)]))).refused
 
 
+async def test_accounts_that_are_there_use_up_no_numbers(world: World) -> None:
+    names = {await world.account() for _ in range(5)}
+    sequence = await world.value("SELECT pg_get_serial_sequence('account', 'account_id')")
+    await world.sql.execute(f"SELECT setval('{sequence}', 2147483646)")
+
+    # A process that starts knows none of them.
+    first, second = await world.process(), await world.process()
+    assert await first.intake.known_accounts(names, create=True) == names
+    assert await second.intake.known_accounts(names, create=True) == names
+    new = {*names, "acct_0123456789"}
+    assert await second.intake.known_accounts(new, create=True) == new
+
+    assert await world.value("SELECT max(account_id) FROM account") == 2147483647
+
+
 async def test_a_day_without_a_table_is_waited_for_and_nothing_is_lost(world: World) -> None:
     account = await world.account()
     process = await world.process()

@@ -76,7 +76,8 @@ ON CONFLICT DO NOTHING
 SELECT EXISTS (SELECT FROM ingest_progress WHERE log_id = $1 AND topic = $2)
 
 -- name: create_accounts
--- Make the accounts that are not there yet; a race with another replica is settled by the unique key.
+-- Make accounts that were not found; a race with another replica is settled by the unique key. Each name takes a number
+-- (of 2,147,483,647), also one that is there.
 INSERT INTO account (public_id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING
 
 -- name: find_accounts
