@@ -88,3 +88,13 @@ def test_no_sql_hides_in_python() -> None:
     ]
 
     assert not faults
+
+
+def test_every_advisory_lock_has_a_number_of_its_own() -> None:
+    # One is taken in one place: whoever shares a number waits for what has nothing to do with him.
+    files = [*(LEDGER / "sql").glob("*.sql"), *(LEDGER / "migrations").glob("*.sql"), *python_files(PACKAGE)]
+    numbers = Counter(number for file in files for number in re.findall(r"\b728113\d{3}\b", file.read_text("utf-8")))
+    locks = sum(len(re.findall(r"\bpg_(?:try_)?advisory_(?:xact_)?lock\(", file.read_text("utf-8"))) for file in files)
+
+    assert [number for number, count in numbers.items() if count > 1] == []
+    assert len(numbers) == locks

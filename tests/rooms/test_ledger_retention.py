@@ -232,6 +232,21 @@ async def test_two_replicas_share_the_work_and_never_fight(world: World) -> None
     assert await ages(world, Daily.EVENT) == []
 
 
+async def test_operators_change_what_they_like_while_days_are_dropped_and_after_it(world: World) -> None:
+    await make_days(world, 40)
+    turn = await asyncpg.connect(world.url)
+    assert await turn.fetchval(STATEMENTS["retention_turn"])
+
+    async with world.sql.transaction():
+        await world.sql.execute("SET LOCAL lock_timeout = '100ms'")
+        await world.sql.execute(STATEMENTS["lock_operators"])
+        await turn.close()
+        while (done := await Retention(world.url).drop_old(Daily.EVENT, 30)) is None:
+            await asyncio.sleep(0.01)
+
+    assert done == ([days_ago(40)], [])
+
+
 async def test_events_go_on_while_days_are_dropped(world: World) -> None:
     await make_days(world, *range(31, 41))
     process = await world.process()

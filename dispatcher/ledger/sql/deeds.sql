@@ -4,7 +4,7 @@ SELECT account_id FROM account WHERE account_id = $1 FOR NO KEY UPDATE
 
 -- name: lock_operators
 -- Serialize the deeds of operators, who have no account's row to lock.
-SELECT pg_advisory_xact_lock(728113002)
+SELECT pg_advisory_xact_lock(728113004)
 
 -- name: note_deed
 -- Append a line to the audit log. $1 account and $2 environment, NULL for an operator's deed.
