@@ -238,7 +238,7 @@ class Daemon:
                     members,
                     claims,
                     HealthLedger(links.control),
-                    Retention(url),
+                    Retention(url, tag=links.control.tag),
                     HourCounter(url),
                     Forgetting(links.control),
                 ),

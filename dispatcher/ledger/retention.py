@@ -48,10 +48,14 @@ class Round(NamedTuple):
 
 
 class Retention:
-    """Drops old days, over a connection of its own: its waits hold nothing up. Safe to call from any replica, again."""
+    """Drops old days, over a connection of its own: its waits hold nothing up. Safe to call from any replica, again.
 
-    def __init__(self, url: str) -> None:
+    Its sessions bear the process's `tag`: whoever takes over one that froze in its turn ends it, and with it the turn.
+    """
+
+    def __init__(self, url: str, *, tag: str = "") -> None:
         self._url = url
+        self._name = f"retention-{tag}" if tag else "retention"
 
     async def drop_old(self, daily: Daily, keep_days: int) -> Round | None:
         """Drop the tables whose day (UTC) has been over for more than `keep_days`; None when another replica is at it.
@@ -70,7 +74,7 @@ class Retention:
         return await self._drop_old(daily, keep_days)
 
     async def _drop_old(self, daily: Daily, keep_days: int) -> Round | None:
-        connection = await connect(self._url, "retention")
+        connection = await connect(self._url, self._name)
         try:
             return await _take_turn(connection, daily, keep_days)
         except BaseException as fault:

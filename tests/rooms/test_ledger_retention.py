@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from dispatcher.kit import clock
+from dispatcher.kit.supervise import spawn
 from dispatcher.ledger import retention as retention_module
 from dispatcher.ledger.connections import connect
 from dispatcher.ledger.retention import Daily, Retention
@@ -230,6 +231,40 @@ async def test_two_replicas_share_the_work_and_never_fight(world: World) -> None
     dropped = [day for one in rounds if one is not None for day in one.dropped]
     assert sorted(dropped) == [days_ago(age) for age in range(36, 30, -1)]
     assert await ages(world, Daily.EVENT) == []
+
+
+async def test_the_turn_of_a_replica_that_froze_ends_with_its_takeover(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_days(world, 40)
+    frozen, survivor = await world.process(), await world.process()
+    is_in_its_turn, for_ever = asyncio.Event(), asyncio.Event()
+
+    async def freeze(*_: object) -> bool:
+        is_in_its_turn.set()
+        await for_ever.wait()
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retention_module, "_let_go", freeze)
+        turn = spawn(
+            Retention(world.url, tag=frozen.links["control"].tag).drop_old(Daily.EVENT, 30), name="frozen-retention"
+        )
+        await is_in_its_turn.wait()
+    assert await Retention(world.url).drop_old(Daily.EVENT, 30) is None
+
+    await world.expire(frozen)
+    monkeypatch.setattr(survivor.replica, "may_take_over", lambda _: True)
+    while await world.value("SELECT count(*) FROM replica") > 1:
+        await survivor.members.take_over()
+    try:
+        async with asyncio.timeout(20):
+            while (done := await Retention(world.url).drop_old(Daily.EVENT, 30)) is None:
+                await asyncio.sleep(0.01)
+    finally:
+        turn.cancel()
+
+    assert done == ([days_ago(40)], [])
 
 
 async def test_operators_change_what_they_like_while_days_are_dropped_and_after_it(world: World) -> None:
