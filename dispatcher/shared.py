@@ -51,7 +51,7 @@ async def make_services(stack: AsyncExitStack, settings: Settings, control: Link
     """Make them; what has to be closed is left to `stack`. Unavailable when Postgres is away."""
     assert settings.secrets.key_file is not None
     book = DirectoryLedger(control)
-    await patiently(lambda: book.set_default_limits(settings.limits.host_limits()))
+    await book.set_default_limits(settings.limits.host_limits())
     id_key = await patiently(book.id_key)
     delivery_ids = DeliveryIds(id_key)
     catalogue = Catalogue.from_document(load_catalogue(schema_folder()))

@@ -115,6 +115,7 @@ class Upkeep:
         while True:
             for old in Old:
                 await self._try(old, partial(self._forget, old))
+            await self._try("forget_hosts", self._forget_hosts)
             await asyncio.sleep(_FORGET_SECONDS)
 
     async def _forget(self, old: Old) -> None:
@@ -123,6 +124,12 @@ class Upkeep:
             # The link serves the lease, too.
             await asyncio.sleep(_BATCH_REST_SECONDS)
             n_rows = await self._books.forgetting.forget(old)
+
+    async def _forget_hosts(self) -> None:
+        last: int | None = 0
+        while last is not None:
+            last = await self._books.forgetting.forget_hosts(last)
+            await asyncio.sleep(_BATCH_REST_SECONDS)
 
     async def _make_days(self) -> None:
         _, last = await self._books.members.make_days()

@@ -65,7 +65,9 @@ def change(host: str, own: Mapping[str, Any], *, defaults: bool, resume: bool) -
 async def _found(book: Any, host: str) -> "HostState":
     found: HostState | None = await book.find(host)
     if found is None:
-        message = f"no endpoint ever had the host {host}; `dispatcher hosts list` shows those that there are"
+        message = (
+            f"no endpoint has the host {host} or had it lately; `dispatcher hosts list` shows those that there are"
+        )
         raise DispatcherError(message)
     return found
 

@@ -1,10 +1,15 @@
 """Delivery settings of endpoints, as they lie in Postgres: secrets and headers sealed."""
 
 from collections.abc import Collection
+from functools import partial
+from typing import Final
 
-from dispatcher.ledger.connections import Link
+from dispatcher.ledger.connections import Link, patiently
 from dispatcher.ledger.hosts import limits_row
 from dispatcher.model.endpoint import EndpointStatus, HostLimits, SealedKey, SealedTarget
+
+HOSTS_AT_ONCE: Final = 5_000
+"""Hosts given other limits per statement: 0.2 s."""
 
 
 class DirectoryLedger:
@@ -47,8 +52,15 @@ class DirectoryLedger:
         return [row["endpoint_id"] for row in rows]
 
     async def set_default_limits(self, limits: HostLimits) -> None:
-        """Give hosts without limits of their own the configured ones."""
-        await self._link.fetch("set_default_limits", *limits_row(limits))
+        """Give hosts without limits of their own the configured ones, some at a time.
+
+        Each statement is tried again for as long as a start is patient. Raises Unavailable.
+        """
+        last: int | None = 0
+        while last is not None:
+            columns = (*limits_row(limits), last, HOSTS_AT_ONCE)
+            row = await patiently(partial(self._link.fetchrow, "set_default_limits", *columns))
+            last = row["last"]
 
     async def id_key(self) -> bytes:
         """Return the installation's key for public delivery ids and clients' places in lists (32 bytes)."""

@@ -204,9 +204,12 @@ class EndpointLedger:
                 return None
             if row["changed_at"] != before.changed_at:
                 return Changed()
-            host_id = await self._host(session, settings.authority)
+            found = await session.fetchrow("find_host", settings.authority)
+            is_there = found is not None and found["host_id"] == row["host_id"]
+            host_id = row["host_id"] if is_there else await self._host(session, settings.authority)
             await session.execute("change_endpoint", before.endpoint_id, *settings.columns(host_id))
-            if host_id != row["host_id"]:
+            if not is_there:
+                await session.execute("leave_host", row["host_id"])
                 await session.execute("forget_pauses", before.endpoint_id)
                 await session.execute("forget_failures", before.endpoint_id)
                 await session.execute("move_waiting", MOVE_ROWS)
@@ -263,12 +266,12 @@ class EndpointLedger:
 
     async def _host(self, session: Session, authority: str) -> int:
         limits = self._default_limits
-        row = await session.fetchrow("find_host", authority)
+        row = await session.fetchrow("hold_host", authority)
         if row is None:
             row = await session.fetchrow("create_host", authority, *limits_row(limits))
         if row is None:
             # Another maker committed the same host between the two statements.
-            row = await session.fetchrow("find_host", authority)
+            row = await session.fetchrow("hold_host", authority)
         assert row is not None
         number: int = row["host_id"]
         return number

@@ -130,7 +130,7 @@ class HostBook:
         return [_state(row) for row in await self._pool.fetch("list_hosts", after, limit)]
 
     async def find(self, authority: str) -> HostState | None:
-        """Return one host, None when no endpoint ever had it."""
+        """Return one host, None when no endpoint has it, or had it until a day ago."""
         row = await self._pool.fetchrow("show_host", authority)
         return None if row is None else _state(row)
 

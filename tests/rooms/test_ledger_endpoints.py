@@ -305,3 +305,19 @@ async def _fail(room: Room, failures: int, minutes: float) -> None:
         failures,
         minutes * 60,
     )
+
+
+async def test_a_host_remembers_when_an_endpoint_left_it(room: Room) -> None:
+    made = await make(room.ledger, room.tenant)
+    assert isinstance(made, StoredEndpoint)
+    stays, moves = SETTINGS, replace(SETTINGS, authority="https://other.example:443", url="https://other.example/")
+    when = "SELECT changed_at > now() - interval '1 hour' FROM host WHERE authority = $1"
+    await room.sql.execute("UPDATE host SET changed_at = now() - interval '2 days'")
+
+    changed = await room.ledger.change(a_deed(room.tenant), made, stays, members=["url"])
+    was_left_before = await room.sql.fetchval(when, SETTINGS.authority)
+    assert isinstance(changed, StoredEndpoint)
+    await room.ledger.change(a_deed(room.tenant), changed, moves, members=["url"])
+
+    assert not was_left_before
+    assert await room.sql.fetchval(when, SETTINGS.authority)

@@ -1,15 +1,20 @@
 """What is old is deleted in batches, on a real Postgres."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 import asyncpg
 import pytest
 from prometheus_client import CollectorRegistry
 
 from dispatcher.kit.supervise import spawn
+from dispatcher.ledger import forgetting as forgetting_module
+from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.endpoints import EndpointLedger
 from dispatcher.ledger.forgetting import Forgetting, Old
 from dispatcher.ledger.retention import Retention
+from dispatcher.ledger.statements import STATEMENTS
+from dispatcher.model.endpoint import HostLimits
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.upkeep import Books, Upkeep
 from tests.rooms.ledger_world import Process, World, open_ledger
@@ -116,3 +121,105 @@ async def test_what_cannot_be_forgotten_holds_up_nothing_else(world: World) -> N
         forgetting.cancel()
 
     await lock.close()
+
+
+IDLE = {"changed_at": "now() - interval '25 hours'"}
+REMEMBERED = [
+    {"has_own_limits": "true"},
+    {"scale": "0.5"},
+    {"tat": "now() + interval '1 minute'"},
+    {"paused_until": "now() + interval '1 minute'"},
+    {"paused_until": "now() - interval '50 minutes'"},
+    {"changed_at": "now() - interval '23 hours'"},
+]
+
+
+async def a_host(world: World, **columns: str) -> int:
+    """Make a host that is idle but for what is said."""
+    number = await world.host(paused_seconds=-7_200.0)
+    settings = ", ".join(f"{name} = {value}" for name, value in (IDLE | columns).items())
+    await world.sql.execute(f"UPDATE host SET {settings} WHERE host_id = $1", number)
+    return number
+
+
+async def hosts(world: World) -> set[int]:
+    return {row["host_id"] for row in await world.rows("SELECT host_id FROM host")}
+
+
+async def forget_all_hosts(forgetting: Forgetting) -> None:
+    last: int | None = 0
+    while last is not None:
+        last = await forgetting.forget_hosts(last)
+
+
+async def test_a_host_that_nothing_has_is_forgotten_and_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forgetting_module, "HOSTS_AT_ONCE", 2)
+    process = await world.process()
+    account = await world.account()
+    remembered = {await a_host(world, **columns) for columns in REMEMBERED}
+    has_endpoint = {await a_host(world) for _ in range(2)}
+    for host, status in zip(has_endpoint, ("enabled", "deleted"), strict=True):
+        await world.endpoint(account, host=host, status=status)
+    has_delivery = [await a_host(world) for _ in range(3)]
+    for host, change in zip(has_delivery, ("due_at = now()", "held = true", "owner = 1"), strict=True):
+        endpoint = await world.endpoint(account, host=host)
+        await world.waiting(account, endpoint, 1)
+        await world.sql.execute(f"UPDATE delivery SET {change} WHERE host_id = $1", host)
+        # It moved, and this delivery has not followed yet.
+        await world.sql.execute("UPDATE endpoint SET host_id = $2 WHERE endpoint_id = $1", endpoint, min(has_endpoint))
+    idle = {await a_host(world) for _ in range(3)}
+
+    await forget_all_hosts(Forgetting(process.links["control"]))
+
+    assert await hosts(world) == remembered | has_endpoint | set(has_delivery)
+    assert not idle & await hosts(world)
+
+
+async def test_a_host_that_an_endpoint_comes_to_is_not_forgotten(world: World) -> None:
+    process = await world.process()
+    account = await world.account()
+    host = await a_host(world)
+
+    async with world.sql.transaction():
+        authority = await world.value("SELECT authority FROM host")
+        await world.sql.execute(STATEMENTS["hold_host"], authority)
+        await forget_all_hosts(Forgetting(process.links["control"]))
+        await world.endpoint(account, host=host)
+
+    assert await hosts(world) == {host}
+
+
+async def test_an_endpoint_that_comes_before_the_lock_is_seen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = await world.process()
+    account = await world.account()
+    host = await a_host(world)
+    forget = forgetting_module._forget_hosts
+
+    async def come_first(chosen: Collection[int], connection: asyncpg.Connection) -> None:
+        await world.endpoint(account, host=host)
+        await forget(chosen, connection)
+
+    monkeypatch.setattr(forgetting_module, "_forget_hosts", come_first)
+    await forget_all_hosts(Forgetting(process.links["control"]))
+
+    assert await hosts(world) == {host}
+
+
+async def test_who_comes_to_a_host_that_is_being_forgotten_makes_it_again(world: World) -> None:
+    host = await a_host(world)
+    authority = await world.value("SELECT authority FROM host")
+    pool = await Pool.open(world.url, size=1)
+    ledger = EndpointLedger(pool, default_limits=HostLimits(100.0, 100, 64))
+
+    async def come() -> int:
+        async with pool.transaction() as session:
+            return await ledger._host(session, authority)
+
+    async with world.sql.transaction():
+        await world.sql.execute(STATEMENTS["lock_idle_hosts"], [host])
+        coming = spawn(come(), name="coming")
+        await world.until_blocked(1)
+        await world.sql.execute(STATEMENTS["forget_hosts"], [host])
+
+    assert {await coming} == await hosts(world) != {host}
+    await pool.aclose()

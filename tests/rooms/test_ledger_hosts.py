@@ -7,7 +7,10 @@ from unittest.mock import patch
 
 import pytest
 
+from dispatcher.kit.supervise import spawn
+from dispatcher.ledger import directory
 from dispatcher.ledger.statements import STATEMENTS
+from dispatcher.model.endpoint import HostLimits
 from dispatcher.model.errors import Fenced
 from dispatcher.policy.health import share_of
 from dispatcher.policy.pacing import UNVERIFIED, Ask, grants_of
@@ -339,3 +342,31 @@ async def test_limits_of_its_own_and_the_count_of_replicas_reach_every_replica(w
 
     assert (limits.rate, limits.burst, limits.in_flight) == (7.0, 9, 3)
     assert [await p.hosts.delivering() for p in (first, second)] == [(2, 0), (2, 1)]
+
+
+async def test_configured_limits_reach_every_host_without_its_own_some_at_a_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory, "HOSTS_AT_ONCE", 2)
+    link = (await world.process()).links["control"]
+    numbers = [await world.host() for _ in range(6)]
+    await world.sql.execute("UPDATE host SET has_own_limits = true WHERE host_id = $1", numbers[3])
+    await link.fetch("installation")
+    connection = link._connection
+    assert connection is not None
+    await connection.execute("SET lock_timeout = '50ms'")
+    trips = link.round_trips
+
+    async with world.sql.transaction():
+        await world.sql.execute("SELECT FROM host WHERE host_id = $1 FOR UPDATE", numbers[2])
+        setting = spawn(directory.DirectoryLedger(link).set_default_limits(HostLimits(7.0, 8, 9)), name="setting")
+        await world.until_blocked(1)
+        while not connection.is_closed():
+            await asyncio.sleep(0.01)
+    await setting
+
+    rows = await world.rows("SELECT host_id, rate, burst, in_flight FROM host ORDER BY 1")
+    assert [tuple(row)[1:] for row in rows if row["host_id"] != numbers[3]] == [(7.0, 8, 9)] * 5
+    assert next(row["rate"] for row in rows if row["host_id"] == numbers[3]) == 100.0
+    # Three pages, the look behind the last, and one page more than once.
+    assert link.round_trips - trips > 4

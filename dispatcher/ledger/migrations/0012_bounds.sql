@@ -22,3 +22,12 @@ BEGIN
   END LOOP;
   RETURN n;
 END $$;
+
+-- A host that can be forgotten: no endpoint has it, none left it lately, and it remembers nothing that the next endpoint
+-- there has to be met with: no limits of an operator's, no slow start, no pause within the hour, no token given ahead.
+-- That no delivery has it either takes a look at the whole hot table, and is for who forgets to see to.
+CREATE INDEX endpoint_of_host ON endpoint (host_id);
+CREATE VIEW idle_host AS
+SELECT h.host_id FROM host h
+WHERE NOT h.has_own_limits AND h.scale = 1 AND h.tat <= now() AND h.paused_until <= now() - interval '1 hour'
+  AND h.changed_at < now() - interval '1 day' AND NOT EXISTS (SELECT FROM endpoint e WHERE e.host_id = h.host_id);

@@ -19,10 +19,16 @@ WHERE e.endpoint_id = ANY($1::int[])
 SELECT endpoint_id FROM endpoint WHERE changed_at > now() - make_interval(secs => $1)
 
 -- name: set_default_limits
--- Bring hosts without limits of their own to the configured defaults.
-UPDATE host SET rate = $1, burst = $2, in_flight = $3, interval_us = $4, grant_burst = $5, changed_at = now()
-WHERE NOT has_own_limits
-  AND (rate, burst, in_flight) IS DISTINCT FROM ($1::float8, $2::int, $3::int)
+-- Bring the next $7 hosts above number $6 that have no limits of their own to the configured defaults; returns the last of
+-- them, null when there is none. Locks the rows in order. Index: primary key.
+WITH page AS MATERIALIZED (
+  SELECT host_id FROM host
+  WHERE host_id > $6 AND NOT has_own_limits AND (rate, burst, in_flight) IS DISTINCT FROM ($1::float8, $2::int, $3::int)
+  ORDER BY host_id LIMIT $7 FOR NO KEY UPDATE),
+done AS (
+  UPDATE host h SET rate = $1, burst = $2, in_flight = $3, interval_us = $4, grant_burst = $5, changed_at = now()
+  FROM page WHERE h.host_id = page.host_id RETURNING h.host_id)
+SELECT max(host_id) AS last FROM done
 
 -- name: installation
 -- Read the key of public delivery ids.

@@ -6,6 +6,15 @@ SELECT count(*) AS n FROM endpoint WHERE account_id = $1 AND environment = $2 AN
 -- Read the number of a host. Index: the unique key.
 SELECT host_id FROM host WHERE authority = $1
 
+-- name: hold_host
+-- Read the number of a host that an endpoint comes to, and keep it from being forgotten meanwhile. Waits for who forgets it
+-- just now, then there is no row. Locks: KEY SHARE, as the endpoint's foreign key does. Index: the unique key.
+SELECT host_id FROM host WHERE authority = $1 FOR KEY SHARE
+
+-- name: leave_host
+-- Note that an endpoint leaves a host: it is idle a day later at the soonest.
+UPDATE host SET changed_at = now() WHERE host_id = $1
+
 -- name: create_host
 -- Make a host with the default limits; no row when another process made it meanwhile.
 INSERT INTO host (authority, rate, burst, in_flight, interval_us, grant_burst) VALUES ($1, $2, $3, $4, $5, $6)

@@ -29,3 +29,21 @@ DELETE FROM dead_event WHERE ctid = ANY(ARRAY(SELECT place FROM summed WHERE n_b
 -- per job of these ninety days.
 DELETE FROM replay WHERE ctid = ANY(ARRAY(
   SELECT ctid FROM replay WHERE ended_at < now() - interval '90 days' LIMIT 1000 FOR UPDATE SKIP LOCKED))
+
+-- name: idle_hosts
+-- Find hosts that may be forgotten, among the next $2 above number $1. Indexes: primary key, endpoint_of_host.
+WITH page AS MATERIALIZED (SELECT host_id FROM host WHERE host_id > $1 ORDER BY host_id LIMIT $2)
+SELECT (SELECT max(host_id) FROM page) AS last, (SELECT array_agg(host_id) FROM page JOIN idle_host USING (host_id)) AS idle
+
+-- name: hosts_of_deliveries
+-- Read which hosts from number $1 to $2 any delivery has: waiting, held or under way. Reads the whole hot table.
+SELECT DISTINCT host_id FROM delivery WHERE host_id BETWEEN $1 AND $2
+
+-- name: lock_idle_hosts
+-- Lock hosts that may be forgotten; one that somebody is at, such as the maker of an endpoint there, is left alone.
+SELECT host_id FROM host WHERE host_id = ANY($1::int[]) ORDER BY host_id FOR UPDATE SKIP LOCKED
+
+-- name: forget_hosts
+-- Forget locked hosts that are idle still. A statement of its own, so that its snapshot follows the lock: an endpoint that
+-- came before it is seen.
+DELETE FROM host WHERE host_id = ANY($1::int[]) AND host_id IN (SELECT host_id FROM idle_host)
