@@ -112,6 +112,21 @@ async def test_one_that_a_process_has_is_canceled_when_it_comes_back_unfinished(
     ]
 
 
+async def test_a_wish_of_the_time_before_does_not_cancel_what_a_replay_reopens(stage: Stage) -> None:
+    over, under_way = await stage.accept(2)
+    for delivery in (over, under_way):
+        assert await stage.wishes.cancel(stage.tenant, delivery.delivery_id) is Wish.GRANTED
+    await stage.settle([over])
+
+    await stage.replay(Wanted.ALL)
+    await stage.run()
+    wishes = await stage.world.rows("SELECT delivery_id FROM cancellation")
+
+    assert [row["delivery_id"] for row in wishes] == [under_way.delivery_id]
+    assert await stage.steps().fulfil_wishes() == 0
+    assert await stage.world.value("SELECT count(*) FROM delivery") == 2
+
+
 async def test_a_wish_of_the_time_before_does_not_cancel_what_is_sent_again(stage: Stage) -> None:
     (delivery,) = await stage.accept(1)
     await stage.wishes.cancel(stage.tenant, delivery.delivery_id)

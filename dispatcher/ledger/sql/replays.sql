@@ -85,6 +85,7 @@ SELECT count(*) AS n FROM (
 -- Look at the next stretch of the feed, make the deliveries that are wanted, and move the job behind it: all or nothing,
 -- so that no event is passed without them and none gets two from one job. A delivery that ended goes on under its
 -- number; for an event without one a new one is made, with the event's own time of creation, by which it is found again.
+-- A wish to cancel one that goes on was for the time before.
 -- Called under the locks of `pick_replay`, which came before it in statements of their own: the snapshot follows them.
 -- The end may be fixed $4 seconds after the job was made: by then every accept that took no notice of the endpoint has
 -- ended, and below the next transaction's number lies all that they wrote.
@@ -103,7 +104,8 @@ made AS (
          r.endpoint_id, r.host_id, p.attempts, p.attempts, now(), COALESCE(p.born_at, p.ingested_at)
   FROM passed p, r WHERE p.is_wanted
   ON CONFLICT (delivery_id) DO NOTHING
-  RETURNING 1),
+  RETURNING delivery_id),
+wish AS (DELETE FROM cancellation WHERE delivery_id IN (SELECT delivery_id FROM made)),
 told AS MATERIALIZED (
   SELECT (SELECT count(*) FROM passed) AS n_passed, (SELECT count(*) FROM passed WHERE is_match) AS n_match,
          (SELECT count(*) FROM made) AS n_made,
