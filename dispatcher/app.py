@@ -48,14 +48,11 @@ from dispatcher.lanes.watch import Watch
 from dispatcher.ledger.claims import ClaimLedger
 from dispatcher.ledger.connections import Links, Pool, patiently
 from dispatcher.ledger.directory import DirectoryLedger
-from dispatcher.ledger.forgetting import Forgetting
-from dispatcher.ledger.health import HealthLedger
 from dispatcher.ledger.hosts import HostLedger
-from dispatcher.ledger.hours import HourCounter
 from dispatcher.ledger.intake import IntakeLedger
 from dispatcher.ledger.replay_steps import StepLedger
 from dispatcher.ledger.replicas import Membership, Replica, register
-from dispatcher.ledger.retention import Daily, Retention
+from dispatcher.ledger.retention import Daily
 from dispatcher.ledger.seals import SealLedger
 from dispatcher.ledger.settlement import SettlementLedger
 from dispatcher.model.delivery import Delivery, Settlement
@@ -231,17 +228,9 @@ class Daemon:
             probes = self._make_probes(services, deliverer, replica, intake)
             await self._serve(stack, services, deliverer, probes)
             claims = ClaimLedger(links.claims, replica) if deliverer is None else deliverer.claims
-            url = self._settings.database_url()
             upkeep = Upkeep(
                 replica,
-                Books(
-                    members,
-                    claims,
-                    HealthLedger(links.control),
-                    Retention(url, tag=links.control.tag),
-                    HourCounter(url),
-                    Forgetting(links.control),
-                ),
+                Books.of(members, claims, links.control, self._settings.database_url()),
                 services.metrics,
                 keep_days={
                     Daily.EVENT: keep.payload_days,

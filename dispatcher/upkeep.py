@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Self
 
 import structlog
 
 from dispatcher.kit import clock
 from dispatcher.ledger.claims import ClaimLedger
+from dispatcher.ledger.connections import Link
 from dispatcher.ledger.forgetting import Forgetting, Old
 from dispatcher.ledger.health import HealthLedger
 from dispatcher.ledger.hours import HourCounter
@@ -40,6 +41,12 @@ class Books:
     retention: Retention
     hours: HourCounter
     forgetting: Forgetting
+
+    @classmethod
+    def of(cls, members: Membership, claims: ClaimLedger, control: Link, url: str) -> Self:
+        """Return the ledgers of a replica; what is long opens connections of its own to the database at `url`."""
+        retention = Retention(url, tag=control.tag)
+        return cls(members, claims, HealthLedger(control), retention, HourCounter(url), Forgetting(control))
 
 
 class Upkeep:

@@ -11,6 +11,7 @@ import pytest
 from dispatcher.kit import clock
 from dispatcher.ledger import hours as hours_module
 from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.forgetting import Forgetting, Old
 from dispatcher.ledger.hours import COUNTING, Hour, HourCounter, Week, read_week
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.errors import Unavailable
@@ -189,7 +190,7 @@ async def test_counts_are_forgotten_after_eight_days(world: World) -> None:
         await world.sql.execute("INSERT INTO endpoint_hour VALUES (1, $1, 1, 1)", at)
         await world.sql.execute("INSERT INTO counted_hour VALUES ($1, now())", at)
 
-    await process.members.forget()
+    await Forgetting(process.links["control"]).forget(Old.HOURS)
 
     for table in ("endpoint_hour", "counted_hour"):
         assert [row[0] for row in await world.rows(f"SELECT hour FROM {table}")] == [hours_ago(24 * 7)]
