@@ -211,12 +211,9 @@ class Daemon:
             services = await make_services(stack, self._settings, links.control)
             self.journal, self.vault = services.journal, services.vault
             # Nobody renews the lease until the rooms are open: what may take long at a start comes before it.
-            replica = await self._register(links)
-            _log.info("replica_registered", replica=replica.replica_id)
+            replica, members = await patiently(partial(self._join, links))
             deliverer = Deliverer(self._settings, links, replica, services) if Role.DELIVER in self._roles else None
             keep = self._settings.retention
-            members = Membership(links.control, replica, payload_days=keep.payload_days)
-            await patiently(members.make_days)
             intake = None
             if Role.INGEST in self._roles:
                 dead_letters = await self._open_dead_letters(stack, services)
@@ -249,9 +246,14 @@ class Daemon:
         stack.push_async_callback(links.aclose)
         return links
 
-    async def _register(self, links: Links) -> Replica:
+    async def _join(self, links: Links) -> tuple[Replica, Membership]:
+        """Become a replica, and see to the days' tables; both anew when one fails: by then the lease may be over."""
         pod, delivers = socket.gethostname(), Role.DELIVER in self._roles
-        return await patiently(lambda: register(links.control, pod, self._settings.lease.seconds, delivers=delivers))
+        replica = await register(links.control, pod, self._settings.lease.seconds, delivers=delivers)
+        _log.info("replica_registered", replica=replica.replica_id)
+        members = Membership(links.control, replica, payload_days=self._settings.retention.payload_days)
+        await members.make_days()
+        return replica, members
 
     async def _open_dead_letters(self, stack: AsyncExitStack, services: Services) -> DeadLetters | None:
         topic = self._settings.kafka.dead_letter_topic
@@ -360,7 +362,7 @@ class Daemon:
 
     async def _make_api(self, stack: AsyncExitStack, services: Services, deliverer: Deliverer | None) -> ApiServices:
         settings = self._settings
-        pool = await Pool.open(settings.database_url())
+        pool = await patiently(partial(Pool.open, settings.database_url()))
         stack.push_async_callback(pool.aclose)
         return ApiServices(
             pool=pool,
