@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from dispatcher.kit import clock
 from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.seals import SECRETS
 
 
 class Vitals(NamedTuple):
@@ -72,7 +73,7 @@ class Checkup:
         row = await self._pool.fetchrow("checkup_secret")
         if row is None:
             return None
-        return SealedSecret(row["sealed_key"], f"endpoint_secret:{row['public_id']}:{row['endpoint_id']}")
+        return SealedSecret(row["sealed_key"], SECRETS.place(row["public_id"], row["secret_id"]))
 
     async def positions(self, log_id: str) -> dict[tuple[str, int], int]:
         """Return how far each partition of a log has been taken in."""

@@ -705,6 +705,16 @@ async def test_doctor_fails_with_a_cure(shop: Shop, change: dict[str, str], word
     assert all(one["cure"] for one in failing)
 
 
+async def test_doctor_sees_that_the_key_ring_opens_a_rotated_secret(shop: Shop) -> None:
+    # Numbers of secrets and of endpoints part with the first rotation.
+    await shop.api.call("POST", f"/v1/webhook_endpoints/{shop.endpoint}/rotate_secret")
+
+    said = await shop.terminal.run("doctor", "database", "-o", "json")
+
+    ring = next(one for one in said.json if one["check"] == "key-ring")
+    assert (ring["level"], ring["detail"].endswith("opens what is sealed")) == ("ok", True)
+
+
 async def test_doctor_sees_a_key_ring_that_is_another(shop: Shop) -> None:
     await shop.terminal.run("config", "make-key-ring", str(shop.folder / "other.json"))
     shop.terminal.environment["DISPATCHER_SECRETS__KEY_FILE"] = str(shop.folder / "other.json")

@@ -7,7 +7,7 @@ SELECT current_setting('server_version_num')::int AS version, current_setting('s
 
 -- name: checkup_secret
 -- Read one sealed signing key, the newest, to see whether a key ring opens it; no row when there is none.
-SELECT e.public_id, s.endpoint_id, s.sealed_key FROM endpoint_secret s JOIN endpoint e USING (endpoint_id)
+SELECT e.public_id, s.secret_id, s.sealed_key FROM endpoint_secret s JOIN endpoint e USING (endpoint_id)
 ORDER BY s.secret_id DESC LIMIT 1
 
 -- name: checkup_positions
