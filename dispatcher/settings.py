@@ -1,12 +1,14 @@
 """Every setting of the program: one frozen group per room, read once, all faults reported together.
 
 A setting is the environment variable `DISPATCHER_<GROUP>__<NAME>` or the same key in the TOML file named by
-`DISPATCHER_CONFIG` (`[group]`, `name = value`); the environment wins. Names that do not exist are refused. The text
-below each field is what the generated table in the README says.
+`DISPATCHER_CONFIG` (`[group]`, `name = value`); the environment wins. Names that do not exist are refused, but for
+those that Kubernetes makes of services called `dispatcher`. The text below each field is what the generated table in
+the README says.
 """
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from enum import StrEnum
@@ -37,6 +39,12 @@ from dispatcher.setting_values import (
 PREFIX: Final = "DISPATCHER_"
 CONFIG_VARIABLE: Final = "DISPATCHER_CONFIG"
 _OWN_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "DISPATCHER_API_URL", "DISPATCHER_API_KEY", "DISPATCHER_PROFILE"})
+# Of a Service `dispatcher` every pod of its namespace gets DISPATCHER_PORT, DISPATCHER_SERVICE_HOST,
+# DISPATCHER_PORT_8080_TCP_ADDR and the like; of `dispatcher-api` the same behind DISPATCHER_API.
+_SERVICE_LINK: Final = re.compile(
+    r"(?!.*__)(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)",
+    re.ASCII,
+)
 
 
 class Role(StrEnum):
@@ -231,7 +239,10 @@ class Log(Group):
 
 
 class Settings(Group):
-    """All groups. `sources` tells for each key that was set where from: env, file or embedded."""
+    """All groups. `sources` tells for each key that was set where from: env, file or embedded.
+
+    `ignored` are variables that bear our prefix and look like Kubernetes' service links.
+    """
 
     kafka: Kafka = Kafka()
     intake: Intake = Intake()
@@ -248,6 +259,7 @@ class Settings(Group):
     log: Log = Log()
     data_dir: Path = _doc(Path(".dispatcher"), description="Embedded servers' data, key ring, one-time links.")
     sources: Mapping[str, str] = Field(default_factory=dict, exclude=True)
+    ignored: tuple[str, ...] = Field((), exclude=True)
 
     def database_url(self) -> str:
         """Return the URL with the password of the password file, when there is one."""
@@ -302,10 +314,14 @@ def load(
     faults: list[str] = []
     values: dict[str, object] = {}
     sources: dict[str, str] = {}
+    in_environment = _from_environ(environ)
+    links = sorted(filter(_SERVICE_LINK.fullmatch, in_environment))
+    for link in links:
+        del in_environment[link]
     layers: list[tuple[str, Mapping[str, object]]] = [
         ("embedded", _EMBEDDED if embedded else {}),
         ("file", _from_file(environ, faults)),
-        ("env", _from_environ(environ)),
+        ("env", in_environment),
     ]
     for source, layer in layers:
         values.update(layer)
@@ -326,7 +342,7 @@ def load(
     faults += _contradictions(settings)
     if faults:
         raise ConfigurationError(faults)
-    return settings
+    return settings.model_copy(update={"ignored": tuple(PREFIX + link for link in links)})
 
 
 def _from_environ(environ: Mapping[str, str]) -> dict[str, object]:

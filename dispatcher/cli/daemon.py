@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
+import structlog
 
 from dispatcher.app import Daemon
 from dispatcher.kit.stopping import StopRequest
@@ -17,6 +18,8 @@ from dispatcher.ledger.connections import patiently
 from dispatcher.ledger.migrate import pending
 from dispatcher.model.errors import DispatcherError
 from dispatcher.settings import Role, Settings
+
+_log = structlog.get_logger("daemon")
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -63,6 +66,10 @@ async def serve(
 ) -> None:
     """Run a daemon until SIGTERM or Ctrl-C. Raises DispatcherError when it cannot start or has to end."""
     _tame_collector()
+    if settings.ignored:
+        _log.warning(
+            "variables_ignored", names=settings.ignored, hint="no settings; Kubernetes: enableServiceLinks: false"
+        )
     stop = StopRequest()
     stop.listen(signal.SIGTERM, signal.SIGINT)
     if check_schema:

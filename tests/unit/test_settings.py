@@ -265,6 +265,30 @@ def test_variables_of_the_command_line_are_no_settings(needed: dict[str, str]) -
     load({**needed, "DISPATCHER_API_URL": "http://x", "DISPATCHER_API_KEY": "whd_x", "DISPATCHER_TEST_KAFKA": "k:1"})
 
 
+@pytest.mark.parametrize("service", ["DISPATCHER", "DISPATCHER_API", "DISPATCHER_METRICS_2"])
+def test_what_kubernetes_makes_of_a_services_name_is_ignored_and_told(needed: dict[str, str], service: str) -> None:
+    links = {
+        f"{service}_SERVICE_HOST": "10.0.0.7",
+        f"{service}_SERVICE_PORT": "8080",
+        f"{service}_SERVICE_PORT_HTTP_API": "8080",
+        f"{service}_PORT": "tcp://10.0.0.7:8080",
+        f"{service}_PORT_8080_TCP": "tcp://10.0.0.7:8080",
+        f"{service}_PORT_8080_TCP_PROTO": "tcp",
+        f"{service}_PORT_8080_TCP_PORT": "8080",
+        f"{service}_PORT_8080_TCP_ADDR": "10.0.0.7",
+    }
+
+    settings = load({**needed, **links})
+
+    assert set(settings.ignored) == set(links)
+    assert effective(settings) == effective(load(needed))
+
+
+@pytest.mark.parametrize("key", ["PORT_8080", "PORTS", "SERVICE", "DATADIR", "HTTP__PORT", "KAFKA__SERVICE_HOST"])
+def test_what_only_resembles_a_service_link_is_refused(needed: dict[str, str], key: str) -> None:
+    assert f"{key} is no setting" in faults_of({**needed, f"DISPATCHER_{key}": "1"})
+
+
 def test_the_table_names_every_key() -> None:
     table = settings_table()
 

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from dispatcher.cli.checks.finding import Finding, fail, ok, skip
+from dispatcher.cli.checks.finding import Finding, fail, ok, skip, warn
 from dispatcher.cli.client import read_ready_file, ready_file
 from dispatcher.cli.own_files import StrangersFile
 from dispatcher.intake.consumer import KafkaSettings, kafka_settings
@@ -47,6 +47,9 @@ def find_places() -> Places:
     if url is None and kafka is None:
         cure = "set DISPATCHER_DATABASE__URL and the like, or run it in the folder of an embedded dispatcher"
         told = skip("settings", f"nothing is configured, and there is no {ready_file()}", cure)
+    elif settings.ignored:
+        cure = "if Kubernetes made them of a service's name, set `enableServiceLinks: false`; else take them away"
+        told = warn("settings", f"read without a fault; ignored: {', '.join(settings.ignored)}", cure)
     else:
         told = ok("settings", "read without a fault")
     return Places(settings, url, kafka, settings.secrets.key_file, (told,))

@@ -9,6 +9,7 @@ from dispatcher.cli.checks.database import days_finding, replicas_finding, waiti
 from dispatcher.cli.checks.egress import policy_findings
 from dispatcher.cli.checks.finding import Finding, Level, clock_finding
 from dispatcher.cli.checks.kafka import lag_finding
+from dispatcher.cli.checks.places import find_places
 from dispatcher.intake.survey import Survey, _chosen
 from dispatcher.ledger.checkup import Vitals, Waiting
 from dispatcher.policy.addresses import EgressPolicy
@@ -94,6 +95,15 @@ def test_what_could_not_be_looked_at_is_not_called_well(levels: str, code: int, 
     found = [Finding("x", Level(level), "", None) for level in levels.split()]
 
     assert (doctor.exit_code(found), doctor.summary(found)) == (code, said)
+
+
+def test_doctor_tells_of_variables_that_were_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISPATCHER_DATABASE__URL", "postgresql://db/x")
+    monkeypatch.setenv("DISPATCHER_PORT", "tcp://10.0.0.7:8080")
+
+    (found,) = find_places().findings
+
+    assert (found.level, "DISPATCHER_PORT" in found.detail) == (Level.WARN, True)
 
 
 def test_doctor_with_nothing_to_look_at_says_so(tmp_path: Path) -> None:
