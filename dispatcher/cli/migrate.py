@@ -15,6 +15,8 @@ def migrate(
 ) -> None:
     """Apply the migrations that the database lacks; several processes may call this at once.
 
+    Each tells the schema of the oldest programs that may run beside it: older ones have to end before.
+
     Example: dispatcher migrate
     Example: dispatcher migrate --check
     """
@@ -26,11 +28,11 @@ def migrate(
     word = "missing" if check else "applied"
     if output is Form.TABLE:
         for migration in found:
-            say(f"{word} {migration.version:04d} {migration.name}")
+            say(f"{word} {migration.version:04d} {migration.name} (bears {migration.bears:04d})")
         if not found:
             say("the schema is up to date")
     else:
-        rows = [{"version": one.version, "name": one.name, "state": word} for one in found]
+        rows = [{"version": one.version, "name": one.name, "bears": one.bears, "state": word} for one in found]
         show_rows(rows, (), output)
     if check and found:
         raise typer.Exit(3)

@@ -4,12 +4,22 @@ The lock is polled with `pg_try_advisory_lock`: a blocking one deadlocks with `C
 waits for the statements that wait for the lock. A file runs in a transaction of its own unless its first line
 is `-- without transaction`. Files that ran are remembered with their digest; one that was edited afterwards is
 refused.
+
+A program may run on a newer schema if every migration that it does not know bears it: the line `-- bears: 0009` in a
+file says that programs whose own last migration is 0009 or a later one work unharmed once that file has run. A file
+without the line bears none older. The line is no part of the digest, so that a judgement can be corrected: `migrate`
+writes down what the newest files say.
+
+    migrate to 0011, which bears 0010     programs of 0010 and 0011 start; 0009 does not
+    0012 comes, and bears nobody          only programs of 0012 start: the others have to end before
 """
 
 import asyncio
 import hashlib
+import re
+from collections.abc import Sequence
 from importlib import resources
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import asyncpg
 
@@ -21,8 +31,18 @@ _POLL_SECONDS: Final = 0.1
 _WAIT_SECONDS: Final = 120.0
 _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS schema_migration (
-  version int PRIMARY KEY, name text NOT NULL, sha256 bytea NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())
+  version int PRIMARY KEY, name text NOT NULL, sha256 bytea NOT NULL, applied_at timestamptz NOT NULL DEFAULT now());
+ALTER TABLE schema_migration ADD COLUMN IF NOT EXISTS bears int
 """
+# The column is not there yet where a program that did not know of it migrated.
+_APPLIED: Final = """
+SELECT version, name, sha256, (to_jsonb(m) ->> 'bears')::int AS bears FROM schema_migration m ORDER BY version
+"""
+_CORRECT: Final = """
+UPDATE schema_migration m SET bears = k.bears FROM unnest($1::int[], $2::int[]) AS k(version, bears)
+WHERE m.version = k.version AND m.bears IS DISTINCT FROM k.bears
+"""
+_BEARS: Final = re.compile(r"^-- bears: ([0-9]{4})\n", re.MULTILINE)
 
 
 class SchemaMismatch(DispatcherError):
@@ -30,30 +50,41 @@ class SchemaMismatch(DispatcherError):
 
 
 class Migration(NamedTuple):
-    """One file: its number, its name without the number, its text and the text's SHA-256."""
+    """One file: its number, its name without the number, its text, the digest of that, and whom it bears.
+
+    `bears` is the last migration of the oldest program that may run beside it: its own number if none older may.
+    """
 
     version: int
     name: str
     text: str
     sha256: bytes
+    bears: int
+
+    @classmethod
+    def of_file(cls, file_name: str, text: str) -> Self:
+        """Return what a file says."""
+        number, _, name = file_name.removesuffix(".sql").partition("_")
+        said = _BEARS.search(text)
+        digest = hashlib.sha256(_BEARS.sub("", text).encode()).digest()
+        return cls(int(number), name, text, digest, int(said[1]) if said else int(number))
 
 
 def migrations() -> list[Migration]:
-    """Return the shipped migrations in order, numbered from 1 without gaps."""
-    found = []
-    for file in (resources.files("dispatcher.ledger") / "migrations").iterdir():
-        if file.name.endswith(".sql"):
-            number, _, name = file.name.removesuffix(".sql").partition("_")
-            text = file.read_text(encoding="utf-8")
-            found.append(Migration(int(number), name, text, hashlib.sha256(text.encode()).digest()))
-    return sorted(found)
+    """Return the shipped migrations in the order of their numbers.
+
+    A number may be missing, as 4 is. None may come later below one that has run: it would run out of order.
+    """
+    folder = resources.files("dispatcher.ledger") / "migrations"
+    files = [file for file in folder.iterdir() if file.name.endswith(".sql")]
+    return sorted(Migration.of_file(file.name, file.read_text(encoding="utf-8")) for file in files)
 
 
 async def pending(url: str) -> list[Migration]:
     """Return the migrations that the database lacks, in order; changes nothing.
 
     Raises:
-        SchemaMismatch: a file was edited after it ran, or the database is newer than this program.
+        SchemaMismatch: a file was edited after it ran, or the database has a migration that does not bear this program.
         Unavailable: Postgres cannot be reached.
     """
     connection = await connect(url, "migrate")
@@ -80,6 +111,8 @@ async def migrate(url: str) -> list[Migration]:
         missing = await _missing(connection)
         for migration in missing:
             await _apply(connection, migration)
+        shipped = migrations()
+        await connection.execute(_CORRECT, [one.version for one in shipped], [one.bears for one in shipped])
         return missing
     finally:
         connection.terminate()
@@ -99,27 +132,35 @@ async def _lock(connection: asyncpg.Connection) -> None:
 async def _missing(connection: asyncpg.Connection) -> list[Migration]:
     if await connection.fetchval("SELECT to_regclass('schema_migration')") is None:
         return migrations()
-    rows = await connection.fetch("SELECT version, name, sha256 FROM schema_migration ORDER BY version")
-    shipped = {migration.version: migration for migration in migrations()}
+    rows = await connection.fetch(_APPLIED)
+    shipped = migrations()
+    known = {migration.version: migration for migration in shipped}
     for row in rows:
-        known = shipped.pop(row["version"], None)
-        if known is None:
+        migration = known.pop(row["version"], None)
+        if migration is None:
+            _demand_that_it_bears(row, shipped)
+        elif migration.sha256 != row["sha256"]:
             message = (
-                f"the database has migration {row['version']} ({row['name']}), "
-                "which this program does not know: it is older than the database"
+                f"migration {migration.version} ({migration.name}) was edited after it ran; "
+                "restore the file and add a new one"
             )
             raise SchemaMismatch(message)
-        if known.sha256 != row["sha256"]:
-            message = (
-                f"migration {known.version} ({known.name}) was edited after it ran; restore the file and add a new one"
-            )
-            raise SchemaMismatch(message)
-    return sorted(shipped.values())
+    return sorted(known.values())
+
+
+def _demand_that_it_bears(row: asyncpg.Record, shipped: Sequence[Migration]) -> None:
+    own = shipped[-1].version
+    if row["bears"] is None or row["bears"] > own:
+        message = (
+            f"the database has migration {row['version']} ({row['name']}), which bears no program as old as this one, "
+            f"whose last is {own}: run the release that migrated the database, or a newer one"
+        )
+        raise SchemaMismatch(message)
 
 
 async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
-    remember = "INSERT INTO schema_migration (version, name, sha256) VALUES ($1, $2, $3)"
-    values = (migration.version, migration.name, migration.sha256)
+    remember = "INSERT INTO schema_migration (version, name, sha256, bears) VALUES ($1, $2, $3, $4)"
+    values = (migration.version, migration.name, migration.sha256, migration.bears)
     if migration.text.startswith("-- without transaction"):
         await connection.execute(migration.text, timeout=None)
         await connection.execute(remember, *values)

@@ -285,7 +285,7 @@ def test_what_kubernetes_makes_of_a_services_name_is_ignored_and_told(needed: di
 
 
 @pytest.mark.parametrize("key", ["PORT_8080", "PORTS", "SERVICE", "DATADIR", "HTTP__PORT", "KAFKA__SERVICE_HOST"])
-def test_what_only_resembles_a_service_link_is_refused(needed: dict[str, str], key: str) -> None:
+def test_what_only_resembles_such_a_variable_is_refused(needed: dict[str, str], key: str) -> None:
     assert f"{key} is no setting" in faults_of({**needed, f"DISPATCHER_{key}": "1"})
 
 

@@ -1,3 +1,4 @@
+-- bears: 0005
 -- What the logs are looked through by, and how a delivery is told there.
 
 CREATE INDEX event_subject ON event (account_id, environment, subject, ingested_at) WHERE subject IS NOT NULL;

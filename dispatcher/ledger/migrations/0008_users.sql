@@ -1,3 +1,4 @@
+-- bears: 0007
 -- People of an account, each with a key of their own that an invitation becomes, once.
 
 CREATE TABLE app_user (

@@ -1,3 +1,4 @@
+-- bears: 0008
 -- How many attempts a delivery has: for an open one by those before it was sent again and its endpoint's schedule, for a
 -- finished one as its last request told.
 

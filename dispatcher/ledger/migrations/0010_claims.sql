@@ -1,3 +1,4 @@
+-- bears: 0009
 -- Look up events by their keys: a row for each key in the order given, of nulls where there is none.
 -- A function of its own, since PostgreSQL 18 may not choose partitions, row by row, within a statement that locks rows
 -- others change: when it looks at such a row once more it builds every CTE anew, and leaves the old ones' choice of
