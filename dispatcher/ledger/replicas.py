@@ -8,6 +8,13 @@ id applies. A Postgres outage longer than the lease therefore costs no duplicate
 The local deadline is the monotonic time read *before* the renewing statement was sent, plus the lease, less a
 margin; past it no new request starts. Only Postgres decides expiry, only the own monotonic clock decides
 self-stop, and no clock is ever compared with another machine's.
+
+But how long Postgres' clock says that something took is compared with the own monotonic clock, every second. When it
+ran ahead (somebody set it, a standby with another time took over), leases of the living look expired: then nobody is
+judged before all had time to renew, as after an outage.
+
+    Postgres' now     12:00:00   12:00:01   12:01:02                     12:01:18
+    own seconds            0.0        1.0        2.0   a step of 60 s        18.1   judges again
 """
 
 import datetime as dt
@@ -15,6 +22,7 @@ from collections.abc import Collection
 from typing import Final
 
 import asyncpg
+import structlog
 
 from dispatcher.kit import clock, failpoints
 from dispatcher.kit.gate import Gate
@@ -24,6 +32,11 @@ from dispatcher.model.errors import Fenced, Unavailable
 
 MARGIN_SECONDS: Final = 2.0
 """How much sooner than Postgres we think our lease ends: covers a paused process between check and send."""
+
+_STEP_SECONDS: Final = 1.0
+"""What Postgres' clock may gain on ours within one look: more than any slewing, less than a lease bears."""
+
+_log = structlog.get_logger("ledger")
 
 
 _DAYS_AT_ONCE: Final = 20
@@ -37,7 +50,7 @@ class Replica:
     change ownership run inside `gate.shared()`; whoever compares `held` with the table holds it alone.
     """
 
-    def __init__(self, replica_id: int, lease_seconds: float, renewed_mono: float) -> None:
+    def __init__(self, replica_id: int, lease_seconds: float, renewed_mono: float, renewed_at: dt.datetime) -> None:
         self.replica_id: Final = replica_id
         self.lease_seconds: Final = lease_seconds
         self.gate: Final = Gate()
@@ -46,6 +59,7 @@ class Replica:
         # Written by whichever task renewed last; a lease never shrinks.
         self._deadline = renewed_mono + lease_seconds - MARGIN_SECONDS
         self._unbroken_since = renewed_mono
+        self._looked_at, self._told = renewed_mono, renewed_at
 
     def hold(self, numbers: Collection[int]) -> None:
         """Note deliveries as this process's, accepted or claimed."""
@@ -72,11 +86,22 @@ class Replica:
         return self._deadline - now
 
     def may_take_over(self, now: float) -> bool:
-        """Tell whether this replica may judge others: its own lease held without a gap for longer than one lease.
+        """Tell whether this replica may judge others.
 
-        After an outage of Postgres every lease has expired; this gives the living time to renew first.
+        Its own lease held without a gap, and Postgres' clock without a step ahead, for longer than one lease: after an
+        outage of Postgres, or a step, every lease has expired; this gives the living time to renew first.
         """
         return now < self._deadline and now - self._unbroken_since > self.lease_seconds + 1.0
+
+    def was_told(self, told: dt.datetime, asked_mono: float) -> None:
+        """Note what Postgres' clock says, asked at `asked_mono` and answered just now."""
+        answered = clock.mono()
+        # No more than this can have passed, however long the answers were under way.
+        ahead = (told - self._told).total_seconds() - (answered - self._looked_at)
+        if ahead > _STEP_SECONDS:
+            self._unbroken_since = answered
+            _log.warning("database_clock_stepped", seconds=round(ahead, 1))
+        self._looked_at, self._told = asked_mono, told
 
 
 async def register(link: Link, pod: str, lease_seconds: float, *, delivers: bool = True) -> Replica:
@@ -88,7 +113,7 @@ async def register(link: Link, pod: str, lease_seconds: float, *, delivers: bool
     """
     sent = clock.mono()
     row = await link.fetchrow("register", pod, lease_seconds, delivers, link.tag or None)
-    return Replica(row["replica_id"], lease_seconds, sent)
+    return Replica(row["replica_id"], lease_seconds, sent, row["now"])
 
 
 class Membership:
@@ -120,14 +145,20 @@ class Membership:
         """Remove replicas whose lease ended and free their rows; return how many replicas and how many rows.
 
         One transaction of three statements, so that the release takes its snapshot after the lock: rows of an
-        accept that committed in between are seen. Does nothing unless `may_take_over`. A replica whose session is in
-        the middle of a statement is left for the next call: its sessions are ended by this one.
+        accept that committed in between are seen. Does nothing unless `may_take_over`; expiry is judged at a time of
+        Postgres' that was held against ours before. A replica whose session is in the middle of a statement is left
+        for the next call: its sessions are ended by this one.
         """
-        if not self._replica.may_take_over(clock.mono()):
+        asked = clock.mono()
+        if not self._replica.may_send(asked):
+            return 0, 0
+        look = await self._link.fetchrow("look_at_leases", self._replica.replica_id)
+        self._replica.was_told(look["now"], asked)
+        if not look["is_any_over"] or not self._replica.may_take_over(clock.mono()):
             return 0, 0
 
         async def work(connection: asyncpg.Connection) -> tuple[int, int]:
-            expired = await connection.fetch(STATEMENTS["expired"], self._replica.replica_id)
+            expired = await connection.fetch(STATEMENTS["expired"], self._replica.replica_id, look["now"])
             if not expired:
                 return 0, 0
             failpoints.reach(failpoints.Point.TAKEOVER_LOCKED)

@@ -130,6 +130,67 @@ async def test_after_an_outage_nobody_is_taken_over_before_all_had_time_to_renew
     assert first.replica.may_take_over(clock.mono())
 
 
+async def set_database_clock(world: World, ahead_seconds: float) -> None:
+    """Let sessions of this database that begin from now on see another time; the first call ends those there are."""
+    await world.sql.execute(
+        "CREATE SCHEMA IF NOT EXISTS stepped; CREATE TABLE IF NOT EXISTS stepped.clock (ahead float8)"
+    )
+    await world.sql.execute(
+        "CREATE OR REPLACE FUNCTION stepped.now() RETURNS timestamptz LANGUAGE sql STABLE AS"
+        " 'SELECT pg_catalog.now() + make_interval(secs => (SELECT sum(ahead) FROM stepped.clock))'"
+    )
+    await world.sql.execute("INSERT INTO stepped.clock VALUES ($1)", ahead_seconds)
+    name = await world.value("SELECT current_database()")
+    await world.sql.execute(f'ALTER DATABASE "{name}" SET search_path = stepped, pg_catalog, public')
+
+
+@pytest.mark.parametrize("seconds", [20.0, 3_600.0])
+async def test_a_step_of_the_databases_clock_makes_nobody_dead(
+    world: World, clock_of: list[float], seconds: float
+) -> None:
+    await set_database_clock(world, 0.0)
+    account = await world.account()
+    await world.endpoint(account)
+    living, dead, judge = await world.process(), await world.process(), await world.process()
+    await living.accept(a_batch([an_event(account) for _ in range(5)]))
+    await dead.accept(a_batch([an_event(account)], part=1))
+    for ahead in (3.0, 6.0, LEASE_SECONDS + 1.5):
+        clock_of[0] = ahead
+        for process in (living, dead, judge):
+            await process.members.heartbeat()
+    await judge.members.take_over()
+
+    await set_database_clock(world, seconds)
+    at_once = await judge.members.take_over()
+    stepped_at = clock_of[0]
+    for ahead in (3.0, 6.0, LEASE_SECONDS + 0.5):
+        clock_of[0] = stepped_at + ahead
+        await living.members.heartbeat()
+        await judge.members.heartbeat()
+        assert await judge.members.take_over() == (0, 0)
+    clock_of[0] = stepped_at + LEASE_SECONDS + 1.5
+    afterwards = await judge.members.take_over()
+
+    assert at_once == (0, 0)
+    assert afterwards == (1, 1)
+    assert await living.members.heartbeat() == 2
+
+
+async def test_a_clock_that_runs_a_little_fast_or_is_set_back_delays_no_takeover(
+    world: World, clock_of: list[float]
+) -> None:
+    await set_database_clock(world, 0.0)
+    dead, survivor = await world.process(), await world.process()
+    for n, step in enumerate((0.4, 0.4, -30.0, 0.4), start=1):
+        clock_of[0] = n * (LEASE_SECONDS + 2) / 4
+        await set_database_clock(world, step)
+        await survivor.members.heartbeat()
+        assert await survivor.members.take_over() == (0, 0)
+    await world.expire(dead)
+
+    assert await survivor.members.take_over() == (1, 0)
+
+
 async def test_past_its_deadline_a_replica_sends_nothing_until_renewed(world: World, clock_of: list[float]) -> None:
     process = await world.process()
     assert process.replica.may_send(clock.mono())

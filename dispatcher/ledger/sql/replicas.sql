@@ -1,7 +1,7 @@
 -- name: register
 -- Enter a new replica with a lease; its number is never used again.
 INSERT INTO replica (pod, lease_until, delivers, session_tag)
-VALUES ($1, now() + make_interval(secs => $2), $3, $4) RETURNING replica_id
+VALUES ($1, now() + make_interval(secs => $2), $3, $4) RETURNING replica_id, now() AS now
 
 -- name: heartbeat
 -- Statement S5: renew the lease; no row means taken over. Returns the number of live
@@ -9,18 +9,23 @@ VALUES ($1, now() + make_interval(secs => $2), $3, $4) RETURNING replica_id
 UPDATE replica SET lease_until = now() + make_interval(secs => $2) WHERE replica_id = $1
 RETURNING (SELECT count(*) + 1 FROM replica WHERE lease_until > now() AND replica_id <> $1) AS live
 
+-- name: look_at_leases
+-- Read the time, and whether the lease of a replica other than $1 is over by it. Scans a table of a row per process.
+SELECT now() AS now,
+       EXISTS (SELECT FROM replica WHERE lease_until < now() - interval '2 seconds' AND replica_id <> $1) AS is_any_over
+
 -- name: expired
--- Statement S6, first of three in one transaction: end the sessions of the replicas whose lease ended, and lock those
--- that no session holds. A session that waits for a frozen or vanished client to read its answer, or to send the rest
+-- Statement S6, first of three in one transaction: end the sessions of the replicas whose lease ended by the time
+-- $2, and lock those that no session holds. A session that waits for a frozen or vanished client to read its answer, or to send the rest
 -- of a message, keeps its locks for as long as TCP has patience: no limit of the server ends those waits.
 WITH ended AS MATERIALIZED (
   SELECT count(pg_terminate_backend(a.pid)) AS n
   FROM replica r JOIN pg_stat_activity a ON right(a.application_name, length(r.session_tag)) = r.session_tag
-  WHERE r.lease_until < now() - interval '2 seconds' AND r.replica_id <> $1
+  WHERE r.lease_until < $2::timestamptz - interval '2 seconds' AND r.replica_id <> $1
     AND a.datname = current_database() AND a.usename = current_user
 )
 SELECT replica_id FROM replica
-WHERE lease_until < now() - interval '2 seconds' AND replica_id <> $1 AND (SELECT n FROM ended) >= 0
+WHERE lease_until < $2::timestamptz - interval '2 seconds' AND replica_id <> $1 AND (SELECT n FROM ended) >= 0
 FOR UPDATE SKIP LOCKED
 
 -- name: release_rows
