@@ -4,10 +4,13 @@ A look-up cannot be canceled: a name server that answers nobody holds its thread
 resolver's own patience, 10 s and more. In the loop's shared pool a dozen such names stop everything. So:
 
 - threads are counted, those given up on included, and started for one look-up each;
-- one registrable domain gets at most 4 of them;
-- names that failed lately get at most half of all threads, and the last few threads are kept for names
-  that resolved lately: somebody else's tarpit, even a hundred of them, takes nothing from a healthy name;
-- nobody waits longer than 2 s, queue included.
+- names that end in the same three labels get at most 4 of them, and in the same two at most 16: one owner's
+  name server holds no more, whether names are bought below `com` or below `co.uk`;
+- names that failed lately get at most half of all threads, and the last few threads, of two labels and of
+  all, are kept for names that resolved lately: somebody else's tarpit, even a hundred of them, takes nothing
+  from a healthy name;
+- nobody waits longer than 2 s, queue included. A name that got no thread in that time, since others had
+  them all, goes on with what it resolved to in the last five minutes, and its failure is not held against it.
 
 One forbidden address refuses the whole answer: a set that mixes a public and a private address is how a
 check that looks at the first is passed.
@@ -17,6 +20,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -43,9 +47,12 @@ class ResolverLimits:
     lookup_seconds: float = 2.0
     keep_seconds: float = 10.0
     keep_failure_seconds: float = 30.0
+    keep_stale_seconds: float = 300.0
     threads: int = 128
     threads_for_known: int = 16
-    threads_per_domain: int = 4
+    threads_per_three_labels: int = 4
+    threads_per_two_labels: int = 16
+    threads_per_two_labels_for_known: int = 8
     names: int = 10_000
 
 
@@ -55,19 +62,26 @@ DEFAULT_LIMITS: Final = ResolverLimits()
 class _Lookup:
     """One look-up that any number of attempts wait for."""
 
-    __slots__ = ("domain", "future", "name", "timer")
+    __slots__ = ("future", "is_started", "name", "three_labels", "timer", "two_labels")
 
     def __init__(self, name: str, future: "asyncio.Future[tuple[Address, ...]]") -> None:
         self.name = name
-        self.domain = ".".join(name.split(".")[-2:])
+        labels = name.split(".")
+        self.three_labels = tuple(labels[-3:])
+        self.two_labels = tuple(labels[-2:])
         self.future = future
+        self.is_started = False
         self.timer: asyncio.TimerHandle | None = None
 
 
 class _Kept(NamedTuple):
-    """What is remembered of a name until `until` (monotonic): addresses, or why there are none."""
+    """What is remembered of a name until `until` (monotonic): addresses, or why there are none.
+
+    What was told at `told_at` may serve for longer when nobody could be asked since.
+    """
 
     until: float
+    told_at: float
     addresses: tuple[Address, ...]
     reason: str
 
@@ -96,7 +110,7 @@ class Resolver:
         self._under_way: dict[str, _Lookup] = {}
         self._queue: list[_Lookup] = []
         self._n_threads = 0
-        self._n_by_domain: dict[str, int] = {}
+        self._n_by_ending: Counter[tuple[str, ...]] = Counter()
 
     async def resolve(self, name: str) -> tuple[Address, ...]:
         """Return the addresses of a name in the system's order, never empty, each allowed by policy.
@@ -155,17 +169,25 @@ class Resolver:
 
     def _may_start(self, lookup: _Lookup) -> bool:
         limits = self._limits
-        if self._n_by_domain.get(lookup.domain, 0) >= limits.threads_per_domain:
-            return False
-        known = self._kept.get(lookup.name)
-        allowed = limits.threads - limits.threads_for_known
-        if known is not None:
-            allowed = limits.threads if known.addresses else limits.threads // 2
-        return self._n_threads < allowed
+        kept = self._kept.get(lookup.name)
+        of_two_labels = limits.threads_per_two_labels
+        of_all = limits.threads - limits.threads_for_known
+        if kept is not None and kept.addresses:
+            of_two_labels += limits.threads_per_two_labels_for_known
+            of_all = limits.threads
+        elif kept is not None:
+            of_all = limits.threads // 2
+        return (
+            self._n_by_ending[lookup.three_labels] < limits.threads_per_three_labels
+            and self._n_by_ending[lookup.two_labels] < of_two_labels
+            and self._n_threads < of_all
+        )
 
     def _start(self, lookup: _Lookup) -> None:
+        lookup.is_started = True
         self._n_threads += 1
-        self._n_by_domain[lookup.domain] = self._n_by_domain.get(lookup.domain, 0) + 1
+        # One ending where the name has two labels.
+        self._n_by_ending.update({lookup.three_labels, lookup.two_labels})
         loop = asyncio.get_running_loop()
         # A daemon, so that a tarpit does not hold up the end of the process.
         threading.Thread(target=self._look_up, args=(loop, lookup), name="look-up", daemon=True).start()
@@ -188,28 +210,46 @@ class Resolver:
 
     def _finish(self, lookup: _Lookup, addresses: tuple[Address, ...], reason: str) -> None:
         self._n_threads -= 1
-        left = self._n_by_domain[lookup.domain] - 1
-        if left:
-            self._n_by_domain[lookup.domain] = left
-        else:
-            del self._n_by_domain[lookup.domain]
+        for ending in {lookup.three_labels, lookup.two_labels}:
+            self._n_by_ending[ending] -= 1
+            if not self._n_by_ending[ending]:
+                del self._n_by_ending[ending]
         if not lookup.future.done():
+            self._keep(lookup.name, addresses, reason)
             self._settle(lookup, addresses, reason)
         self._start_what_may_start()
 
     def _give_up(self, lookup: _Lookup) -> None:
-        if not lookup.future.done():
-            self._settle(lookup, (), "no name server answered in time")
+        if lookup.future.done():
+            return
+        if lookup.is_started:
+            reason = "no name server answered in time"
+            self._keep(lookup.name, (), reason)
+            self._settle(lookup, (), reason)
+        else:
+            self._settle(lookup, self._stale(lookup.name), "too many names were being looked up")
 
-    def _settle(self, lookup: _Lookup, addresses: tuple[Address, ...], reason: str) -> None:
+    def _stale(self, name: str) -> tuple[Address, ...]:
+        """Return what a name was told lately, and go on with it for a while before anybody waits again."""
+        now = clock.mono()
+        kept = self._kept.get(name)
+        if kept is None or now - kept.told_at > self._limits.keep_stale_seconds:
+            return ()
+        if kept.addresses:
+            self._kept[name] = kept._replace(until=now + self._limits.keep_seconds)
+        return kept.addresses
+
+    def _keep(self, name: str, addresses: tuple[Address, ...], reason: str) -> None:
         limits = self._limits
+        now = clock.mono()
         seconds = limits.keep_seconds if addresses else limits.keep_failure_seconds
-        kept = _Kept(clock.mono() + seconds, addresses, reason)
         # Moved to the end, so that the names beyond the bound are those not asked for longest.
-        self._kept.pop(lookup.name, None)
-        self._kept[lookup.name] = kept
+        self._kept.pop(name, None)
+        self._kept[name] = _Kept(now + seconds, now, addresses, reason)
         if len(self._kept) > limits.names:
             del self._kept[next(iter(self._kept))]
+
+    def _settle(self, lookup: _Lookup, addresses: tuple[Address, ...], reason: str) -> None:
         if lookup.timer is not None:
             lookup.timer.cancel()
         self._under_way.pop(lookup.name, None)

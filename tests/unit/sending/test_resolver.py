@@ -3,8 +3,8 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
@@ -164,17 +164,86 @@ async def test_a_hundred_tarpits_hold_up_no_healthy_name() -> None:
         await asyncio.wait(stuck)
 
 
-async def test_one_domain_gets_four_threads_and_others_the_rest() -> None:
-    with names_served(healthy_com=["1.1.1.1"]) as names:
-        resolver = Resolver(PUBLIC_ONLY, limits=ResolverLimits(threads=8, threads_for_known=0), getaddrinfo=names)
-        stuck = [spawn(resolver.resolve(f"{n}.tarpit.com"), name=f"stuck-{n}") for n in range(30)]
-        await asyncio.sleep(0)
-
-        assert list(await resolver.resolve("healthy.com")) == HEALTHY
-        assert names.most_running <= 5
-        for one in stuck:
+@asynccontextmanager
+async def stuck(resolver: Resolver, names: Iterable[str]) -> AsyncIterator[None]:
+    """Let names that nobody answers for be looked up meanwhile."""
+    asking = [spawn(resolver.resolve(name), name=f"stuck-{name}") for name in names]
+    await asyncio.sleep(0)
+    try:
+        yield
+    finally:
+        for one in asking:
             one.cancel()
-        await asyncio.wait(stuck)
+        await asyncio.wait(asking)
+
+
+async def test_one_domain_gets_a_few_threads_and_others_the_rest() -> None:
+    limits = ResolverLimits(threads=8, threads_for_known=0, threads_per_two_labels=4)
+    with names_served(healthy_com=["1.1.1.1"]) as names:
+        resolver = Resolver(PUBLIC_ONLY, limits=limits, getaddrinfo=names)
+        async with stuck(resolver, (f"{n}.tarpit.com" for n in range(30))):
+            assert list(await resolver.resolve("healthy.com")) == HEALTHY
+            assert names.most_running <= 5
+
+
+@pytest.mark.parametrize("suffix", ["co.uk", "com.au", "eu.org"])
+async def test_a_tarpit_below_a_public_suffix_stops_nobody_else_below_it(suffix: str) -> None:
+    with names_served() as names:
+        names.answers[f"hooks.bank.{suffix}"] = ["1.1.1.1"]
+        resolver = Resolver(PUBLIC_ONLY, limits=ResolverLimits(lookup_seconds=20), getaddrinfo=names)
+        async with stuck(resolver, (f"h{n}.evil.{suffix}" for n in range(40))), asyncio.timeout(10):
+            assert list(await resolver.resolve(f"hooks.bank.{suffix}")) == HEALTHY
+
+
+async def test_all_names_of_one_domain_leave_most_threads_to_others() -> None:
+    with names_served() as names:
+        resolver = Resolver(PUBLIC_ONLY, getaddrinfo=names)
+        deep = (f"h{n}.sub{n % 50}.evil.com" for n in range(200))
+        async with stuck(resolver, [*deep, *(f"h{n}.evil.com" for n in range(200))]):
+            assert resolver._n_threads == 16
+
+
+async def test_a_name_that_resolved_before_is_looked_up_beside_any_number_of_tarpits_of_its_suffix() -> None:
+    limits = ResolverLimits(lookup_seconds=20, keep_seconds=0.0)
+    with names_served(known_co_uk=["1.1.1.1"], fresh_co_uk=["1.1.1.1"]) as names:
+        resolver = Resolver(PUBLIC_ONLY, limits=limits, getaddrinfo=names)
+        await resolver.resolve("known.co.uk")
+        tarpits = [f"h{n}.evil{n % 20}.co.uk" for n in range(100)]
+        async with stuck(resolver, [*tarpits, "fresh.co.uk"]), asyncio.timeout(10):
+            assert list(await resolver.resolve("known.co.uk")) == HEALTHY
+            assert "fresh.co.uk." not in names.asked
+
+
+async def test_a_known_name_without_a_thread_goes_on_with_what_it_resolved_to_for_a_while() -> None:
+    limits = ResolverLimits(lookup_seconds=0.05, keep_seconds=0.0, threads=1, threads_for_known=0)
+    with names_served(known_com=["1.1.1.1"]) as names:
+        resolver = Resolver(PUBLIC_ONLY, limits=limits, getaddrinfo=names)
+        await resolver.resolve("known.com")
+        async with stuck(resolver, ["tarpit.com"]):
+            assert list(await resolver.resolve("known.com")) == HEALTHY
+            assert names.asked == ["known.com.", "tarpit.com."]
+
+            resolver._kept["known.com"] = resolver._kept["known.com"]._replace(told_at=clock.mono() - 301)
+            failure = await failure_of(resolver, "known.com")
+
+    assert failure.reason == "too many names were being looked up"
+
+
+async def test_a_name_that_got_no_thread_is_asked_for_as_soon_as_there_is_one() -> None:
+    limits = ResolverLimits(lookup_seconds=0.05, threads=1, threads_for_known=0)
+    with names_served(fresh_com=["1.1.1.1"]) as names:
+        resolver = Resolver(PUBLIC_ONLY, limits=limits, getaddrinfo=names)
+        async with stuck(resolver, ["tarpit.com"]):
+            failure = await failure_of(resolver, "fresh.com")
+        names.release.set()
+
+        # The thread comes back through the loop.
+        async with asyncio.timeout(10):
+            while resolver._n_threads:
+                await asyncio.sleep(0)
+        assert list(await resolver.resolve("fresh.com")) == HEALTHY
+
+    assert failure.reason == "too many names were being looked up"
 
 
 async def test_a_name_that_resolved_before_has_threads_kept_for_it() -> None:
