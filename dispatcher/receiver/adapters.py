@@ -1,7 +1,8 @@
 """Hang a reception into a web framework: each adapter takes the raw body before anything parses it.
 
 A framework is imported when its adapter is called, so that this file needs none of them. All four take the work to do
-with each new event, the secrets (both while one is rotated) and an inbox, and return what the framework's router wants.
+with each new event, the secrets (both while one is rotated), an inbox and, where views share that, a `name` for each
+endpoint's; and return what the framework's router wants.
 Bodies beyond 1 MiB are refused. What they answer is told in `reception`.
 """
 
@@ -25,7 +26,7 @@ AsyncWork = Callable[[Webhook], Awaitable[object]]
 
 
 def aiohttp_view(
-    work: AsyncWork, secrets: str | Sequence[str], inbox: Inbox
+    work: AsyncWork, secrets: str | Sequence[str], inbox: Inbox, *, name: str = ""
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
     """Return a view for aiohttp.
 
@@ -33,7 +34,7 @@ def aiohttp_view(
     """
     from aiohttp import web  # noqa: PLC0415 - only who calls this has it
 
-    reception = Reception(secrets, inbox)
+    reception = Reception(secrets, inbox, name=name)
 
     async def receive(request: web.Request) -> web.Response:
         body = await request.read()
@@ -44,7 +45,7 @@ def aiohttp_view(
 
 
 def starlette_view(
-    work: AsyncWork, secrets: str | Sequence[str], inbox: Inbox
+    work: AsyncWork, secrets: str | Sequence[str], inbox: Inbox, *, name: str = ""
 ) -> Callable[[StarletteRequest], Awaitable[StarletteResponse]]:
     """Return a view for Starlette and FastAPI.
 
@@ -53,7 +54,7 @@ def starlette_view(
     from starlette.requests import Request  # noqa: PLC0415 - only who calls this has it
     from starlette.responses import Response  # noqa: PLC0415
 
-    reception = Reception(secrets, inbox)
+    reception = Reception(secrets, inbox, name=name)
 
     async def receive(request: Request) -> Response:
         body = bytearray()
@@ -67,14 +68,16 @@ def starlette_view(
     return receive
 
 
-def flask_view(work: Work, secrets: str | Sequence[str], inbox: Inbox) -> Callable[[], FlaskResponse]:
+def flask_view(
+    work: Work, secrets: str | Sequence[str], inbox: Inbox, *, name: str = ""
+) -> Callable[[], FlaskResponse]:
     """Return a view for Flask.
 
     `app.add_url_rule("/webhooks", view_func=flask_view(…), methods=["POST"])`
     """
     from flask import Response, request  # noqa: PLC0415 - only who calls this has it
 
-    reception = Reception(secrets, inbox)
+    reception = Reception(secrets, inbox, name=name)
 
     def receive_webhook() -> Response:
         # Flask takes a bound for one request since 3.1 only, and none counts for a body that came in chunks.
@@ -98,7 +101,7 @@ def _read_bounded(stream: IO[bytes]) -> bytes | None:
     return bytes(body)
 
 
-def django_view(work: Work, secrets: str | Sequence[str], inbox: Inbox) -> Callable[[Any], Any]:
+def django_view(work: Work, secrets: str | Sequence[str], inbox: Inbox, *, name: str = "") -> Callable[[Any], Any]:
     """Return a view for Django, exempt from CSRF.
 
     `path("webhooks", django_view(…))`. `DATA_UPLOAD_MAX_MEMORY_SIZE` (2.5 MiB) bounds the body before we do. No
@@ -108,7 +111,7 @@ def django_view(work: Work, secrets: str | Sequence[str], inbox: Inbox) -> Calla
     from django.views.decorators.csrf import csrf_exempt  # noqa: PLC0415
     from django.views.decorators.http import require_POST  # noqa: PLC0415
 
-    reception = Reception(secrets, inbox)
+    reception = Reception(secrets, inbox, name=name)
 
     def receive(request: Any) -> Any:
         if len(request.body) > LARGEST_BODY:

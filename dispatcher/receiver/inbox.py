@@ -50,7 +50,10 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What came of a claim. `token` tells it from a later claim of the same id, after this one's lease."""
+    """What came of a claim. `token` tells it from a later claim of the same id, after this one's lease.
+
+    The id is the event's, behind the name of its reception and a slash where that has a name.
+    """
 
     event_id: str
     standing: Standing

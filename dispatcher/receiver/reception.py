@@ -40,14 +40,25 @@ class Reception:
     The sender waits five seconds for the answer: put the event into a queue or a table and do the rest later.
     What the work raises goes on to the caller, to be answered with 500; the event is then delivered again.
 
+    Endpoints get the same events under the same ids: give each reception of a shared inbox a `name` of its own, or what
+    one has done is done for all. The name is part of what the inbox remembers; a new one remembers nothing.
+
     Raises:
-        ValueError: a secret is none, or there is none; at once, so that a wrong configuration does not start.
+        ValueError: a secret is none, or there is none, or the name has a slash; at once, so that a wrong configuration
+            does not start.
     """
 
-    def __init__(self, secrets: str | Sequence[str], inbox: Inbox, *, tolerance: float = TOLERANCE_SECONDS) -> None:
+    def __init__(
+        self, secrets: str | Sequence[str], inbox: Inbox, *, name: str = "", tolerance: float = TOLERANCE_SECONDS
+    ) -> None:
         self._secrets = [secrets] if isinstance(secrets, str) else list(secrets)
         secret_keys(self._secrets)
+        if "/" in name:
+            message = f"{name!r} is no name for a reception: a slash ends it"
+            raise ValueError(message)
         self._inbox = inbox
+        # Without a name as ever, so that an inbox from before there were names stays good.
+        self._prefix = f"{name}/" if name else ""
         self._tolerance = tolerance
 
     def answer(self, headers: Headers, body: bytes, work: Callable[[Webhook], object]) -> Answer:
@@ -85,5 +96,5 @@ class Reception:
             webhook = verify(headers, body, self._secrets, tolerance=self._tolerance)
         except InvalidWebhook as refusal:
             return Answer(400, f"{refusal.reason}: {refusal}")
-        claim = self._inbox.claim(webhook.id)
+        claim = self._inbox.claim(self._prefix + webhook.id)
         return _ANSWERS.get(claim.standing) or _Taken(webhook, claim)

@@ -39,7 +39,8 @@ PATH = "/webhooks"
 class Desk:
     """The customer's work: remembers what it got, and fails when told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, inbox: MemoryInbox | None = None, name: str = "") -> None:
+        self.inbox, self.name = inbox or MemoryInbox(), name
         self.got: list[Webhook] = []
         self.failing = False
 
@@ -70,7 +71,7 @@ def wsgi(app: Any) -> Iterator[str]:
 @asynccontextmanager
 async def serving_aiohttp(desk: Desk) -> AsyncIterator[str]:
     app = web.Application()
-    app.router.add_post(PATH, aiohttp_view(desk.work_async, SECRETS, MemoryInbox()))
+    app.router.add_post(PATH, aiohttp_view(desk.work_async, SECRETS, desk.inbox, name=desk.name))
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
@@ -82,7 +83,7 @@ async def serving_aiohttp(desk: Desk) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def serving_asgi(desk: Desk, make: Callable[[Any], Any]) -> AsyncIterator[str]:
-    app = make(starlette_view(desk.work_async, SECRETS, MemoryInbox()))
+    app = make(starlette_view(desk.work_async, SECRETS, desk.inbox, name=desk.name))
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     # `serve` takes over signals, which are the test run's.
@@ -121,7 +122,7 @@ class OlderRequest(FlaskRequest):
 async def serving_flask(desk: Desk, request: type[FlaskRequest] = FlaskRequest) -> AsyncIterator[str]:
     app = Flask("receiver")
     app.request_class = request
-    app.add_url_rule(PATH, view_func=flask_view(desk.work, SECRETS, MemoryInbox()), methods=["POST"])
+    app.add_url_rule(PATH, view_func=flask_view(desk.work, SECRETS, desk.inbox, name=desk.name), methods=["POST"])
     with wsgi(app) as url:
         yield url
 
@@ -136,7 +137,7 @@ async def serving_django(desk: Desk) -> AsyncIterator[str]:
         )
         django.setup()
 
-    view = django_view(desk.work, SECRETS, MemoryInbox())
+    view = django_view(desk.work, SECRETS, desk.inbox, name=desk.name)
     # A new name each time: Django remembers what it resolved.
     django.conf.settings.ROOT_URLCONF = type("Urls", (), {"urlpatterns": [django_path(PATH[1:], view)]})
     with wsgi(WSGIHandler()) as url:
@@ -202,6 +203,17 @@ async def test_the_very_bytes_that_were_signed_reach_the_work_once(framework: st
 
 
 @frameworks
+async def test_views_that_share_an_inbox_each_get_the_event(framework: str) -> None:
+    inbox = MemoryInbox()
+    desks = [Desk(inbox, "billing"), Desk(inbox, "kyc")]
+    for desk in desks:
+        async with receiving(framework, desk) as sender:
+            assert [await sender.send() for _ in range(2)] == [(204, "")] * 2
+
+    assert [len(desk.got) for desk in desks] == [1, 1]
+
+
+@frameworks
 async def test_what_is_not_ours_is_answered_with_400_and_the_reason(framework: str) -> None:
     desk = Desk()
     async with receiving(framework, desk) as sender:
@@ -246,7 +258,7 @@ async def test_a_body_beyond_all_bounds_and_other_methods_are_refused(framework:
 def test_flask_reads_a_body_of_unknown_length_up_to_its_bound(size: int) -> None:
     desk = Desk()
     app = Flask("receiver")
-    app.add_url_rule(PATH, view_func=flask_view(desk.work, SECRETS, MemoryInbox()), methods=["POST"])
+    app.add_url_rule(PATH, view_func=flask_view(desk.work, SECRETS, desk.inbox, name=desk.name), methods=["POST"])
     body = b"x" * size
 
     # As a gateway hands on a body that came in chunks.
@@ -265,7 +277,7 @@ def test_flask_gives_the_view_what_somebody_before_it_has_read() -> None:
     desk = Desk()
     app = Flask("receiver")
     app.before_request(lambda: request.get_data() and None)
-    app.add_url_rule(PATH, view_func=flask_view(desk.work, SECRETS, MemoryInbox()), methods=["POST"])
+    app.add_url_rule(PATH, view_func=flask_view(desk.work, SECRETS, desk.inbox, name=desk.name), methods=["POST"])
 
     assert app.test_client().post(PATH, headers=signed(BODY), data=BODY).status_code == 204
     assert [one.body for one in desk.got] == [BODY]

@@ -3,11 +3,12 @@
 import asyncio
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from dispatcher.policy.signing import Signer, show_secret
-from dispatcher.receiver import Answer, Claim, Inbox, MemoryInbox, Reception, Webhook
+from dispatcher.receiver import Answer, Claim, Inbox, MemoryInbox, Reception, SqliteInbox, Webhook
 
 KEY = b"k" * 36
 BODY = b'{"id":"evt_1"}'
@@ -54,6 +55,31 @@ async def test_a_new_event_is_worked_on_and_a_repeated_one_only_answered(way: st
 
     assert [answer.status for answer in answers] == [204, 204, 204]
     assert desk.done == ["evt_1"]
+
+
+async def test_two_endpoints_that_share_an_inbox_each_get_every_event_once(tmp_path: Path) -> None:
+    inbox, done = SqliteInbox(tmp_path / "inbox.db"), []
+    receptions = {name: Reception(show_secret(KEY), inbox, name=name) for name in ("billing", "kyc", "")}
+
+    for _ in range(2):
+        for name, reception in receptions.items():
+            assert reception.answer(signed(), BODY, lambda _, name=name: done.append(name)).status == 204  # type: ignore[misc]
+
+    assert done == ["billing", "kyc", ""]
+
+
+def test_an_inbox_from_before_there_were_names_stays_good() -> None:
+    inbox = MemoryInbox()
+    inbox.finish(inbox.claim("evt_1"))
+
+    answer = Reception(show_secret(KEY), inbox).answer(signed(), BODY, lambda _: pytest.fail("done before"))
+
+    assert answer.status == 204
+
+
+def test_a_name_that_could_be_mistaken_for_another_with_an_id_is_refused() -> None:
+    with pytest.raises(ValueError, match="a slash"):
+        Reception(show_secret(KEY), MemoryInbox(), name="a/b")
 
 
 @ways
