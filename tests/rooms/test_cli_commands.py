@@ -250,6 +250,17 @@ async def test_lists_are_paged_and_say_when_there_is_more(shop: Shop) -> None:
     assert exact.err == ""
 
 
+async def test_a_list_of_deliveries_says_when_there_is_more_and_when_not(shop: Shop) -> None:
+    there = (await shop.terminal.run("deliveries", "list", "--all", "-o", "json")).json
+
+    few = await shop.terminal.run("deliveries", "list", "--limit", str(len(there) - 1))
+    exact = await shop.terminal.run("deliveries", "list", "--limit", str(len(there)))
+
+    assert len(few.out.splitlines()) == len(there)
+    assert "--limit or --all shows more" in few.err
+    assert exact.err == ""
+
+
 async def test_database_lists_are_paged_too(shop: Shop) -> None:
     for n in range(3):
         await shop.terminal.run("accounts", "create", "--name", f"n{n}")
@@ -290,7 +301,7 @@ async def test_hosts_are_the_same_through_the_api_and_from_the_database(shop: Sh
         ("list",),
         ("show", host),
         ("set", host, "--rate", "10", "--burst", "20"),
-        ("set", host, "--in-flight", "7", "--resume"),
+        ("set", host, "--in-flight", "7"),
         ("set", host, "--defaults"),
     ):
         through_api = (await shop.terminal.run("hosts", *words, "-o", "json")).json
@@ -301,6 +312,20 @@ async def test_hosts_are_the_same_through_the_api_and_from_the_database(shop: Sh
     unknown = await shop.terminal.run("hosts", "show", "https://nobody.example:443", code=1)
     assert "/burst: " in refused.err
     assert "404" in unknown.err
+
+
+@pytest.mark.parametrize("way", [(), ("--database",)], ids=["through the API", "in the database"])
+async def test_a_hosts_pause_is_ended_by_either_way(shop: Shop, way: Sequence[str]) -> None:
+    host = "https://example.com:443"
+    shop.terminal.environment["DISPATCHER_API_KEY"] = (await KeyLedger(shop.api.pool).create(None)).text
+    async with shop.api.sql() as sql:
+        await sql.execute("UPDATE host SET paused_until = now() + interval '1 hour' WHERE authority = $1", host)
+
+    paused = (await shop.terminal.run("hosts", "show", host, *way, "-o", "json")).json
+    resumed = (await shop.terminal.run("hosts", "set", host, "--in-flight", "7", "--resume", *way, "-o", "json")).json
+
+    assert paused["paused_seconds"] > 3_000
+    assert (resumed["paused_seconds"], resumed["in_flight"]) == (0, 7)
 
 
 async def test_a_key_given_on_the_command_line_is_the_one_that_is_used(shop: Shop) -> None:

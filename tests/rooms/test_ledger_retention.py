@@ -300,6 +300,25 @@ async def test_events_go_on_while_days_are_dropped(world: World) -> None:
     assert await world.value("SELECT count(*) FROM event") == start
 
 
+async def test_events_go_on_while_a_drop_waits_for_a_reader(world: World) -> None:
+    await make_days(world, 40)
+    process, account = await world.process(), await world.account()
+    async with world.sql.transaction():
+        await world.value("SELECT count(*) FROM event")
+        dropping = asyncio.ensure_future(Retention(world.url).drop_old(Daily.EVENT, 30))
+        await world.until_blocked(1)
+
+        # What an accept takes is to be had at once: nobody stands in its queue.
+        other = await asyncpg.connect(world.url)
+        async with other.transaction():
+            await other.execute("LOCK TABLE event IN ROW EXCLUSIVE MODE NOWAIT")
+        await other.close()
+        await process.accept(a_batch([an_event(account)]))
+        assert not dropping.done()
+
+    assert await dropping == ([days_ago(40)], [])
+
+
 async def test_a_locked_table_is_waited_for_with_patience_and_not_for_ever(world: World) -> None:
     await make_days(world, 40)
     async with world.sql.transaction():

@@ -61,6 +61,9 @@ async def test_one_key_may_wait_so_often_and_others_all_the_same() -> None:
         assert not await wait(waiters, "b", thing, seconds=1)
     assert not await wait(waiters, "a", thing, seconds=1)
 
+    # Keys come and go for as long as a process lives.
+    assert not waiters._of_key
+
 
 async def test_all_keys_together_may_wait_so_often() -> None:
     waiters, thing = Waiters(), Thing()

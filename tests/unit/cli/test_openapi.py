@@ -17,7 +17,9 @@ def test_the_document_comes_out_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    said = run("openapi", "--file", str(tmp_path / "none" / "openapi.json"), environment={})
+    file = tmp_path / "none" / "openapi.json"
+
+    said = run("openapi", "--file", str(file), environment={})
 
     assert said.code == 1
-    assert "cannot be written" in said.err
+    assert f"{file} cannot be written" in said.err
