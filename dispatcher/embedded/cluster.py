@@ -158,11 +158,13 @@ def _server_user(cluster: Path) -> ServerUser | None:
 
 
 def _other_version(cluster: Path, found: str) -> str:
+    # Without its replicas, so that the dispatcher that is loaded into ends: it may not go on with other data.
     return (
-        f"{cluster} was written by PostgreSQL {found}, and this is {wheels.postgres_major()}. Dump "
-        "it while the release that wrote it runs (pg_dump --dbname=DATABASE_URL "
-        f"--file=dispatcher.sql), move {cluster.parent} away, start again and load the dump with "
-        "psql; or choose another DATA_DIR"
+        f"{cluster} was written by PostgreSQL {found}, and this is {wheels.postgres_major()}. Dump it while the "
+        "release that wrote it runs: pg_dump --dbname=DATABASE_URL --exclude-table-data=replica --file=dispatcher.sql. "
+        f"Then move {cluster.parent} away, start this release, load the dump: psql --dbname=DATABASE_URL "
+        "--single-transaction --command='DROP SCHEMA public CASCADE; CREATE SCHEMA public' --file=dispatcher.sql, "
+        "and start again, since that ends it. Or choose another DATA_DIR"
     )
 
 

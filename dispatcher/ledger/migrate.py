@@ -29,6 +29,8 @@ from dispatcher.model.errors import DispatcherError
 _LOCK: Final = 728113000
 _POLL_SECONDS: Final = 0.1
 _WAIT_SECONDS: Final = 120.0
+# None would mean the connection's own limit, a few seconds: an index of a large table takes longer.
+_LONGEST_SECONDS: Final = 86_400.0
 _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS schema_migration (
   version int PRIMARY KEY, name text NOT NULL, sha256 bytea NOT NULL, applied_at timestamptz NOT NULL DEFAULT now());
@@ -42,11 +44,25 @@ _CORRECT: Final = """
 UPDATE schema_migration m SET bears = k.bears FROM unnest($1::int[], $2::int[]) AS k(version, bears)
 WHERE m.version = k.version AND m.bears IS DISTINCT FROM k.bears
 """
+_HAS_MOVED: Final = """
+SELECT i.system_identifier <> c.system_identifier FROM installation i, pg_control_system() c
+"""
+_FOLLOW: Final = "SELECT follow_cluster()"
 _BEARS: Final = re.compile(r"^-- bears: ([0-9]{4})\n", re.MULTILINE)
 
 
 class SchemaMismatch(DispatcherError):
     """The database's schema is not one this program can work with or bring forward."""
+
+
+class DatabaseMoved(SchemaMismatch):
+    """The database was loaded into another cluster of PostgreSQL; `migrate` lets the order of its events go on."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this database came from another cluster of PostgreSQL (a dump was loaded?), and each counts the order of "
+            "events from its own beginning: run `dispatcher migrate`, while no dispatcher runs, to let it go on"
+        )
 
 
 class Migration(NamedTuple):
@@ -85,17 +101,23 @@ async def pending(url: str) -> list[Migration]:
 
     Raises:
         SchemaMismatch: a file was edited after it ran, or the database has a migration that does not bear this program.
+        DatabaseMoved: nothing is missing, but the cluster is another one.
         Unavailable: Postgres cannot be reached.
     """
     connection = await connect(url, "migrate")
     try:
-        return await _missing(connection)
+        missing = await _missing(connection)
+        if not missing and await connection.fetchval(_HAS_MOVED):
+            raise DatabaseMoved
+        return missing
     finally:
         connection.terminate()
 
 
 async def migrate(url: str) -> list[Migration]:
     """Apply what is missing and return it; several processes may call this at once, one applies.
+
+    In another cluster than before, the order of events is made to go on; that reads every event's number.
 
     A death in mid-file leaves that file unapplied (it is one transaction) and the lock free.
 
@@ -113,6 +135,7 @@ async def migrate(url: str) -> list[Migration]:
             await _apply(connection, migration)
         shipped = migrations()
         await connection.execute(_CORRECT, [one.version for one in shipped], [one.bears for one in shipped])
+        await connection.fetchval(_FOLLOW, timeout=_LONGEST_SECONDS)
         return missing
     finally:
         connection.terminate()
@@ -162,9 +185,9 @@ async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
     remember = "INSERT INTO schema_migration (version, name, sha256, bears) VALUES ($1, $2, $3, $4)"
     values = (migration.version, migration.name, migration.sha256, migration.bears)
     if migration.text.startswith("-- without transaction"):
-        await connection.execute(migration.text, timeout=None)
+        await connection.execute(migration.text, timeout=_LONGEST_SECONDS)
         await connection.execute(remember, *values)
         return
     async with connection.transaction():
-        await connection.execute(migration.text, timeout=None)
+        await connection.execute(migration.text, timeout=_LONGEST_SECONDS)
         await connection.execute(remember, *values)

@@ -750,6 +750,21 @@ async def test_doctor_sees_a_key_ring_that_is_another(shop: Shop) -> None:
     assert failing["check"] == "key-ring"
 
 
+async def test_doctor_sees_a_database_that_came_from_another_cluster(shop: Shop) -> None:
+    async with shop.api.sql() as sql:
+        await sql.execute("UPDATE installation SET system_identifier = 1")
+
+    said = await shop.terminal.run("doctor", "database", "-o", "json", code=3)
+    await shop.terminal.run("migrate")
+    mended = await shop.terminal.run("doctor", "database", "-o", "json")
+
+    (failing,) = [one for one in said.json if one["level"] == "fail"]
+    assert (failing["check"], failing["cure"]) == ("schema", "`dispatcher migrate`")
+    assert {"check": "schema", "level": "ok"}.items() <= next(
+        one for one in mended.json if one["check"] == "schema"
+    ).items()
+
+
 async def test_doctor_dials_a_url_as_a_delivery_would(shop: Shop) -> None:
     shop.terminal.environment |= {
         "DISPATCHER_EGRESS__ALLOW_CIDRS": "127.0.0.0/8",

@@ -9,7 +9,7 @@ from dispatcher.cli.checks.places import Places
 from dispatcher.kit import clock
 from dispatcher.ledger.checkup import Checkup, SealedSecret, Vitals, Waiting
 from dispatcher.ledger.connections import Pool
-from dispatcher.ledger.migrate import migrations, pending
+from dispatcher.ledger.migrate import DatabaseMoved, migrations, pending
 from dispatcher.model.errors import ConfigurationError, DispatcherError, SealBroken, Unavailable
 from dispatcher.vault import Vault
 
@@ -30,6 +30,9 @@ async def look_at_database(places: Places) -> AsyncIterator[Finding]:
         pool = await Pool.open(places.database_url, size=1)
     except Unavailable as fault:
         yield fail("database", str(fault), cure)
+        return
+    except DatabaseMoved as fault:
+        yield fail("schema", str(fault), "`dispatcher migrate`")
         return
     except DispatcherError as fault:
         yield fail("schema", str(fault), "run the version of the dispatcher that made this database, or a newer one")

@@ -5,7 +5,7 @@
 SELECT xid::text::bigint AS xid, seq, event_id, event_type,
        CASE WHEN $5::text[] IS NULL OR event_type = ANY($5) THEN body END AS body
 FROM event
-WHERE account_id = $1 AND environment = $2 AND xid < pg_snapshot_xmin(pg_current_snapshot())
+WHERE account_id = $1 AND environment = $2 AND xid < feed_floor()
   AND (event.xid, seq) > ($3::bigint::text::xid8, $4::bigint)
 ORDER BY event.xid, seq LIMIT $6
 
@@ -14,7 +14,7 @@ ORDER BY event.xid, seq LIMIT $6
 -- no row when there is none. Index: event_feed.
 WITH stretch AS (
   SELECT xid, seq, event_type FROM event
-  WHERE account_id = $1 AND environment = $2 AND xid < pg_snapshot_xmin(pg_current_snapshot())
+  WHERE account_id = $1 AND environment = $2 AND xid < feed_floor()
   ORDER BY xid DESC, seq DESC LIMIT $5),
 wanted AS (
   SELECT xid, seq FROM stretch WHERE $3::text[] IS NULL OR event_type = ANY($3)
@@ -26,7 +26,7 @@ SELECT xid::text::bigint AS xid, seq FROM wanted ORDER BY wanted.xid, seq LIMIT 
 -- Index: event_feed.
 WITH stretch AS (
   SELECT xid, seq, ingested_at FROM event
-  WHERE account_id = $1 AND environment = $2 AND xid < pg_snapshot_xmin(pg_current_snapshot())
+  WHERE account_id = $1 AND environment = $2 AND xid < feed_floor()
   ORDER BY xid DESC, seq DESC LIMIT $4)
 SELECT xid::text::bigint AS xid, seq FROM stretch WHERE ingested_at >= $3 ORDER BY stretch.xid, seq LIMIT 1
 
@@ -39,7 +39,7 @@ SELECT xid::text::bigint AS xid, seq FROM stretch WHERE ingested_at >= $3 ORDER 
 -- $6..$8 only after this place, $9 rows, $10 rows to scan. Always one row: without an attempt it tells up to where
 -- everything was looked at.
 WITH seen AS MATERIALIZED (
-  SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS safe, top + age((top & 4294967295)::text::xid) AS next
+  SELECT feed_floor()::text::bigint AS safe, feed_ceiling()::text::bigint + age((top & 4294967295)::text::xid) AS next
   FROM (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS top) s),
 asked AS MATERIALIZED (
   SELECT e.endpoint_id, e.public_id FROM endpoint e

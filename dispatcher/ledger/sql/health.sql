@@ -45,5 +45,5 @@ WHERE endpoint_id = ANY($1::int[])
 UPDATE endpoint
 SET status = 'disabled', disabled_reason = 'failing_5_days', held_since = now(),
     changed_at = GREATEST(now(), changed_at + interval '1 microsecond'),
-    held_xid = pg_snapshot_xmin(pg_current_snapshot())
+    held_xid = feed_floor()
 WHERE endpoint_id = ANY($1::int[])

@@ -9,7 +9,7 @@ WHERE public_id = $3 AND account_id = $1 AND environment = $2 AND status <> 'del
 -- them: the oldest transaction under way, since an accept that does not see this change gets its number later.
 -- One that is held already goes on owing from where it did. $2 status, $3 reason or null.
 UPDATE endpoint SET status = $2, disabled_reason = $3, held_since = COALESCE(held_since, now()),
-  held_xid = COALESCE(held_xid, pg_snapshot_xmin(pg_current_snapshot())),
+  held_xid = COALESCE(held_xid, feed_floor()),
   changed_at = GREATEST(now(), changed_at + interval '1 microsecond')
 WHERE endpoint_id = $1
 

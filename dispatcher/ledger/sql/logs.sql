@@ -37,7 +37,7 @@ ORDER BY r.started_at DESC LIMIT 1
 -- Index: event_feed; types are filtered within the $6 rows scanned. $3 and $4 only after this place, $5 types or NULL.
 WITH stretch AS (
   SELECT xid, seq, body, $5::text[] IS NULL OR event_type = ANY($5) AS is_wanted FROM event
-  WHERE account_id = $1 AND environment = $2 AND xid < pg_snapshot_xmin(pg_current_snapshot())
+  WHERE account_id = $1 AND environment = $2 AND xid < feed_floor()
     AND (xid, seq) > ($3::bigint::text::xid8, $4::bigint)
   ORDER BY xid, seq LIMIT $6)
 SELECT xid::text::bigint AS xid, seq, is_wanted,
@@ -48,7 +48,7 @@ FROM stretch ORDER BY xid, seq
 -- Scan a stretch of the feed, newest first; else as `events_ascending`. $3 and $4 only before this place.
 WITH stretch AS (
   SELECT xid, seq, body, $5::text[] IS NULL OR event_type = ANY($5) AS is_wanted FROM event
-  WHERE account_id = $1 AND environment = $2 AND xid < pg_snapshot_xmin(pg_current_snapshot())
+  WHERE account_id = $1 AND environment = $2 AND xid < feed_floor()
     AND (xid, seq) < ($3::bigint::text::xid8, $4::bigint)
   ORDER BY xid DESC, seq DESC LIMIT $6)
 SELECT xid::text::bigint AS xid, seq, is_wanted,

@@ -14,7 +14,7 @@ INSERT INTO replay (public_id, account_id, environment, endpoint_id, kind, what,
 SELECT $2, e.account_id, e.environment, e.endpoint_id, 'replay', $3, $4, $5, $6,
        CASE WHEN $7::float8 IS NULL THEN GREATEST(1, LEAST(e.rate_limit, h.rate) / 2)
             ELSE LEAST($7, e.rate_limit, h.rate) END, $8, $9,
-       CASE WHEN $3 <> 'missing' THEN pg_snapshot_xmax(pg_current_snapshot()) END, clock_timestamp(), clock_timestamp()
+       CASE WHEN $3 <> 'missing' THEN feed_ceiling() END, clock_timestamp(), clock_timestamp()
 FROM endpoint e JOIN host h USING (host_id) WHERE e.endpoint_id = $1
 ON CONFLICT DO NOTHING
 RETURNING replay_id
@@ -113,7 +113,7 @@ told AS MATERIALIZED (
          (SELECT xid FROM passed ORDER BY xid DESC LIMIT 1) AS xid,
          (SELECT seq FROM passed ORDER BY xid DESC, seq DESC LIMIT 1) AS seq),
 ended AS MATERIALIZED (
-  SELECT told.is_at_end AND COALESCE(pg_snapshot_xmin(pg_current_snapshot()) >= r.end_xid, false)
+  SELECT told.is_at_end AND COALESCE(feed_floor() >= r.end_xid, false)
          AND (r.kind = 'replay' OR NOT EXISTS (
                SELECT FROM delivery d WHERE d.endpoint_id = r.endpoint_id AND d.held AND d.owner IS NULL)) AS is_done
   FROM told, r)
@@ -122,7 +122,7 @@ UPDATE replay u SET
   n_scanned = u.n_scanned + told.n_passed, n_made = u.n_made + told.n_made + $5,
   n_skipped = u.n_skipped + told.n_match - told.n_made,
   end_xid = COALESCE(u.end_xid, CASE WHEN now() >= u.created_at + make_interval(secs => $4)
-                                     THEN pg_snapshot_xmax(pg_current_snapshot()) END),
+                                     THEN feed_ceiling() END),
   ready_at = GREATEST(
     GREATEST(u.ready_at, now() - interval '1 second') + (told.n_made + $5) / u.rate * interval '1 second',
     CASE WHEN told.is_at_end OR $3 + $5 = 0 THEN now() + make_interval(secs => $6) END),

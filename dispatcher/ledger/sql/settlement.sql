@@ -51,7 +51,7 @@ fin AS (DELETE FROM delivery d
                WHERE r.next_in_ms IS NULL OFFSET 0) t
         WHERE d.ctid = t.place RETURNING d.delivery_id, t.verdict),
 gone AS (UPDATE endpoint e SET status = 'disabled', disabled_reason = 'gone', held_since = COALESCE(e.held_since, now()),
-          held_xid = COALESCE(e.held_xid, pg_snapshot_xmin(pg_current_snapshot())),
+          held_xid = COALESCE(e.held_xid, feed_floor()),
           changed_at = GREATEST(now(), changed_at + interval '1 microsecond')
         FROM unnest($24::int[], $25::int[]) AS s(endpoint_id, host_id), me
         WHERE e.endpoint_id = s.endpoint_id AND e.host_id = s.host_id AND e.status IN ('enabled', 'paused')
