@@ -91,6 +91,14 @@ def show_instant(instant: dt.datetime | None) -> str | None:
     return None if instant is None else show_timestamp(instant)
 
 
+_show_event_id = lru_cache(4_096)(show_event_id)
+
+
+@lru_cache(4_096)
+def _show_delivery_id(ids: DeliveryIds, delivery_id: int) -> str:
+    return ids.show(delivery_id)
+
+
 def show_new_endpoint(endpoint: StoredEndpoint, secret: str | None) -> dict[str, Any]:
     """Return an endpoint as its maker sees it, this once with the secret."""
     return {
@@ -141,10 +149,10 @@ def show_delivery(
     if attempts_max is None and delivery.ended_at is None:
         attempts_max = delivery.attempts_before + n_attempts[environment]
     return {
-        "id": ids.show(delivery.delivery_id),
+        "id": _show_delivery_id(ids, delivery.delivery_id),
         "object": "delivery",
         "endpoint_id": delivery.endpoint,
-        "event_id": show_event_id(delivery.event_id),
+        "event_id": _show_event_id(delivery.event_id),
         "event_type": delivery.event_type,
         "subject": delivery.subject,
         "client_reference": delivery.client_reference,
@@ -168,8 +176,8 @@ def show_attempt(attempt: LoggedAttempt, ids: DeliveryIds) -> dict[str, Any]:
     is_refused = attempt.outcome is OutcomeKind.ADDRESS_FORBIDDEN
     return {
         "object": "attempt",
-        "delivery_id": ids.show(attempt.delivery_id),
-        "event_id": show_event_id(attempt.event_id),
+        "delivery_id": _show_delivery_id(ids, attempt.delivery_id),
+        "event_id": _show_event_id(attempt.event_id),
         "event_type": attempt.event_type,
         "subject": attempt.subject,
         "client_reference": attempt.client_reference,
