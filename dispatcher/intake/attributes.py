@@ -74,7 +74,7 @@ def read_headers(headers: Headers, n_bytes_allowed: int, n_allowed: int) -> dict
     attributes: dict[str, str] = {}
     n_bytes = 0
     for name, raw in headers:
-        n_bytes += len(name) + len(raw or b"")
+        n_bytes += len(name) + (0 if raw is None else len(raw))
         attribute = _ATTRIBUTE_OF.get(name) or _attribute_of(name)
         if attribute is None:
             continue
@@ -138,7 +138,7 @@ def identity_of(attributes: Attributes, name: str) -> str:
     if len(value) > _LONGEST_IDENTITY:
         refuse(DeadReason.BAD_HEADERS, f"{name} has {len(value)} characters")
     # Source and id are joined by a newline: one inside either would make two identities equal.
-    if _CONTROL.search(value):
+    if not value.isprintable() and _CONTROL.search(value):
         refuse(DeadReason.BAD_HEADERS, f"{name} holds control characters")
     return value
 

@@ -22,10 +22,11 @@ def place(event: Event, record: Record, days: Days) -> dt.date | None:
     unique key meets it.
     """
     first, last = days
-    for day in (event.occurred_at.date(), _day_of(record)):
-        if day is not None and first <= day <= last:
-            return day
-    return None
+    day = event.occurred_at.date()
+    if first <= day <= last:
+        return day
+    written = _day_of(record)
+    return written if written is not None and first <= written <= last else None
 
 
 def _day_of(record: Record) -> dt.date | None:

@@ -242,6 +242,14 @@ def test_many_brackets_that_do_not_nest_are_no_depth() -> None:
     assert decode(orjson.dumps(data)).dropped_fields == 2
 
 
+@pytest.mark.parametrize("name", DATA["verification"])
+@pytest.mark.parametrize("levels", [b"[" * 1_000 + b"]" * 1_000, b'{"a":' * 1_000 + b"1" + b"}" * 1_000])
+def test_depth_is_told_below_any_field_that_is_known(name: str, levels: bytes) -> None:
+    value = orjson.dumps({"verification": {**DATA["verification"], name: "HERE"}}).replace(b'"HERE"', levels)
+
+    assert decode(value) == DeadEvent(DeadReason.SCHEMA_INVALID, "more than 32 levels")
+
+
 def test_an_operator_may_set_other_limits() -> None:
     decoder = Decoder(SCHEMAS, CATALOGUE, limits=DecodingLimits(value_bytes=100))
 
