@@ -187,9 +187,11 @@ class Directory:
     def _without_ended(self, target: Target) -> Target:
         """Return a target without the secrets that ended; the same object when none did, as in `_read`."""
         now = clock.mono()
-        keys = tuple(key for key in target.keys if now < key.end_mono)
-        if len(keys) < len(target.keys):
-            target = self._targets[target.endpoint_id] = replace(target, keys=keys)
+        for key in target.keys:
+            if now >= key.end_mono:
+                keys = tuple(key for key in target.keys if now < key.end_mono)
+                target = self._targets[target.endpoint_id] = replace(target, keys=keys)
+                break
         return target
 
     def _open(self, row: SealedTarget, read_mono: float) -> Target | SealBroken:
