@@ -12,7 +12,6 @@ from dispatcher.ledger import forgetting as forgetting_module
 from dispatcher.ledger.connections import Pool
 from dispatcher.ledger.endpoints import EndpointLedger
 from dispatcher.ledger.forgetting import Forgetting, Old
-from dispatcher.ledger.retention import Retention
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.endpoint import HostLimits
 from dispatcher.telemetry.metrics import Metrics
@@ -40,13 +39,8 @@ async def bury(world: World, n: int, *, n_bytes: int = 1) -> None:
 
 
 def an_upkeep(process: Process) -> Upkeep:
-    books = Books(
-        process.members,
-        process.claims,
-        process.health,
-        Retention(process.links["control"]._url),
-        Forgetting(process.links["control"]),
-    )
+    control = process.links["control"]
+    books = Books.of(process.members, process.claims, control, control._url)
     metrics = Metrics(CollectorRegistry(), [])
     return Upkeep(process.replica, books, metrics, keep_days={}, on_announced=lambda _: None)
 
