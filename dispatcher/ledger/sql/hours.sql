@@ -17,7 +17,7 @@ ORDER BY h.hour LIMIT $1
 -- Count what every endpoint met in one hour, in the place of what was counted of it before; false when another replica is
 -- counting. Reads each attempt of the hour once, and its neighbours in the table of that day. Index: attempt_started.
 -- $1 and $2 the hour.
-WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(728113003) AS is_ours),
+WITH turn AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(728113005) AS is_ours),
 met AS (
   SELECT a.endpoint_id, count(*) AS n_attempts, count(*) FILTER (WHERE a.verdict = 'delivered') AS n_delivered
   FROM attempt a
