@@ -40,9 +40,11 @@ ALTER TABLE schema_migration ADD COLUMN IF NOT EXISTS bears int
 _APPLIED: Final = """
 SELECT version, name, sha256, (to_jsonb(m) ->> 'bears')::int AS bears FROM schema_migration m ORDER BY version
 """
+# Not by a program that is older than the schema: what a newer one said stands.
 _CORRECT: Final = """
 UPDATE schema_migration m SET bears = k.bears FROM unnest($1::int[], $2::int[]) AS k(version, bears)
 WHERE m.version = k.version AND m.bears IS DISTINCT FROM k.bears
+  AND NOT EXISTS (SELECT FROM schema_migration n WHERE n.version <> ALL($1::int[]))
 """
 _HAS_MOVED: Final = """
 SELECT i.system_identifier <> c.system_identifier FROM installation i, pg_control_system() c

@@ -79,6 +79,18 @@ async def test_a_judgement_is_corrected_by_the_next_migrate_and_is_no_edit(url: 
     assert corrected == {one.version: one.bears for one in migrations()}
 
 
+async def test_what_a_newer_program_judged_stands_when_an_older_one_migrates(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute("UPDATE schema_migration SET bears = 1 WHERE version = 9")
+    await run_newer(url, index=LAST)
+
+    await migrate(url)
+
+    judged = await noted(connection)
+    await connection.close()
+    assert judged[9] == 1
+
+
 async def test_a_file_that_was_edited_after_it_ran_is_refused(url: str) -> None:
     connection = await asyncpg.connect(url)
     await connection.execute("UPDATE schema_migration SET sha256 = 'x' WHERE version = 1")
