@@ -215,15 +215,19 @@ class Board:
         self._empty_endpoint(endpoint_id, self._paused_endpoints.note(endpoint_id, seconds, clock.mono()))
 
     def set_pauses(self, hosts: dict[int, float], endpoints: dict[int, float]) -> None:
-        """Adopt who is paused, by seconds left, as all replicas know it; own words of late are kept.
+        """Adopt who is paused by seconds left, 0 or less when no success came since; own words of late are kept.
 
-        Seconds of 0 or less: the pause is over, but no success came since.
+        Whoever is absent answered well, here or to another replica, and is probed no more.
         """
         now = clock.mono()
         for host_id in self._paused_hosts.adopt(hosts, now):
             self._empty_host(host_id, hosts[host_id])
         for endpoint_id in self._paused_endpoints.adopt(endpoints, now):
             self._empty_endpoint(endpoint_id, endpoints[endpoint_id])
+        for lane in self._lanes.values():
+            for queue in lane.queues.values():
+                if queue.is_probing and not self._was_paused(lane.host_id, queue.endpoint_id):
+                    queue.end_probing()
 
     async def run(self) -> None:
         """Look at the lanes twice a second until canceled: which crawl, which can be forgotten."""
@@ -272,9 +276,12 @@ class Board:
     def _open_queue(self, lane: Lane, endpoint_id: int) -> Queue:
         queue = lane.queues[endpoint_id] = Queue(endpoint_id)
         # Lanes and processes forget, and others were never told: whoever was paused is met with one request at a time.
-        queue.is_probing = lane.host_id in self._paused_hosts.of_late or endpoint_id in self._paused_endpoints.of_late
+        queue.is_probing = self._was_paused(lane.host_id, endpoint_id)
         self._set_pace(lane, queue)
         return queue
+
+    def _was_paused(self, host_id: int, endpoint_id: int) -> bool:
+        return host_id in self._paused_hosts.of_late or endpoint_id in self._paused_endpoints.of_late
 
     def _share(self, host_id: int, limits: HostLimits) -> int:
         return share_of(limits.in_flight, n_replicas=self._n_replicas, rank=self._rank, host_id=host_id)
@@ -387,10 +394,8 @@ class Board:
         if lane.in_flight == 1:
             lane.since_done = now
         self._queued -= 1
-        if delivery.attempts:
-            self._again_in_flight += 1
-        else:
-            self._fresh -= 1
+        self._again_in_flight += bool(delivery.attempts)
+        self._fresh -= not delivery.attempts
         self._suspects_in_flight += lane.is_suspect
         task = asyncio.get_running_loop().create_task(self._attempt(lane, queue, delivery), name="attempt")
         self._tasks[task] = delivery

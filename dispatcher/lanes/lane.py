@@ -84,6 +84,11 @@ class Queue:
             return 1
         return MOST_QUEUED if self.pace is None else self.pace.in_flight
 
+    def end_probing(self) -> None:
+        """Go on as before the pause: it answered well since, here or to another replica."""
+        self.is_probing = False
+        self.breaker.clear()
+
     def put(self, delivery: Delivery) -> None:
         """Append a delivery."""
         (self.again if delivery.attempts else self.fresh).append(delivery)

@@ -8,7 +8,8 @@ from dispatcher.model.outcome import OutcomeKind
 from dispatcher.policy.health import FAILURES, OVERLOADS, Sign, sign_of
 
 _WELLS: Final = 5
-"""So many successes of a slowed host are worth a word; Postgres lets its rate double every two seconds at most."""
+"""So many successes of a host at nearly its full rate are worth a word, fewer of a slower one: at a twentieth of its
+rate, shared by five replicas, five take half a minute. Postgres lets the rate double every two seconds at most."""
 
 
 class Orders(Protocol):
@@ -63,11 +64,12 @@ class Watch:
 
     def _went_well(self, lane: Lane, queue: Queue) -> None:
         if queue.is_probing:
-            queue.is_probing = False
-            queue.breaker.clear()
+            queue.end_probing()
             self._orders.forgive(queue.endpoint_id)
-        if lane.scale < 1.0:
+            # The other replicas need not find out for themselves.
+            self._orders.recovers(lane.host_id)
+        elif lane.scale < 1.0:
             lane.wells += 1
-            if lane.wells >= min(_WELLS, lane.limits.burst):
+            if lane.wells >= min(_WELLS, lane.limits.burst) * lane.scale:
                 lane.wells = 0
                 self._orders.recovers(lane.host_id)

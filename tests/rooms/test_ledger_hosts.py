@@ -217,15 +217,19 @@ async def test_every_replica_is_told_for_an_hour_who_was_paused_and_has_not_answ
         await process.hosts.pause(endpoint, await world.value(HOST_OF, endpoint), None)
     for table in ("host", "endpoint_pace"):
         await world.sql.execute(f"UPDATE {table} SET paused_until = now() - interval '1 minute'")
+    await world.sql.execute("UPDATE host SET scaled_at = now() - interval '65 seconds', scale = 0.2")
     await world.sql.execute(
         "UPDATE endpoint_pace SET paused_until = now() - interval '2 hours' WHERE endpoint_id = $1", past
     )
+    host_of = {endpoint: await world.value(HOST_OF, endpoint) for endpoint in (lost, well, past)}
 
-    await process.hosts.recover([], [well])
+    await process.hosts.recover([host_of[well]], [well])
 
     pauses = await (await world.process()).hosts.pauses()
     assert pauses.endpoints == {lost: pytest.approx(-60, abs=5)}
-    assert len(pauses.hosts) == 3
+    # Not at its full rate yet, but it answers.
+    assert set(pauses.hosts) == {host_of[lost], host_of[past]}
+    assert await world.value("SELECT opens FROM host WHERE host_id = $1", host_of[well]) == 1
     seconds, _ = await process.hosts.pause(past, await world.value(HOST_OF, past), None)
     assert seconds == pytest.approx(5, rel=0.21)
     assert await world.value("SELECT opens FROM endpoint_pace WHERE endpoint_id = $1", past) == 1

@@ -95,10 +95,11 @@ UPDATE endpoint_pace SET opens = 0 WHERE endpoint_id = ANY($1::int[]) AND opens 
 
 -- name: pauses
 -- Read who is paused, for how many seconds, and who was within the last hour and has not answered well since, with 0 or
--- less: every replica meets those with one request at a time, one that has just started, too. Indexes: host_paused,
+-- less: every replica meets those with one request at a time, one that has just started, too. (A host did so if its rate
+-- changed after its pause; its pauses in a row are forgotten later, at its full rate.) Indexes: host_paused,
 -- endpoint_pace_paused.
 SELECT true AS is_host, host_id AS number, extract(epoch FROM paused_until - now())::float8 AS seconds
-FROM host WHERE paused_until > now() - interval '1 hour' AND (paused_until > now() OR opens > 0)
+FROM host WHERE paused_until > now() - interval '1 hour' AND (paused_until > now() OR (opens > 0 AND scaled_at < paused_until))
 UNION ALL
 SELECT false, endpoint_id, extract(epoch FROM paused_until - now())::float8
 FROM endpoint_pace WHERE paused_until > now() - interval '1 hour' AND (paused_until > now() OR opens > 0)

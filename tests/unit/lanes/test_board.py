@@ -699,7 +699,25 @@ async def test_after_a_pause_one_probe_at_a_time_goes_until_it_answers_well() ->
     await asyncio.sleep(0.4)
 
     assert world.most_running[1] == 5
-    assert world.orders.given == [("forgive", 1, None)]
+    assert world.orders.given == [("forgive", 1, None), ("recovers", 1, None)]
+
+
+async def test_what_answered_another_replica_well_is_probed_no_more() -> None:
+    world = World(seconds=0.5)
+    world.submit(1)
+    await asyncio.sleep(1.0)
+    world.board.pause_endpoint(1, 1.0)
+    await asyncio.sleep(4.0)
+    world.board.set_pauses({}, {1: -3.0})
+    world.submit(6)
+    await asyncio.sleep(0.1)
+    assert world.most_running[1] == 1
+
+    world.board.set_pauses({}, {})
+    world.submit(6)
+    await asyncio.sleep(0.1)
+
+    assert world.most_running[1] == 12
 
 
 async def test_a_probe_that_fails_pauses_again() -> None:
