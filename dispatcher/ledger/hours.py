@@ -15,8 +15,8 @@ from dispatcher.ledger.connections import Pool, Session, connect
 from dispatcher.ledger.faults import translate
 from dispatcher.ledger.statements import STATEMENTS
 
-_MOST_HOURS: Final = 24
-"""Hours looked for at a time: after a long stop, the rest is for the next round."""
+_MOST_HOURS: Final = 170
+"""Hours looked for at a time: the whole week, as at a first start, where nothing is in most of them."""
 
 _ROUND_SECONDS: Final = 10.0
 """No further hour is begun after that: the replica that counts has other duties, too."""
