@@ -247,12 +247,12 @@ class Daemon:
         return links
 
     async def _join(self, links: Links) -> tuple[Replica, Membership]:
-        """Become a replica, and see to the days' tables; both anew when one fails: by then the lease may be over."""
+        """Become a replica, and see to the days' tables; anew when that takes half a lease: nobody renews it yet."""
         pod, delivers = socket.gethostname(), Role.DELIVER in self._roles
         replica = await register(links.control, pod, self._settings.lease.seconds, delivers=delivers)
         _log.info("replica_registered", replica=replica.replica_id)
         members = Membership(links.control, replica, payload_days=self._settings.retention.payload_days)
-        await members.make_days()
+        await patiently(members.make_days, seconds=self._settings.lease.seconds / 2)
         return replica, members
 
     async def _open_dead_letters(self, stack: AsyncExitStack, services: Services) -> DeadLetters | None:
