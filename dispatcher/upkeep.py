@@ -109,7 +109,7 @@ class Upkeep:
                 for daily, days in self._keep_days.items():
                     await self._try("drop_old", partial(self._drop_old, daily, days))
             if rounds % _ROUNDS_PER_COUNT == 0:
-                await self._try("count_hours", self._count_hours)
+                await self._try("count_hours", self._books.hours.count)
             await self._try("judge_health", self._judge_health)
             await self._try("backlog", self._read_backlog)
             await self._try("burden", self._read_burden)
@@ -154,9 +154,6 @@ class Upkeep:
         if daily is Daily.EVENT:
             self._counts("kept_back_tables").put(len(done.kept))
 
-    async def _count_hours(self) -> None:
-        await self._books.hours.count()
-
     async def _judge_health(self) -> None:
         self._on_announced(await self._books.health.judge())
 
@@ -174,7 +171,7 @@ class Upkeep:
         self._counts("delivery_dead_rows").put(burden.n_dead_rows)
         self._counts("oldest_transaction_age_seconds").put(burden.oldest_transaction_seconds)
 
-    async def _try(self, name: str, duty: Callable[[], Awaitable[None]]) -> None:
+    async def _try(self, name: str, duty: Callable[[], Awaitable[object]]) -> None:
         try:
             await duty()
         except (Unavailable, PoisonBatch) as fault:

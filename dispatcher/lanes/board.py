@@ -217,7 +217,7 @@ class Board:
     def set_pauses(self, hosts: dict[int, float], endpoints: dict[int, float]) -> None:
         """Adopt who is paused by seconds left, 0 or less when no success came since; own words of late are kept.
 
-        Whoever is absent answered well, here or to another replica, and is probed no more.
+        Whoever is absent is probed no more: it answered well, here or elsewhere, or its pause was over an hour ago.
         """
         now = clock.mono()
         for host_id in self._paused_hosts.adopt(hosts, now):

@@ -11,6 +11,8 @@ import pytest
 from dispatcher.app import Daemon
 from dispatcher.kit.stopping import StopRequest
 from dispatcher.ledger.connections import Link
+from dispatcher.ledger.replicas import Membership
+from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.settings import EVERY_ROLE, Role, load
 from dispatcher.vault import Vault
 from tests.rooms.ledger_world import World, open_ledger
@@ -85,3 +87,31 @@ async def test_a_start_goes_on_whatever_step_its_sessions_are_ended_at(
         # What a process does before it says that it is ready differs by a statement or two.
         n_reached += await statements_of_a_start(world, tmp_path, monkeypatch, end_sessions) >= step
     assert n_reached >= 5
+
+
+async def test_a_start_that_finds_another_at_the_tables_of_days_registers_once(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = "728113001"
+    assert turn in STATEMENTS["make_days"]
+    await world.sql.execute(f"SELECT pg_advisory_lock({turn})")
+    n_replicas, tries = 0, 0
+
+    async def count(_: int) -> None:
+        nonlocal n_replicas
+        n_replicas = max(n_replicas, await world.value("SELECT count(*) FROM replica"))
+
+    make = Membership.make_days
+
+    async def make_days(members: Membership) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            await world.sql.execute(f"SELECT pg_advisory_unlock({turn})")
+        return await make(members)
+
+    monkeypatch.setattr(Membership, "make_days", make_days)
+    await statements_of_a_start(world, tmp_path, monkeypatch, count)
+
+    assert tries >= 3
+    assert n_replicas == 1

@@ -685,13 +685,18 @@ async def test_a_host_that_asks_for_silence_gets_it_and_overload_halves_its_rate
     assert world.orders.given == [("slow_down", 1, None), ("pause", 1, 60.0)]
 
 
-async def test_after_a_pause_one_probe_at_a_time_goes_until_it_answers_well() -> None:
-    world = World(seconds=0.5)
-    world.submit(6)
+async def after_a_pause(*, seconds_ago: float, **options: Any) -> World:
+    """Return a world whose only endpoint answered once and was paused then, until so long ago."""
+    world = World(**options)
+    world.submit(1)
     await asyncio.sleep(1.0)
     world.board.pause_endpoint(1, 1.0)
-    await asyncio.sleep(1.5)
-    world.most_running.clear()
+    await asyncio.sleep(1.0 + seconds_ago)
+    return world
+
+
+async def test_after_a_pause_one_probe_at_a_time_goes_until_it_answers_well() -> None:
+    world = await after_a_pause(seconds_ago=0.5, seconds=0.5)
 
     world.submit(6)
     await asyncio.sleep(0.4)
@@ -703,11 +708,7 @@ async def test_after_a_pause_one_probe_at_a_time_goes_until_it_answers_well() ->
 
 
 async def test_what_answered_another_replica_well_is_probed_no_more() -> None:
-    world = World(seconds=0.5)
-    world.submit(1)
-    await asyncio.sleep(1.0)
-    world.board.pause_endpoint(1, 1.0)
-    await asyncio.sleep(4.0)
+    world = await after_a_pause(seconds_ago=3.0, seconds=0.5)
     world.board.set_pauses({}, {1: -3.0})
     world.submit(6)
     await asyncio.sleep(0.1)
@@ -721,11 +722,7 @@ async def test_what_answered_another_replica_well_is_probed_no_more() -> None:
 
 
 async def test_a_probe_that_fails_pauses_again() -> None:
-    world = World()
-    world.submit(1)
-    await asyncio.sleep(1.0)
-    world.board.pause_endpoint(1, 1.0)
-    await asyncio.sleep(1.5)
+    world = await after_a_pause(seconds_ago=0.5)
 
     async def fail(delivery: Delivery) -> Settlement:
         return a_settlement(delivery, outcome=an_outcome(OutcomeKind.TIMEOUT_RESPONSE))
