@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.connections import LISTED, Pool, connect
 from dispatcher.ledger.dead_events import DeadEventLedger, DeadPlace
+from dispatcher.ledger.statements import STATEMENTS
 from tests.rooms.test_api_harness import ledger_template, ledger_url, pool
 
 PLACE = DeadPlace("log-1", "verification.events.v1", 3, 41)
@@ -60,6 +61,23 @@ async def test_pages_hold_every_dead_event_once(pool: Pool, sql: asyncpg.Connect
         before = page[-1].page_place
 
     assert offsets == [9, 5, 4, 3, 2, 1, 0]
+
+
+async def test_a_late_page_begins_where_the_one_before_it_ended(ledger_url: str, sql: asyncpg.Connection) -> None:
+    await sql.execute(
+        "INSERT INTO dead_event (log_id, topic, part, off, reason, detail, headers, seen_at) "
+        "SELECT 'log-1', 't', 0, n, 'not_json', '', '[]', now() - n * interval '1 s' FROM generate_series(1, 3000) n"
+    )
+    session = await connect(ledger_url, "pages", planning=LISTED)
+    await session.execute(f"PREPARE planned AS {STATEMENTS['list_dead_events']}")
+
+    seen_at = await sql.fetchval("SELECT seen_at FROM dead_event WHERE off = 2900")
+    place = f"'{seen_at.isoformat()}', 'log-1', 't', 0, 2900"
+    plan = await session.fetch(f"EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF) EXECUTE planned({place}, 10)")
+    session.terminate()
+
+    passed_over = [int(line[0].split(":")[1]) for line in plan if "Rows Removed by Filter" in line[0]]
+    assert sum(passed_over) <= 1, plan
 
 
 async def test_a_dead_event_is_given_to_one_taker_only(pool: Pool, sql: asyncpg.Connection) -> None:

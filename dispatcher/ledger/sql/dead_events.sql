@@ -1,9 +1,11 @@
 -- name: list_dead_events
 -- Read a page of dead events, latest first. Index: dead_event_seen. $1..$5 only before this place, $6 rows.
+-- Without a place everything is before the end of time: with an OR the kept plan would begin each page at the first.
 SELECT log_id, topic, part, off, reason, detail, key, seen_at, redriven_at, sealed_value IS NOT NULL AS has_value
 FROM dead_event
-WHERE $1::timestamptz IS NULL
-   OR (seen_at <= $1 AND (seen_at, log_id, topic, part, off) < ($1, $2::text, $3::text, $4::int, $5::bigint))
+WHERE seen_at <= COALESCE($1::timestamptz, 'infinity')
+  AND (seen_at, log_id, topic, part, off)
+      < (COALESCE($1, 'infinity'), COALESCE($2::text, ''), COALESCE($3::text, ''), COALESCE($4::int, 0), COALESCE($5::bigint, 0))
 ORDER BY seen_at DESC, log_id DESC, topic DESC, part DESC, off DESC LIMIT $6
 
 -- name: find_dead_event
