@@ -116,6 +116,8 @@ class DeadLetters:
             result = "sent"
         except Unavailable as fault:
             _log.warning("dead_letter_copy_failed", n_records=1, reason=str(fault))
+        except Exception as fault:  # noqa: BLE001 - one record that cannot be sent must not end the copying of others
+            _log.exception("dead_letter_copy_failed", n_records=1, reason=type(fault).__name__)
         finally:
             # Also of the one that is cut off by the end.
             self._meter.copied(1, result)

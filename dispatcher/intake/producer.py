@@ -67,11 +67,14 @@ class Producer:
     async def send(
         self, topic: str, value: bytes | None, *, key: bytes | None = None, headers: Headers = ()
     ) -> tuple[int, int]:
-        """Send one record and return its partition and offset.
+        """Send one record and return its partition and offset. One with neither key nor value gets an empty key.
 
         Raises:
             Unavailable: not acknowledged within ten seconds; it may still arrive.
         """
+        if key is None and value is None:
+            # Brokers take such a record; the library asserts that there is none.
+            key = b""
         try:
             async with asyncio.timeout(_SEND_SECONDS):
                 done = await self._producer.send_and_wait(topic, value, key=key, headers=list(headers))

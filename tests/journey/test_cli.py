@@ -226,6 +226,24 @@ async def test_a_dead_record_is_listed_opened_redriven_and_discarded(shared: Wor
     assert "no dead event" in await terminal.run("dead-events", "show", name, code=1)
 
 
+async def test_a_dead_record_with_neither_key_nor_value_is_redriven_too(shared: World) -> None:
+    """No producer of the library can send one; others can, and Kafka takes it."""
+    terminal = Terminal(shared.folder)
+    bad = "reason = 'null_value' AND redriven_at IS NULL"
+    await shared.fetch(
+        "INSERT INTO dead_event (log_id, topic, part, off, reason, detail, headers) "
+        "SELECT log_id, topic, 0, 4000000000, 'null_value', '', '[]' FROM ingest_progress LIMIT 1"
+    )
+    (row,) = await shared.fetch(f"SELECT topic FROM dead_event WHERE {bad}")
+
+    await terminal.run("dead-events", "redrive", f"{row['topic']}/0/4000000000")
+
+    # It cannot become an event this time either, and so comes back.
+    while not (back := await shared.fetch(f"SELECT key, off FROM dead_event WHERE {bad}")):
+        await asyncio.sleep(0.05)
+    assert (back[0]["key"], back[0]["off"] < 4_000_000_000) == (b"", True)
+
+
 async def test_a_host_gets_limits_of_its_own_and_the_defaults_again(shared: World) -> None:
     terminal = Terminal(shared.folder)
     async with Sink.serving() as sink:

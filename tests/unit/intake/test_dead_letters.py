@@ -20,10 +20,15 @@ SETTINGS = KafkaSettings("localhost:1", ("t",), "group")
 
 
 class Topic:
-    """A dead-letter topic in place of the producer's way to it: takes a copy, refuses it, or says nothing."""
+    """A dead-letter topic in place of the producer's way to it: takes a copy, refuses it, or says nothing.
 
-    def __init__(self, *, lets_in: bool = True, takes: bool = True, answers: bool = True) -> None:
-        self.lets_in, self.takes, self.answers = lets_in, takes, answers
+    The way itself `falls_over` one offset.
+    """
+
+    def __init__(
+        self, *, lets_in: bool = True, takes: bool = True, answers: bool = True, falls_over: int | None = None
+    ) -> None:
+        self.lets_in, self.takes, self.answers, self._falls_over = lets_in, takes, answers, falls_over
         self.offsets: list[int] = []
 
     def __call__(self, _: KafkaSettings) -> Self:
@@ -41,8 +46,9 @@ class Topic:
             await asyncio.Event().wait()
         if not self.takes:
             raise Unavailable("Kafka did not acknowledge the record")
-        marks = dict(more["headers"])
-        self.offsets.append(int(marks["x-dlq-offset"]))
+        offset = int(dict(more["headers"])["x-dlq-offset"])
+        assert offset != self._falls_over
+        self.offsets.append(offset)
 
 
 class Meter:
@@ -133,3 +139,9 @@ async def test_a_fall_waits_for_no_copy(monkeypatch: pytest.MonkeyPatch) -> None
     assert meter.copies.total() == 3
     assert meter.copies["sent"] == 0
     assert clock.mono() - began <= 1
+
+
+async def test_one_copy_that_falls_does_not_end_the_copying(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = await copied(monkeypatch, Topic(falls_over=1), letters(5))
+
+    assert found == {"sent": 4, "failed": 1}
