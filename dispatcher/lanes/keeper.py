@@ -6,7 +6,7 @@ written only means that this process alone keeps it.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -122,12 +122,11 @@ class HostKeeper:
         """Serve until canceled; waits Postgres' absences out."""
         next_look = 0.0
         while True:
-            try:
-                await self._obey()
-                if clock.mono() >= next_look:
-                    await self._look()
-                    next_look = clock.mono() + _LOOK_SECONDS
-            except Unavailable as fault:
+            jobs = [self._write_pauses, self._write_rates]
+            if clock.mono() >= next_look:
+                jobs.append(self._look)
+                next_look = clock.mono() + _LOOK_SECONDS
+            if fault := await _last_fault(jobs):
                 _log.warning("hosts_unavailable", reason=str(fault))
                 await asyncio.sleep(_LOOK_SECONDS)
             await self._wait(next_look - clock.mono())
@@ -140,11 +139,16 @@ class HostKeeper:
             return
         self._ordered.clear()
 
-    async def _obey(self) -> None:
+    async def _write_pauses(self) -> None:
         while self._pauses:
             endpoint_id, order = next(iter(self._pauses.items()))
             host_id, seconds = order
-            for_endpoint, for_host = await self._hosts.pause(endpoint_id, host_id, seconds)
+            try:
+                for_endpoint, for_host = await self._hosts.pause(endpoint_id, host_id, seconds)
+            except Unavailable:
+                # To the end: one row that somebody has locked must not keep the others' pauses from being written.
+                self._pauses[endpoint_id] = self._pauses.pop(endpoint_id)
+                raise
             if self._pauses[endpoint_id] is not order:
                 # It asked for another pause meanwhile, maybe a longer one: that one is still to be written.
                 continue
@@ -158,6 +162,8 @@ class HostKeeper:
             _log.info(
                 "endpoint_paused", endpoint=endpoint_id, host=host_id, seconds=for_endpoint, host_seconds=for_host
             )
+
+    async def _write_rates(self) -> None:
         if self._slow:
             slow = sorted(self._slow)
             await self._hosts.slow_down(slow)
@@ -178,3 +184,14 @@ class HostKeeper:
         for host_id, limits in (await self._hosts.changed_limits(missed + _LOOK_BACK_SECONDS)).items():
             self._on_limits(host_id, limits)
         self._looked_at = began
+
+
+async def _last_fault(jobs: Sequence[Callable[[], Awaitable[None]]]) -> Unavailable | None:
+    """Do every job, whatever became of those before it; return the last refusal, None when there was none."""
+    last = None
+    for job in jobs:
+        try:
+            await job()
+        except Unavailable as fault:
+            last = fault
+    return last

@@ -143,3 +143,31 @@ async def test_limits_set_anew_hold_on_every_replica_within_five_seconds(phase: 
         second.cancel()
 
     assert world.limits == others == {1: slow}
+
+
+async def test_a_pause_that_cannot_be_written_holds_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    write, locked = world.hosts.pause, True
+
+    async def pause(endpoint_id: int, host_id: int, seconds: float | None) -> tuple[float, float]:
+        if endpoint_id == 1 and locked:
+            raise Unavailable("the row is locked")
+        return await write(endpoint_id, host_id, seconds)
+
+    monkeypatch.setattr(world.hosts, "pause", pause)
+    async with world.keeping():
+        for endpoint_id in (1, 2):
+            world.keeper.pause(endpoint_id, 1, 600.0)
+        world.keeper.slow_down(1)
+        await asyncio.sleep(5.0)
+        world.hosts.set_limits(1, HostLimits(20.0, 10, 4))
+        await asyncio.sleep(5.0)
+
+        written = world.hosts.endpoints[2].paused_until
+        locked = False
+        await asyncio.sleep(5.0)
+
+    assert written > 500.0
+    assert world.hosts.rows[1].scale == 0.5
+    assert world.limits[1] == HostLimits(20.0, 10, 4)
+    assert world.hosts.endpoints[1].paused_until > 500.0
