@@ -161,9 +161,7 @@ class Resolver:
         for lookup in self._queue:
             if lookup.future.done():
                 continue
-            if self._may_start(lookup):
-                self._start(lookup)
-            else:
+            if not (self._may_start(lookup) and self._start(lookup)):
                 waiting.append(lookup)
         self._queue = waiting
 
@@ -183,14 +181,20 @@ class Resolver:
             and self._n_threads < of_all
         )
 
-    def _start(self, lookup: _Lookup) -> None:
+    def _start(self, lookup: _Lookup) -> bool:
+        """Give a look-up its thread; false when the system has none for us, and then it goes on waiting."""
+        loop = asyncio.get_running_loop()
+        # A daemon, so that a tarpit does not hold up the end of the process.
+        thread = threading.Thread(target=self._look_up, args=(loop, lookup), name="look-up", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return False
         lookup.is_started = True
         self._n_threads += 1
         # One ending where the name has two labels.
         self._n_by_ending.update({lookup.three_labels, lookup.two_labels})
-        loop = asyncio.get_running_loop()
-        # A daemon, so that a tarpit does not hold up the end of the process.
-        threading.Thread(target=self._look_up, args=(loop, lookup), name="look-up", daemon=True).start()
+        return True
 
     def _look_up(self, loop: asyncio.AbstractEventLoop, lookup: _Lookup) -> None:
         """Ask the system; runs in a thread and touches nothing of ours but the loop's door."""

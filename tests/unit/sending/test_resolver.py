@@ -318,3 +318,18 @@ async def test_localhost_without_the_option_is_a_name_like_any_other() -> None:
 
     assert failure.kind is OutcomeKind.ADDRESS_FORBIDDEN
     assert names.asked == ["localhost."]
+
+
+async def test_a_thread_that_the_system_refuses_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    limits = ResolverLimits(lookup_seconds=0.05, threads=2, threads_for_known=0)
+    with names_served(a_com=["1.1.1.1"]) as names:
+        resolver = Resolver(PUBLIC_ONLY, limits=limits, getaddrinfo=names)
+        with monkeypatch.context() as system:
+            system.setattr(threading.Thread, "start", refuse)
+            failures = [await failure_of(resolver, f"x{n}.com") for n in range(4)]
+
+        assert list(await resolver.resolve("a.com")) == HEALTHY
+    assert {failure.kind for failure in failures} == {OutcomeKind.DNS_ERROR}
