@@ -10,7 +10,7 @@ group membership lives on in the library's background.
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -250,9 +250,10 @@ class Intake:
         batch = builder.build()
         if batch.spans:
             await self._accept(consumer, batch, found)
-            self._copy_dead(builder.dead_records, batch.dead)
-        if builder.n_skipped:
-            self._meter.skipped(builder.n_skipped, "unknown_type")
+        # Of what was refused they will be read, and counted, again.
+        arrived = [s for s in batch.spans if self._places.stands.get((s.topic, s.partition)) == s.stop]
+        if n_skipped := sum(builder.skipped[span.topic, span.partition] for span in arrived):
+            self._meter.skipped(n_skipped, "unknown_type")
 
     async def _check_accounts(self, builder: BatchBuilder, found: Mapping[Partition, Sequence[Record]]) -> bool:
         """Sort out the events of unknown accounts; false when told to stop before Postgres said which those are."""
@@ -295,7 +296,7 @@ class Intake:
             self._waiting.tell(fault)
             self._doors.unknown_outcome()
             await self._waiting.pause()
-            return await self._find_out(consumer, batch)
+            return await self._find_out(consumer, batch, found)
         except PoisonBatch as fault:
             await self._accept_apart(consumer, batch, found, fault)
             return None
@@ -304,6 +305,7 @@ class Intake:
         if generation == self._places.generation:
             for span in batch.spans:
                 self._places.stands[span.topic, span.partition] = span.stop
+        self._copy_dead((one for one in batch.dead if (one.topic, one.partition) not in accepted.refused), found)
         if accepted.fresh:
             await self._doors.submit(accepted.fresh)
         if accepted.refused:
@@ -327,9 +329,10 @@ class Intake:
         record = next(record for record in found[topic, partition] if record.offset == offset)
         dead = self._buried(consumer.log_id, record, DeadEvent(DeadReason.REFUSED_BY_DATABASE, str(fault)))
         await self._accept(consumer, batch._replace(events=(), dead=(*batch.dead, dead)), found)
-        self._copy_dead([record], [dead])
 
-    async def _find_out(self, consumer: Consumer, batch: Batch) -> Batch | None:
+    async def _find_out(
+        self, consumer: Consumer, batch: Batch, found: Mapping[Partition, Sequence[Record]]
+    ) -> Batch | None:
         """After an accept without an answer: what stands where it ended is in, what stands where it began is not.
 
         Return the latter.
@@ -338,14 +341,13 @@ class Intake:
         truth = await self._waiting.until_available(lambda: self._ledger.positions(batch.log_id, partitions))
         if truth is None:
             return None
-        again = [(s.topic, s.partition) for s in batch.spans if truth.get((s.topic, s.partition)) == s.start]
-        elsewhere = [
-            (s.topic, s.partition) for s in batch.spans if truth.get((s.topic, s.partition)) not in (s.start, s.stop)
-        ]
+        spans = {(span.topic, span.partition): span for span in batch.spans}
+        again = [partition for partition, span in spans.items() if truth.get(partition) == span.start]
+        arrived = {partition for partition, span in spans.items() if truth.get(partition) == span.stop}
+        elsewhere = [partition for partition in spans if partition not in arrived and partition not in again]
         stands = self._places.stands
-        for span in batch.spans:
-            if (span.topic, span.partition) in stands and truth.get((span.topic, span.partition)) == span.stop:
-                stands[span.topic, span.partition] = span.stop
+        stands.update({partition: spans[partition].stop for partition in arrived & stands.keys()})
+        self._copy_dead((one for one in batch.dead if (one.topic, one.partition) in arrived), found)
         if elsewhere:
             await self._places.resume(consumer, elsewhere)
         return only(batch, again) if again else None
@@ -402,9 +404,15 @@ class Intake:
             builder.add(Record(*partition, offset, 0, None, None, ()), DeadEvent(reason, detail))
             await self._accept(consumer, builder.build(), {})
 
-    def _copy_dead(self, records: Sequence[Record], dead: Sequence[DeadRecord]) -> None:
-        if self._doors.dead_letters is not None and dead:
-            self._doors.dead_letters(list(zip(records, dead, strict=True)))
+    def _copy_dead(self, accepted: Iterable[DeadRecord], found: Mapping[Partition, Sequence[Record]]) -> None:
+        """Have accepted dead records copied as they were read; of one that could not be read there is no copy."""
+        if self._doors.dead_letters is None or not (dead := list(accepted)):
+            return
+        by_place = {(r.topic, r.partition, r.offset): r for records in found.values() for r in records}
+        places = [(one.topic, one.partition, one.offset) for one in dead]
+        self._doors.dead_letters(
+            [(by_place[place], one) for place, one in zip(places, dead, strict=True) if place in by_place]
+        )
 
     # watching
 

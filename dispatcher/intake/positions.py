@@ -1,6 +1,7 @@
 """Where this process believes each partition stands, and how batches are cut. Pure; no Kafka, no awaiting."""
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -47,8 +48,7 @@ class BatchBuilder:
         self._events: list[PlacedEvent] = []
         self._dead: list[DeadRecord] = []
         self._seen: dict[tuple[bytes, str, str], dt.date] = {}
-        self.dead_records: list[Record] = []
-        self.n_skipped = 0
+        self.skipped: Counter[Partition] = Counter()
 
     def add_span(self, partition: Partition, start: int, stop: int) -> None:
         """Note that a partition was read from where it stood to one past its last record."""
@@ -65,10 +65,9 @@ class BatchBuilder:
                 return
             decoded = _NOT_PLACED
         if isinstance(decoded, Skipped):
-            self.n_skipped += 1
+            self.skipped[record.topic, record.partition] += 1
             return
         self._dead.append(self._bury(record, decoded))
-        self.dead_records.append(record)
 
     def accounts(self) -> set[str]:
         """Return the accounts of the events so far."""
@@ -81,11 +80,10 @@ class BatchBuilder:
             if placed.event.account not in unknown:
                 kept.append(placed)
             elif records is None:
-                self.n_skipped += 1
+                self.skipped[placed.topic, placed.partition] += 1
             else:
                 record = records[placed.topic, placed.partition, placed.offset]
                 self._dead.append(self._bury(record, DeadEvent(DeadReason.UNKNOWN_ACCOUNT, placed.event.account)))
-                self.dead_records.append(record)
         self._events = kept
 
     def build(self) -> Batch:

@@ -14,7 +14,7 @@ from dispatcher.intake.loop import Doors, Intake, Rules
 from dispatcher.intake.positions import Partition
 from dispatcher.kit import clock
 from dispatcher.kit.supervise import spawn
-from dispatcher.model.batch import Accepted, Batch, Span
+from dispatcher.model.batch import Accepted, Batch, DeadRecord, Span
 from dispatcher.model.delivery import Delivery
 from dispatcher.model.errors import Unavailable
 from dispatcher.model.event import Record
@@ -30,15 +30,16 @@ BATCH = Batch("log", (Span(TOPIC, 0, 0, 1),), (), ())
 
 
 class Ledger:
-    """A Postgres that does as the test says."""
+    """A Postgres that does as the test says: refuses, is away, stands elsewhere, or accepts without a word."""
 
-    def __init__(self, *, n_refusals: int = 0, n_away: int = 0, stands: int = 0) -> None:
+    def __init__(self, *, n_refusals: int = 0, n_away: int = 0, stands: int = 0, n_silent: int = 0) -> None:
         self.accepted: list[Batch] = []
         self.depths: list[int] = []
         self.n_tries = 0
         self._n_refusals = n_refusals
         self._n_away = n_away
         self._stands = stands
+        self._n_silent = n_silent
 
     def days(self) -> Any:
         today = clock.utcnow().date()
@@ -72,18 +73,24 @@ class Ledger:
         if elsewhere:
             return Accepted(elsewhere, (), 0, 0, 0)
         self.accepted.append(batch)
+        self._stands = batch.spans[0].stop
+        self._n_silent -= 1
+        if self._n_silent >= 0:
+            raise Unavailable("no answer came")
         return Accepted(frozenset(), (), len(batch.events), 0, 0)
 
 
 class Meter:
-    """Hears everything, keeps only what lay beyond its log."""
+    """Hears everything, keeps what was skipped and what lay beyond its log."""
 
     def __init__(self) -> None:
         self.beyond_log: list[tuple[str, int, int]] = []
+        self.n_skipped = 0
 
     def accepted(self, *_: Any) -> None: ...
 
-    def skipped(self, *_: Any) -> None: ...
+    def skipped(self, n_records: int, reason: str) -> None:
+        self.n_skipped += n_records
 
     def lost(self, *_: Any) -> None: ...
 
@@ -113,14 +120,15 @@ class Kafka:
         raise AssertionError
 
 
-def an_intake(ledger: Ledger) -> Intake:
+def an_intake(ledger: Ledger, *, copies: list[tuple[Record, DeadRecord]] | None = None) -> Intake:
     async def submit(deliveries: Collection[Delivery]) -> None:
         assert not deliveries
 
     async def room() -> None:
         raise AssertionError
 
-    doors = Doors(submit, lambda: True, room, lambda value, _: value, lambda: None)
+    copy = None if copies is None else copies.extend
+    doors = Doors(submit, lambda: True, room, lambda value, _: value, lambda: None, copy)
     settings = KafkaSettings("localhost:1", (TOPIC,), "group")
     made = Intake(settings, ledger, DECODER, doors, Meter(), rules=Rules("create", "earliest"))
     made._places.stands[TOPIC, 0] = 0
@@ -197,6 +205,30 @@ async def test_a_stop_ends_the_tries() -> None:
         await accepting
 
     assert ledger.accepted == []
+
+
+@pytest.mark.parametrize(
+    ("ledger", "n_copies"),
+    [
+        (Ledger(), 1),
+        (Ledger(n_refusals=2), 1),
+        (Ledger(n_silent=1), 1),
+        (Ledger(stands=7), 0),
+        (Ledger(n_refusals=1_000_000), 0),
+    ],
+    ids=["accepted", "at the third try", "without an answer", "read by another owner", "stopped before"],
+)
+async def test_what_is_accepted_is_copied_and_counted_once_and_nothing_else(ledger: Ledger, n_copies: int) -> None:
+    copies: list[tuple[Record, DeadRecord]] = []
+    intake = an_intake(ledger, copies=copies)
+    bad = a_record()._replace(value=b"{not json")
+    other = a_record()._replace(offset=1, headers=(*bad.headers[:3], ("ce_type", b"other.type"), *bad.headers[4:]))
+    asyncio.get_running_loop().call_later(60, intake.stop)
+
+    await intake._take(Kafka(), {(TOPIC, 0): [bad, other]})  # type: ignore[arg-type]
+
+    assert [record for record, _ in copies] == [bad] * n_copies
+    assert intake._meter.n_skipped == n_copies  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("n_away", [0, 3])
