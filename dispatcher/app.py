@@ -56,7 +56,6 @@ from dispatcher.ledger.retention import Daily
 from dispatcher.ledger.seals import SealLedger
 from dispatcher.ledger.settlement import SettlementLedger
 from dispatcher.model.delivery import Delivery, Settlement
-from dispatcher.model.endpoint import HostLimits
 from dispatcher.model.errors import DispatcherError, Unavailable
 from dispatcher.model.outcome import VerdictKind
 from dispatcher.policy.schema_files import load_event_schemas, load_publications, schema_folder
@@ -95,7 +94,7 @@ class Deliverer:
             services.vault,
             schedules={"live": settings.retry.live, "test": settings.retry.test},
             default_limits=settings.limits.host_limits(),
-            on_limits=self._adopt_limits,
+            on_limits=lambda *limits: self.board.set_limits(*limits),  # noqa: PLW0108 - the board is made below
         )
         services.sender.may_write = replica.may_send
         self.recorder = Recorder(
@@ -110,7 +109,7 @@ class Deliverer:
             jitter=lambda: _chance.uniform(0.9, 1.1),
         )
         hosts = HostLedger(links.hosts, replica)
-        self.keeper = HostKeeper(hosts, on_limits=self._adopt_limits)
+        self.keeper = HostKeeper(hosts, on_limits=self.directory.adopt_limits)
         self.desk = TokenDesk(hosts, on_counted=services.journal.tokens)
         self.board = self.keeper.lanes = self.desk.lanes = Board(
             Doors(
@@ -171,9 +170,6 @@ class Deliverer:
             self.directory.close(*place)
         self.recorder.settle(settlement)
 
-    def _adopt_limits(self, host_id: int, limits: HostLimits) -> None:
-        self.board.set_limits(host_id, limits)
-
 
 class Daemon:
     """One replica, from its first statement to its last. `run` is the whole life; make a new one for another.
@@ -212,31 +208,32 @@ class Daemon:
             self.journal, self.vault = services.journal, services.vault
             # Nobody renews the lease until the rooms are open: what may take long at a start comes before it.
             replica, members = await patiently(partial(self._join, links))
-            deliverer = Deliverer(self._settings, links, replica, services) if Role.DELIVER in self._roles else None
-            keep = self._settings.retention
-            intake = None
-            if Role.INGEST in self._roles:
-                dead_letters = await self._open_dead_letters(stack, services)
-                intake = self._make_intake(links, replica, services, deliverer, members, dead_letters)
-            if deliverer is not None:
-                board = deliverer.board
-                links.lost = deliverer.due.answer_was_lost
-                failpoints.testify(lambda: {"exposed": len(replica.held) - board.queued})
-            probes = self._make_probes(services, deliverer, replica, intake)
-            await self._serve(stack, services, deliverer, probes)
-            claims = ClaimLedger(links.claims, replica) if deliverer is None else deliverer.claims
-            upkeep = Upkeep(
-                replica,
-                Books.of(members, claims, links.control, self._settings.database_url()),
-                services.metrics,
-                keep_days={
-                    Daily.EVENT: keep.payload_days,
-                    Daily.ATTEMPT: keep.attempt_days,
-                    Daily.RESPONSE: keep.response_days,
-                },
-                on_announced=self.journal.announced,
-            )
-            resealer = Resealer(SealLedger(links.control), services.vault, services.metrics)
+            async with members.until_begun():
+                deliverer = Deliverer(self._settings, links, replica, services) if Role.DELIVER in self._roles else None
+                keep = self._settings.retention
+                intake = None
+                if Role.INGEST in self._roles:
+                    dead_letters = await self._open_dead_letters(stack, services)
+                    intake = self._make_intake(links, replica, services, deliverer, members, dead_letters)
+                if deliverer is not None:
+                    board = deliverer.board
+                    links.lost = deliverer.due.answer_was_lost
+                    failpoints.testify(lambda: {"exposed": len(replica.held) - board.queued})
+                probes = self._make_probes(services, deliverer, replica, intake)
+                await self._serve(stack, services, deliverer, probes)
+                claims = ClaimLedger(links.claims, replica) if deliverer is None else deliverer.claims
+                upkeep = Upkeep(
+                    replica,
+                    Books.of(members, claims, links.control, self._settings.database_url()),
+                    services.metrics,
+                    keep_days={
+                        Daily.EVENT: keep.payload_days,
+                        Daily.ATTEMPT: keep.attempt_days,
+                        Daily.RESPONSE: keep.response_days,
+                    },
+                    on_announced=self.journal.announced,
+                )
+                resealer = Resealer(SealLedger(links.control), services.vault, services.metrics)
             await self._live(deliverer, intake, upkeep, resealer, probes)
             await patiently(members.leave, seconds=_LEAVE_SECONDS)
             _log.info("replica_left", replica=replica.replica_id)
@@ -252,7 +249,8 @@ class Daemon:
         replica = await register(links.control, pod, self._settings.lease.seconds, delivers=delivers)
         _log.info("replica_registered", replica=replica.replica_id)
         members = Membership(links.control, replica, payload_days=self._settings.retention.payload_days)
-        await patiently(members.make_days, seconds=self._settings.lease.seconds / 2)
+        async with members.until_begun():
+            await patiently(members.make_days, seconds=self._settings.lease.seconds / 2)
         return replica, members
 
     async def _open_dead_letters(self, stack: AsyncExitStack, services: Services) -> DeadLetters | None:
@@ -353,8 +351,9 @@ class Daemon:
             watch = ProbeServer(probes, services.registry, host=watched.host, port=watched.port)
             await stack.enter_async_context(watch)
         except OSError as fault:
+            places = [_address(bind)] if Role.API in self._roles else []
             message = (
-                f"cannot listen on {_address(bind)} and {_address(watched)}: {fault.strerror or fault}; "
+                f"cannot listen on {' and '.join([*places, _address(watched)])}: {fault.strerror or fault}; "
                 "set DISPATCHER_HTTP__BIND and DISPATCHER_METRICS__BIND, port 0 takes any free one"
             )
             raise DispatcherError(message) from fault

@@ -56,7 +56,7 @@ class Seals(Protocol):
 class Directory:
     """Answers where and how to send. `schedules` holds the default schedule of each environment.
 
-    `on_limits` is told a host's limits whenever an endpoint of it is read. One loop only.
+    `on_limits` is told a host's limits when they are other than before. One loop only.
     """
 
     def __init__(
@@ -82,6 +82,12 @@ class Directory:
     def limits_of(self, host_id: int) -> HostLimits:
         """Return a host's limits, the defaults when none of its endpoints was read yet."""
         return self._limits.get(host_id, self._default_limits)
+
+    def adopt_limits(self, host_id: int, limits: HostLimits) -> None:
+        """Take a host's limits, whoever read them: a lane that is opened later has them, too."""
+        if self._limits.get(host_id) != limits:
+            self._limits[host_id] = limits
+            self._on_limits(host_id, limits)
 
     async def target(self, endpoint_id: int) -> Target | None:
         """Return where to send; awaits Postgres only for an endpoint not in memory. None: it does not exist.
@@ -135,6 +141,7 @@ class Directory:
             if len(self._targets) + len(missing) > _MOST_HELD:
                 self._targets.clear()
                 self._rows.clear()
+                self._limits.clear()
             await self._read(missing)
 
     def forget(self, endpoint_id: int) -> None:
@@ -175,9 +182,7 @@ class Directory:
         for number in set(endpoint_ids) - {row.endpoint_id for row in rows}:
             self.forget(number)
         for row in rows:
-            if self._limits.get(row.host_id) != row.limits:
-                self._limits[row.host_id] = row.limits
-                self._on_limits(row.host_id, row.limits)
+            self.adopt_limits(row.host_id, row.limits)
             # An unchanged row keeps its Target: templates made from it are kept by identity. What did not open is
             # tried again: the key ring may have been mended since.
             if self._rows.get(row.endpoint_id) != row or isinstance(self._targets.get(row.endpoint_id), SealBroken):

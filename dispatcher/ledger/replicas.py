@@ -18,7 +18,8 @@ judged before all had time to renew, as after an outage.
 """
 
 import datetime as dt
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import asyncpg
@@ -209,6 +210,16 @@ class Membership:
             raise RuntimeError(message)
         first, last = self._days
         return max(first, clock.utcnow().date() - self._kept_for), last
+
+    @asynccontextmanager
+    async def until_begun(self) -> AsyncIterator[None]:
+        """Leave at a fault or a cancel inside: nothing was begun, and shares are made among all that are registered."""
+        try:
+            yield
+        except BaseException:
+            with suppress(Unavailable):
+                await self.leave()
+            raise
 
     async def leave(self) -> None:
         """Free whatever this replica still owns and delete its row; nothing by its number applies afterwards."""

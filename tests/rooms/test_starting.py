@@ -1,6 +1,7 @@
-"""A process that starts while Postgres ends its sessions."""
+"""A process that starts: while Postgres ends its sessions, beside others, and where it cannot."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,14 @@ from typing import Any
 import asyncpg
 import pytest
 
-from dispatcher.app import Daemon
+from dispatcher import app
+from dispatcher.app import Daemon, Deliverer
 from dispatcher.kit.stopping import StopRequest
 from dispatcher.ledger.connections import Link
 from dispatcher.ledger.replicas import Membership
 from dispatcher.ledger.statements import STATEMENTS
+from dispatcher.model.endpoint import HostLimits
+from dispatcher.model.errors import DispatcherError
 from dispatcher.settings import EVERY_ROLE, Role, load
 from dispatcher.vault import Vault
 from tests.rooms.ledger_world import World, open_ledger
@@ -25,6 +29,29 @@ ROLES = EVERY_ROLE - {Role.INGEST}
 async def world(postgres_server: DatabaseServer) -> AsyncIterator[World]:
     async with open_ledger(postgres_server) as made:
         yield made
+
+
+def a_daemon(
+    world: World,
+    folder: Path,
+    stop: StopRequest,
+    on_ready: Callable[[Daemon], Awaitable[None]],
+    *,
+    metrics_port: int = 0,
+) -> Daemon:
+    ring = folder / "ring.json"
+    if not ring.exists():
+        Vault.create_file(ring)
+    settings = load(
+        {
+            "DISPATCHER_DATABASE__URL": world.url,
+            "DISPATCHER_SECRETS__KEY_FILE": str(ring),
+            "DISPATCHER_HTTP__BIND": "127.0.0.1:0",
+            "DISPATCHER_METRICS__BIND": f"127.0.0.1:{metrics_port}",
+        },
+        roles=ROLES,
+    )
+    return Daemon(settings, roles=ROLES, stop=stop, on_ready=on_ready, n_dropped_lines=lambda: 0)
 
 
 async def statements_of_a_start(
@@ -45,18 +72,7 @@ async def statements_of_a_start(
 
         return await run(link, statement, worked)
 
-    ring, stop = folder / "ring.json", StopRequest()
-    if not ring.exists():
-        Vault.create_file(ring)
-    settings = load(
-        {
-            "DISPATCHER_DATABASE__URL": world.url,
-            "DISPATCHER_SECRETS__KEY_FILE": str(ring),
-            "DISPATCHER_HTTP__BIND": "127.0.0.1:0",
-            "DISPATCHER_METRICS__BIND": "127.0.0.1:0",
-        },
-        roles=ROLES,
-    )
+    stop = StopRequest()
 
     async def ready(_: Daemon) -> None:
         monkeypatch.setattr(Link, "_run", run)
@@ -64,7 +80,7 @@ async def statements_of_a_start(
 
     monkeypatch.setattr(Link, "_run", counted)
     async with asyncio.timeout(60):
-        await Daemon(settings, roles=ROLES, stop=stop, on_ready=ready, n_dropped_lines=lambda: 0).run()
+        await a_daemon(world, folder, stop, ready).run()
     return n
 
 
@@ -115,3 +131,40 @@ async def test_a_start_that_finds_another_at_the_tables_of_days_registers_once(
 
     assert tries >= 3
     assert n_replicas == 1
+
+
+async def test_a_start_that_cannot_listen_leaves_no_replica_behind(world: World, tmp_path: Path) -> None:
+    # Others would share hosts' caps with it for as long as a lease is.
+    async def never(_: Daemon) -> None:
+        raise AssertionError
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        daemon = a_daemon(world, tmp_path, StopRequest(), never, metrics_port=taken.getsockname()[1])
+        with pytest.raises(DispatcherError, match=r"cannot listen on 127\.0\.0\.1:0 and 127"):
+            await daemon.run()
+
+    assert await world.value("SELECT count(*) FROM replica") == 0
+
+
+async def test_limits_that_the_keeper_hears_of_hold_in_a_lane_that_is_opened_later(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits, heard = HostLimits(2.0, 1, 1), {}
+
+    class Middle(Deliverer):
+        """A deliverer whose keeper hears of new limits at once, and that tells what lanes are opened with."""
+
+        def __init__(self, *parts: Any) -> None:
+            super().__init__(*parts)
+            self.keeper._on_limits(7, limits)
+            heard["limits"] = self.directory.limits_of(7)
+
+    stop = StopRequest()
+
+    async def ready(_: Daemon) -> None:
+        stop.asked.set()
+
+    monkeypatch.setattr(app, "Deliverer", Middle)
+    await a_daemon(world, tmp_path, stop, ready).run()
+
+    assert heard == {"limits": limits}

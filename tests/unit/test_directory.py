@@ -113,6 +113,16 @@ async def test_a_target_holds_everything_that_sending_needs() -> None:
     assert "open" not in repr(target)
 
 
+async def test_limits_that_somebody_else_read_hold_for_whoever_asks_later() -> None:
+    world, slow = World(a_row()), HostLimits(2.0, 1, 1)
+    await world.target(1)
+
+    world.directory.adopt_limits(11, slow)
+
+    assert world.limits == {11: slow}
+    assert world.directory.limits_of(11) == slow
+
+
 async def test_a_batch_is_loaded_in_one_query_and_known_ones_cost_none() -> None:
     world = World(a_row(1), a_row(2))
 
