@@ -140,6 +140,8 @@ def _show(ending: "Ending", event_type: str, seconds: float, output: Form) -> No
             f"{len(ending.missing)} of the events were not stored within {seconds:g} s: does a process with the role "
             "ingest run, and is the account right? `dispatcher doctor kafka` looks closer"
         )
+    elif not ending.is_whole:
+        say(f"more was delivered meanwhile than could be read in {seconds:g} s; some may not be counted here")
     elif not rows:
         say(f"no endpoint got {event_type}: none that is enabled is subscribed to it")
     if not ending.is_good:
