@@ -88,6 +88,8 @@ def flask_view(
         answer = reception.answer(request.headers, body or request.get_data(), work)
         return Response(answer.text or None, status=answer.status)
 
+    # Flask tells views apart by the names of their functions.
+    receive_webhook.__name__ += f"_{name}" if name else ""
     return receive_webhook
 
 

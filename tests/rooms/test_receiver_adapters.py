@@ -281,3 +281,13 @@ def test_flask_gives_the_view_what_somebody_before_it_has_read() -> None:
 
     assert app.test_client().post(PATH, headers=signed(BODY), data=BODY).status_code == 204
     assert [one.body for one in desk.got] == [BODY]
+
+
+def test_views_of_one_flask_application_are_told_apart_by_their_names() -> None:
+    desk, app = Desk(), Flask("receiver")
+
+    for name in ("", "billing", "cases"):
+        view = flask_view(desk.work, SECRETS, desk.inbox, name=name)
+        app.add_url_rule(f"{PATH}/{name}", view_func=view, methods=["POST"])
+
+    assert len([rule for rule in app.url_map.iter_rules() if rule.rule.startswith(PATH)]) == 3
