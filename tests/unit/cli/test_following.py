@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from dispatcher.cli import following
 from dispatcher.cli.following import Follower
 
 URL = "http://127.0.0.1:9000/"
@@ -55,8 +54,8 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr(following.time, "sleep", sleep)
-    monkeypatch.setattr(following.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
 
 
 @pytest.mark.parametrize("n", [1, 30])
@@ -102,7 +101,7 @@ def test_a_log_too_long_to_be_read_in_time_proves_nothing(monkeypatch: pytest.Mo
         api.publish(f"ours-{number}", "delivered")
     api.log = [a_delivery(f"other-{n}", "delivered") for n in range(50)] + api.log
     ticks = iter(range(1_000))
-    monkeypatch.setattr(following.time, "monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
 
     ending = follower.follow(list(api.events), "check.completed", seconds=10, tell=lambda _: None)
 
