@@ -5,10 +5,11 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -31,13 +32,15 @@ from dispatcher.ledger.accounts import AccountLedger, Tenant
 from dispatcher.ledger.connections import Pool
 from dispatcher.ledger.keys import KeyLedger
 from dispatcher.ledger.migrate import migrate
-from dispatcher.model.errors import DispatcherError
+from dispatcher.model.errors import DispatcherError, Unavailable
 from dispatcher.policy.samples import sample_record
 from dispatcher.policy.schema_files import load_example, schema_folder
 from dispatcher.settings import Settings
 from dispatcher.vault import Vault
 
 _PARTITIONS: Final = 8
+_WATCH_SECONDS: Final = 0.5
+_AGAIN_SECONDS: Final = 2.0
 
 
 def run_standalone(settings: Settings, course: Course, *, demo: bool) -> int:
@@ -59,9 +62,47 @@ def run_standalone(settings: Settings, course: Course, *, demo: bool) -> int:
         stack.callback(own.unlink, missing_ok=True)
         ready = _placed(settings, postgres.url, broker.bootstrap)
         with asyncio.Runner(loop_factory=loop_factory(course.loop)) as runner:
-            code = runner.run(_serve(ready, course, demo=demo, ready_files=[own, course.ready_file]))
+            serving = _serve(ready, course, demo=demo, ready_files=[own, course.ready_file])
+            code = runner.run(_while_living(serving, {"PostgreSQL": postgres, "the broker": broker}))
         _say("stopped", demo)
     return code
+
+
+class _Server(Protocol):
+    """A child server."""
+
+    @property
+    def log_file(self) -> Path:
+        """Return where its words are."""
+        ...
+
+    def has_ended(self) -> bool:
+        """Tell whether it is gone."""
+        ...
+
+
+async def _while_living(serving: Coroutine[Any, Any, int], servers: Mapping[str, _Server]) -> int:
+    """Return what `serving` does. Raises DispatcherError when a server ends before: nobody starts it again."""
+    task, watch = spawn(serving, name="serve"), spawn(_first_dead(servers), name="servers")
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        name = watch.result()
+        message = f"{name} has ended; what it said last is in {servers[name].log_file}"
+        raise DispatcherError(message)
+    finally:
+        for one in (task, watch):
+            one.cancel()
+        await asyncio.wait({task, watch})
+
+
+async def _first_dead(servers: Mapping[str, _Server]) -> str:
+    while True:
+        for name, server in servers.items():
+            if server.has_ended():
+                return name
+        await asyncio.sleep(_WATCH_SECONDS)
 
 
 def _placed(settings: Settings, database_url: str, bootstrap: str) -> Settings:
@@ -161,19 +202,28 @@ def _kept_keys(file: Path) -> dict[str, Any] | None:
 
 async def _play(settings: Settings, facts: dict[str, Any]) -> None:
     folder = schema_folder()
-    async with Producer(kafka_settings(settings)) as producer:
 
-        async def publish(event_type: str) -> None:
-            record = sample_record(
-                load_example(folder, event_type),
-                account=facts["account_id"],
-                environment="test",
-                token=secrets.token_hex(8),
-                now=clock.utcnow(),
-            )
-            await producer.send(settings.kafka.topics[0], record.value, key=record.key, headers=record.headers)
+    async def publish(producer: Producer, event_type: str) -> None:
+        record = sample_record(
+            load_example(folder, event_type),
+            account=facts["account_id"],
+            environment="test",
+            token=secrets.token_hex(8),
+            now=clock.utcnow(),
+        )
+        await producer.send(settings.kafka.topics[0], record.value, key=record.key, headers=record.headers)
 
-        await run_demo(facts["api_url"], facts["api_keys"]["test"], publish)
+    while True:
+        try:
+            async with Producer(kafka_settings(settings)) as producer:
+                await run_demo(facts["api_url"], facts["api_keys"]["test"], partial(publish, producer), _tell)
+        except Unavailable as fault:
+            _tell(f"the demo begins anew: {fault}")
+        await asyncio.sleep(_AGAIN_SECONDS)
+
+
+def _tell(words: str) -> None:
+    _say(words, demo=True)
 
 
 def _print_attempt(delivery: Any, target: Any, settlement: Any) -> None:
@@ -227,6 +277,3 @@ def _command() -> str:
     if path.name != "dispatcher" or shutil.which("dispatcher") == str(path.absolute()):
         return "dispatcher"
     return min(str(path), os.path.relpath(path), key=len)
-
-
-Printer = Callable[[str], None]

@@ -1,6 +1,7 @@
 """The demo: a local receiver that fails now and then, two endpoints, and a trickle of sample events.
 
-Uses the product as its customers do: endpoints are registered through the API, events are published to Kafka.
+Uses the product as its customers do: endpoints are registered through the API, events are published to Kafka. Where
+one of them is away for a while, as after a laptop's sleep, the demo says so and goes on.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from typing import Any, Final
 import aiohttp
 
 from dispatcher.embedded.trial_receiver import Behaviour, TrialReceiver
+from dispatcher.model.errors import Unavailable
 
 Publish = Callable[[str], Awaitable[None]]
 """Publishes one sample event of a type, in the test environment."""
@@ -35,8 +37,14 @@ _TYPES: Final = (
 )
 
 
-async def run_demo(api_url: str, api_key: str, publish: Publish) -> None:
-    """Play until canceled. Endpoints of an earlier demo are removed first; nothing else is touched."""
+async def run_demo(api_url: str, api_key: str, publish: Publish, tell: Callable[[str], None]) -> None:
+    """Play until canceled. Endpoints of an earlier demo are removed first; nothing else is touched.
+
+    An event that `publish` raises Unavailable for is left out, and `tell` is told why in a sentence.
+
+    Raises:
+        Unavailable: the API does not answer; play again.
+    """
     async with (
         aiohttp.ClientSession(api_url, headers={"authorization": f"Bearer {api_key}"}) as api,
         TrialReceiver(Behaviour()) as steady,
@@ -53,7 +61,10 @@ async def run_demo(api_url: str, api_key: str, publish: Publish) -> None:
             secret = (await _call(api, "POST", "/v1/webhook_endpoints", body))["secret"]
             receiver.behave(Behaviour(fail_rate=fail_rate, secrets=(secret,)))
         while True:
-            await publish(random.choice(_TYPES))  # noqa: S311 - a demo, not a lottery
+            try:
+                await publish(random.choice(_TYPES))  # noqa: S311 - a demo, not a lottery
+            except Unavailable as fault:
+                tell(f"no event of the demo this time: {fault}")
             await asyncio.sleep(_PERIOD_SECONDS)
 
 
@@ -65,6 +76,10 @@ async def _remove_old(api: aiohttp.ClientSession) -> None:
 
 
 async def _call(api: aiohttp.ClientSession, method: str, path: str, body: object = None) -> Any:
-    async with api.request(method, path, json=body) as answer:
-        answer.raise_for_status()
-        return await answer.json() if answer.status != 204 else None
+    try:
+        async with api.request(method, path, json=body) as answer:
+            answer.raise_for_status()
+            return await answer.json() if answer.status != 204 else None
+    except (aiohttp.ClientError, TimeoutError) as fault:
+        message = f"{method} {path}: {str(fault) or type(fault).__name__}"
+        raise Unavailable(message) from fault

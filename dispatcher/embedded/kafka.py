@@ -47,10 +47,11 @@ _ANSWER_LIMIT_BYTES: Final = 1 << 20
 
 
 class EmbeddedKafka:
-    """A running broker, empty at first; made by `start`. `cluster_id` is this life's alone."""
+    """A running broker, empty at first; made by `start`. `cluster_id` is this life's, `log_file` has its words."""
 
-    def __init__(self, child: subprocess.Popen[bytes], port: int, cluster_id: str) -> None:
+    def __init__(self, child: subprocess.Popen[bytes], port: int, cluster_id: str, log_file: Path) -> None:
         self._child = child
+        self.log_file: Final = log_file
         self.port = port
         self.cluster_id = cluster_id
 
@@ -72,7 +73,7 @@ class EmbeddedKafka:
                 start = log_end(log)
                 child = _launch(binary, chosen, cluster_id, log)
                 if _wait_ready(child, chosen, cluster_id):
-                    return cls(child, chosen, cluster_id)
+                    return cls(child, chosen, cluster_id, log_dir / "broker.log")
                 said = last_words(log, start)
                 if _PORT_TAKEN not in said:
                     break

@@ -110,6 +110,11 @@ class EmbeddedPostgres:
         """Return the pid of the server's first process."""
         return self._child.pid
 
+    @property
+    def log_file(self) -> Path:
+        """Return where the server's words are."""
+        return self._folder.path / "server.log"
+
     def has_ended(self) -> bool:
         """Tell whether the server is gone, by whatever cause."""
         return self._child.poll() is not None

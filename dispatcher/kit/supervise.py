@@ -1,7 +1,7 @@
-"""Tasks with a name, an owner and an end: the only door to `create_task`.
+"""Tasks with a name, an owner and an end.
 
-A task that nobody holds can vanish in mid-flight, and one that nobody watches can fail unseen; `spawn`
-holds it, `Crew` watches it.
+A task that nobody holds can vanish in mid-flight, and one that nobody watches can fail unseen: `spawn` holds it, its
+caller watches it.
 """
 
 import asyncio

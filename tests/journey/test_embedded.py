@@ -11,6 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from dispatcher.embedded.demo import run_demo
+from dispatcher.kit.supervise import spawn
+from dispatcher.model.errors import Unavailable
 from tests.journey.world import World, successes
 from tests.support.daemon import Api, Daemon, clean_environment, command, running
 from tests.support.sink import Sink, Step
@@ -138,3 +141,41 @@ async def test_the_demo_shows_how_to_begin_and_ends_with_one_signal(tmp_path: Pa
     assert curl is not None
     assert curl[1] == json.loads((tmp_path / "data" / "keys.json").read_text())["api_keys"]["test"]
     assert "trigger verification.completed" in text
+
+
+@pytest.mark.parametrize(("program", "name"), [("postgres", "PostgreSQL"), ("tansu", "the broker")])
+async def test_a_server_that_ends_ends_the_program_with_its_name(program: str, name: str, tmp_path: Path) -> None:
+    async with started(tmp_path, "only") as (daemon, _, _):
+        children = psutil.Process(daemon.pid).children()
+        next(child for child in children if child.name().startswith(program)).kill()
+
+        assert daemon.process is not None
+        assert await asyncio.wait_for(daemon.process.wait(), 60) == 1
+        (log,) = re.findall(rf"{name} has ended; what it said last is in (\S+\.log)", daemon.log.read_text())
+        assert log in {str(path) for path in (tmp_path / "data").rglob("*.log")}
+        assert not [child for child in children if child.is_running()]
+
+
+async def test_the_demo_says_what_is_away_and_goes_on(tmp_path: Path) -> None:
+    published: list[str] = []
+    told: list[str] = []
+
+    async def publish(event_type: str) -> None:
+        if len(told) < 2:
+            raise Unavailable("Kafka did not acknowledge the record")
+        published.append(event_type)
+
+    async with started(tmp_path, "only") as (daemon, _, api):
+        key = daemon.ready["api_keys"]["test"]
+        demo = spawn(run_demo(daemon.ready["api_url"], key, publish, told.append), name="demo")
+        async with asyncio.timeout(30):
+            while not published:
+                await asyncio.sleep(0.05)
+        demo.cancel()
+        endpoints = (await api.call("GET", "/v1/webhook_endpoints"))["data"]
+        assert await daemon.stop() == 0
+        with pytest.raises(Unavailable, match=r"GET /v1"):
+            await run_demo(daemon.ready["api_url"], key, publish, told.append)
+
+    assert told == ["no event of the demo this time: Kafka did not acknowledge the record"] * 2
+    assert len(endpoints) == 2
