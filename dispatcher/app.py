@@ -30,7 +30,7 @@ from dispatcher.api.server import ApiServer
 from dispatcher.directory import Directory
 from dispatcher.intake.consumer import kafka_settings
 from dispatcher.intake.dead_letters import DeadLetters
-from dispatcher.intake.decoding import Decoder
+from dispatcher.intake.decoding import Decoder, PlainMapping
 from dispatcher.intake.loop import Doors as IntakeDoors
 from dispatcher.intake.loop import Intake, Rules
 from dispatcher.intake.producer import publish
@@ -292,7 +292,8 @@ class Daemon:
                 unknown_outcome=deliverer.due.answer_was_lost,
                 dead_letters=copy,
             )
-        decoder = Decoder(load_event_schemas(schema_folder()), services.catalogue)
+        plain = PlainMapping(**settings.intake.plain_json) if settings.intake.plain_json else None
+        decoder = Decoder(load_event_schemas(schema_folder()), services.catalogue, plain=plain)
         return Intake(
             kafka,
             ledger,

@@ -1,6 +1,7 @@
 """How the values of settings are read: from text as people type it, refused with words that say what to type."""
 
 import datetime as dt
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple, TypeAlias
 
@@ -12,6 +13,7 @@ from dispatcher.policy.retrying import check_schedule
 from dispatcher.policy.urls import PortRules
 
 MIB: Final = 1_048_576
+PLAIN_NAMES: Final = ("source", "id", "type", "time", "account", "environment", "data")
 
 
 class Bind(NamedTuple):
@@ -41,6 +43,19 @@ def _read_topics(value: object) -> object:
     if isinstance(value, str) and len(value) > 2 and value.startswith("/") and value.endswith("/"):
         return (value,)
     return _read_list(value)
+
+
+def _read_plain(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return {name.strip(): path.strip() for name, _, path in (part.partition("=") for part in value.split(",")) if name}
+
+
+def _checked_plain(value: Mapping[str, str]) -> Mapping[str, str]:
+    if value and (set(value) != set(PLAIN_NAMES) or not all(value.values())):
+        message = f"give NAME=PATH for each of {', '.join(PLAIN_NAMES)}, like id=meta.id; source=/some/name"
+        raise ValueError(message)
+    return value
 
 
 def _read_instant(value: object) -> object:
@@ -98,6 +113,7 @@ def _must_exist(value: Path | None) -> Path | None:
 BindField: TypeAlias = Annotated[Bind, BeforeValidator(_read_bind)]
 CidrsField: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_read_list), AfterValidator(_checked_cidrs)]
 TopicsField: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_read_topics), Field(min_length=1)]
+PlainField: TypeAlias = Annotated[Mapping[str, str], BeforeValidator(_read_plain), AfterValidator(_checked_plain)]
 FileField: TypeAlias = Annotated[Path | None, AfterValidator(_must_exist)]
 ScheduleField: TypeAlias = Annotated[tuple[float, ...], BeforeValidator(_read_list), AfterValidator(_checked_schedule)]
 InstantField: TypeAlias = Annotated[dt.datetime | None, BeforeValidator(_read_instant)]

@@ -31,6 +31,7 @@ from dispatcher.setting_values import (
     CidrsField,
     FileField,
     InstantField,
+    PlainField,
     PortsField,
     ScheduleField,
     TopicsField,
@@ -111,6 +112,11 @@ class Intake(Group):
         description="Events of accounts not seen before: `create` keeps both, `skip` counts and drops, "
         "`dead` sets them aside.",
     )
+    plain_json: PlainField = _doc(
+        {},
+        description="How to read JSON without CloudEvents attributes: `source=/core, id=meta.id, type=…, time=…, "
+        "account=…, environment=…, data=…`, all but `source` dotted paths. Empty: such records are dead events.",
+    )
 
 
 class Database(Group):
@@ -121,9 +127,9 @@ class Database(Group):
 
 
 class Http(Group):
-    """The API and the pages."""
+    """The API."""
 
-    bind: BindField = _doc(Bind("127.0.0.1", 8080), description="API, dashboard, docs. Port 0: any free one.")
+    bind: BindField = _doc(Bind("127.0.0.1", 8080), description="The API. Port 0: any free one.")
     public_url: str | None = _doc(None, description="As customers reach it; empty: made from `BIND`.")
     product_name: str = _doc(
         "Dispatcher", pattern="^[A-Za-z0-9._-]{1,40}$", description="First word of the User-Agent: `<name>-Webhooks/1`."
@@ -257,7 +263,9 @@ class Settings(Group):
     lease: Lease = Lease()
     shutdown: Shutdown = Shutdown()
     log: Log = Log()
-    data_dir: Path = _doc(Path(".dispatcher"), description="Embedded servers' data, key ring, one-time links.")
+    data_dir: Path = _doc(
+        Path(".dispatcher"), description="Embedded servers' data, key ring, keys of the first account."
+    )
     sources: Mapping[str, str] = Field(default_factory=dict, exclude=True)
     ignored: tuple[str, ...] = Field((), exclude=True)
 
@@ -439,6 +447,8 @@ def _shown(key: str, value: object) -> str:
         return f"{shown}?…" if query else shown
     if isinstance(value, Bind):
         return f"{value.host}:{value.port}"
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={part}" for name, part in value.items())
     if isinstance(value, tuple):
         return ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in value)
     return json.dumps(value) if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

@@ -82,10 +82,6 @@ class VerdictKind(StrEnum):
     HELD = "held"
 
 
-FINAL_VERDICTS: Final = frozenset({VerdictKind.DELIVERED, VerdictKind.EXHAUSTED, VerdictKind.CANCELED})
-"""Verdicts that end a delivery: its row leaves the hot table."""
-
-
 class Verdict(NamedTuple):
     """A decision. `retry_in_seconds` counts from the moment of deciding; None when nothing follows.
 

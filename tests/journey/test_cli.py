@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import datetime as dt
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import pytest
 
 from tests.journey.samples import SUBJECT, produce_with_python
 from tests.journey.test_embedded import started
-from tests.journey.world import World
+from tests.journey.world import Message, World
 from tests.support.daemon import REPO, clean_environment, command
 from tests.support.sink import Sink, Step
 
@@ -202,6 +203,24 @@ async def test_doctor_finds_an_embedded_dispatcher_well(shared: World) -> None:
     assert levels.pop("egress-private") == "warn"
     assert set(levels.values()) == {"ok"}
     assert {"database", "schema", "partitions", "replicas", "due", "key-ring", "kafka", "lag", "api"} <= levels.keys()
+
+
+async def test_a_producer_that_knows_no_cloudevents_is_read_by_the_configured_mapping(shared: World) -> None:
+    data = json.loads(shared.good(77).value or b"")
+    when = dt.datetime.now(dt.UTC).isoformat()
+    plain = {
+        "meta": {"id": "77"},
+        "kind": "verification.completed",
+        "at": when,
+        "tenant": shared.account,
+        "world": "test",
+    }
+
+    await shared.publish([Message(b"77", json.dumps({**plain, "body": data}).encode(), [], None)])
+
+    async with asyncio.timeout(30):
+        while not await shared.fetch("SELECT 1 FROM event WHERE subject = $1", data["verification"]["id"]):
+            await asyncio.sleep(0.05)
 
 
 async def test_a_dead_record_is_listed_opened_redriven_and_discarded(shared: World) -> None:

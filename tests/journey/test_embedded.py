@@ -25,6 +25,7 @@ SETTINGS = {
     "METRICS__BIND": "127.0.0.1:0",
     "RETRY__TEST": "0,1,1,1,1,1",
     "LEASE__SECONDS": "6",
+    "INTAKE__PLAIN_JSON": "source=/old, id=meta.id, type=kind, time=at, account=tenant, environment=world, data=body",
 }
 
 

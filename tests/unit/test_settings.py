@@ -41,6 +41,7 @@ def test_the_defaults_are_the_published_ones(needed: dict[str, str]) -> None:
     assert (settings.lease.seconds, settings.shutdown.drain_seconds) == (15.0, 20.0)
     assert (settings.egress.allow_cidrs, settings.egress.allow_http) == ((), False)
     assert (settings.intake.unknown_account, settings.log.attempts) == ("create", "failures")
+    assert settings.intake.plain_json == {}
     assert str(settings.data_dir) == ".dispatcher"
 
 
@@ -172,6 +173,8 @@ def test_a_password_from_a_file_takes_the_place_of_the_one_in_the_url(needed: di
         ({"LIMITS__HOST_RATE": "inf"}, "LIMITS__HOST_RATE"),
         ({"LIMITS__MEMORY_BYTES": "64 MB"}, "give bytes"),
         ({"KAFKA__TOPICS": ","}, "KAFKA__TOPICS"),
+        ({"INTAKE__PLAIN_JSON": "id=meta.id, kind=meta.kind"}, "give NAME=PATH for each of source, id, type"),
+        ({"INTAKE__PLAIN_JSON": "source=/a,id=,type=t,time=t,account=a,environment=e,data=d"}, "give NAME=PATH"),
         ({"LOG__LEVEL": "loud"}, "LOG__LEVEL"),
         ({"HTTP__PRODUCT_NAME": "two words"}, "HTTP__PRODUCT_NAME"),
         ({"kafka__start": "latest"}, "is no setting"),
