@@ -131,15 +131,34 @@ class Crew:
         finally:
             for task in passing:
                 task.cancel()
-            for child in self._living.values():
-                child.send(signal.SIGTERM)
+            await self._send_away()
         return self._code
+
+    async def _send_away(self) -> None:
+        """End those that still live when a fault of ours ends the whole, and wait: they may stand on our servers."""
+        living = list(self._living.values())
+        for child in living:
+            child.send(signal.SIGTERM)
+        ends = {spawn(child.end(), name="child-end") for child in living}
+        if ends and (await asyncio.wait(ends, timeout=self._patience))[1]:
+            for child in living:
+                child.send(signal.SIGKILL)
+            await asyncio.wait(ends)
 
     async def _keep(self, number: int) -> None:
         backoff = Backoff()
         while not self._stop.asked.is_set():
             started = clock.mono()
-            child = self._living[number] = await self._start(number)
+            try:
+                child = self._living[number] = await self._start(number)
+            except OSError as fault:
+                if self._places[number] is None:
+                    raise
+                # The system has no process or file for another one just now: no reason to end those that live.
+                wait = backoff.after(0.0)
+                _log.warning("process_not_started", process=number, reason=str(fault), restart_in_seconds=wait)
+                await sleep_until_set(self._stop.asked, wait)
+                continue
             if self._stop.asked.is_set():
                 # Asked while it was made: nobody has told it yet.
                 child.send(signal.SIGTERM)

@@ -105,7 +105,7 @@ class DueReader:
         self._adopt_at: list[float] = []
         self._next_strays = clock.mono() + _STRAY_SECONDS
         self.last_success = clock.mono()
-        """Monotonic time of the last answered claim; for readiness."""
+        """Monotonic time of the last claim that was answered, or not needed for want of room; for readiness."""
 
     def answer_was_lost(self) -> None:
         """Look for rows that became ours without an answer: at once, and after the statement's limit."""

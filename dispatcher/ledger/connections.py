@@ -1,9 +1,9 @@
 """Connections to Postgres: one dedicated link per hot job, one small pool for everything else.
 
-No pool stands in the hot path: four links (intake, settlement, claims, control) of one statement at a time
-each, so that a slow API query can never delay a settlement. Every statement is one implicit transaction, one
-round trip, under a deadline shorter than the lease. A connection whose statement timed out or was canceled is
-dead: it is terminated, never closed politely (a close can wait for ever on a server that does not answer).
+No pool stands in the hot path: six links (see `Links`) of one statement at a time each, so that a slow API query can
+never delay a settlement. Every statement is one implicit transaction, one round trip, under a deadline shorter than the
+lease. A connection whose statement timed out or was canceled is dead: it is terminated, never closed politely (a close
+can wait for ever on a server that does not answer).
 """
 
 import asyncio

@@ -59,13 +59,12 @@ class SendingOptions:
 
 
 class _Work(NamedTuple):
-    """One attempt to be made. `pool` is where its connection goes afterwards, also across a reload."""
+    """One attempt to be made."""
 
     template: Template
     delivery: Delivery
     attempt_no: int
     started: float
-    pool: Pool
     on_written: Callable[[bytes], None] | None
 
 
@@ -81,7 +80,6 @@ class Sender:
     ) -> None:
         self._options = options
         self._ids = ids
-        self._getaddrinfo = getaddrinfo
         self._tls = make_tls_context(options.ca_file)
         self.may_write: Callable[[float], bool] = lambda _: True
         """Asked with the monotonic time just before a request is written: looking up, dialling or standing still may
@@ -89,7 +87,13 @@ class Sender:
         # By endpoint, each with the very target that it was made from.
         self._templates: dict[int, tuple[Target, Template]] = {}
         self._pool = Pool(options.most_idle)
-        self._dialer = self._make_dialer(options.egress)
+        resolver = Resolver(
+            options.egress,
+            allow_localhost=options.allow_localhost,
+            limits=options.resolver,
+            getaddrinfo=getaddrinfo,
+        )
+        self._dialer = Dialer(options.egress, resolver, self._tls, options.budgets)
 
     async def send(
         self,
@@ -112,9 +116,8 @@ class Sender:
             if target.scheme != "https" and not self._may_be_plain(target):
                 reason = "plain http is not allowed here"
                 return Outcome(OutcomeKind.ADDRESS_FORBIDDEN, 0.0, reason=reason)
-            pool = self._pool
-            work = _Work(self._template_of(target), delivery, attempt_no, started, pool, on_written)
-            connection = pool.take(work.template.place.key)
+            work = _Work(self._template_of(target), delivery, attempt_no, started, on_written)
+            connection = self._pool.take(work.template.place.key)
             if connection is not None:
                 outcome = await self._exchange(connection, work, NO_PHASES, reused=True)
                 if outcome is not None:
@@ -134,22 +137,6 @@ class Sender:
         """Return what every request names as its sender."""
         return self._options.user_agent
 
-    @staticmethod
-    def key_ids(target: Target) -> tuple[int, ...]:
-        """Return the numbers of the keys that sign for a target, newest first."""
-        return tuple(key.key_id for key in target.keys)
-
-    async def vet(self, hostname: str) -> OutcomeKind | None:
-        """Look a host up as an attempt would, without dialling: None, `dns_error` or `address_forbidden`.
-
-        For checks at registration. Awaits at most the look-up's 2 s.
-        """
-        try:
-            await self._dialer.addresses_of(hostname)
-        except AttemptFailed as failure:
-            return failure.kind
-        return None
-
     async def look_up(self, hostname: str, _: int) -> tuple[str, ...]:
         """Return the allowed addresses of a host as an attempt would use them, in text; for checks at registration.
 
@@ -163,12 +150,6 @@ class Sender:
             if failure.kind is OutcomeKind.ADDRESS_FORBIDDEN:
                 raise PermissionError from failure
             raise OSError from failure
-
-    def reload(self, egress: EgressPolicy) -> None:
-        """Take a new address policy; idle connections close, those in use close after their exchange."""
-        self._pool.close()
-        self._pool = Pool(self._options.most_idle)
-        self._dialer = self._make_dialer(egress)
 
     async def aclose(self) -> None:
         """Close the idle connections; attempts under way are their callers' to cancel."""
@@ -208,7 +189,7 @@ class Sender:
             connection.abort()
             raise
         if connection.is_reusable:
-            work.pool.put(connection)
+            self._pool.put(connection)
         return Outcome(
             _SPECIAL.get(answer.status) or _BY_CLASS[answer.status // 100],
             clock.mono() - work.started,
@@ -245,16 +226,6 @@ class Sender:
         if len(self._templates) > _MOST_TEMPLATES:
             del self._templates[next(iter(self._templates))]
         return template
-
-    def _make_dialer(self, egress: EgressPolicy) -> Dialer:
-        options = self._options
-        resolver = Resolver(
-            egress,
-            allow_localhost=options.allow_localhost,
-            limits=options.resolver,
-            getaddrinfo=self._getaddrinfo,
-        )
-        return Dialer(egress, resolver, self._tls, options.budgets)
 
     def _may_be_plain(self, target: Target) -> bool:
         return self._options.allow_http and target.environment == "test"

@@ -104,10 +104,8 @@ async def test_a_name_that_does_not_exist_is_a_dns_error() -> None:
 
     async with a_sender(getaddrinfo=getaddrinfo) as sender:
         outcome = await sender.send(named(443), a_body(), 1)
-        verdict = await sender.vet("hooks.example.com")
 
     assert (outcome.kind, outcome.reason) == (OutcomeKind.DNS_ERROR, "the name does not exist")
-    assert verdict is OutcomeKind.DNS_ERROR
 
 
 @pytest.mark.parametrize(
@@ -129,16 +127,6 @@ async def test_plain_http_goes_to_test_endpoints_only_and_only_when_allowed(
         assert (outcome.kind is OutcomeKind.DELIVERED) or await untouched(sink)
 
 
-@pytest.mark.parametrize(
-    ("egress", "verdict"),
-    [(PUBLIC_ONLY, OutcomeKind.ADDRESS_FORBIDDEN), (EgressPolicy.parse(["127.0.0.0/8"], []), None)],
-)
-async def test_a_host_can_be_vetted_without_a_request(egress: EgressPolicy, verdict: OutcomeKind | None) -> None:
-    async with a_sender(egress=egress, getaddrinfo=resolving("127.0.0.1")) as sender:
-        assert await sender.vet("hooks.example.com") is verdict
-        assert await sender.vet("127.0.0.1") is verdict
-
-
 async def test_a_look_up_for_registration_tells_addresses_or_why_there_are_none() -> None:
     async with a_sender(getaddrinfo=resolving("127.0.0.1")) as sender:
         assert await sender.look_up("hooks.example.com", 443) == ("127.0.0.1",)
@@ -147,8 +135,3 @@ async def test_a_look_up_for_registration_tells_addresses_or_why_there_are_none(
     async with a_sender(getaddrinfo=resolving()) as sender:
         with pytest.raises(OSError, match=r"^$"):
             await sender.look_up("hooks.example.com", 443)
-
-
-async def test_keys_are_named_newest_first() -> None:
-    async with a_sender() as sender:
-        assert sender.key_ids(plain_target(1)) == (7,)

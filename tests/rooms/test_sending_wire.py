@@ -13,7 +13,6 @@ from dispatcher.model.delivery import Delivery
 from dispatcher.model.endpoint import SigningKey
 from dispatcher.model.ids import DeliveryIds, show_event_id
 from dispatcher.model.outcome import Outcome, OutcomeKind
-from dispatcher.policy.addresses import PUBLIC_ONLY
 from dispatcher.policy.signing import show_secret
 from dispatcher.sending.attempt import Sender
 from dispatcher.sending.wire import Budgets
@@ -570,42 +569,6 @@ async def test_idle_connections_are_bounded_over_all_hosts_and_the_newest_are_ke
         again = [await sender.send(target, a_body(), 2) for target in reversed(targets)]
 
     assert [outcome.reused for outcome in again] == [True, True, False]
-
-
-async def test_a_new_policy_closes_idle_connections_and_holds_for_the_next_request() -> None:
-    async with raw_sink(answering(OK)) as sink, a_sender() as sender:
-        target = plain_target(sink.port)
-        await sender.send(target, a_body(), 1)
-
-        sender.reload(PUBLIC_ONLY)
-
-        async with asyncio.timeout(5):
-            await sink.emptied.wait()
-        outcome = await sender.send(target, a_body(), 2)
-
-    assert outcome.kind is OutcomeKind.ADDRESS_FORBIDDEN
-    assert len(sink.requests) == 1
-
-
-async def test_a_connection_in_use_across_a_new_policy_is_closed_after_its_exchange() -> None:
-    arrived, go_on = asyncio.Event(), asyncio.Event()
-
-    async def script(visit: Visit) -> None:
-        await visit.request()
-        arrived.set()
-        await go_on.wait()
-        await visit.say(OK)
-        await visit.until_client_leaves()
-
-    async with raw_sink(script) as sink, a_sender(budgets=Budgets(head=20)) as sender:
-        attempt = spawn(sender.send(plain_target(sink.port), a_body(), 1), name="attempt")
-        await arrived.wait()
-        sender.reload(PUBLIC_ONLY)
-        go_on.set()
-
-        assert (await attempt).kind is OutcomeKind.DELIVERED
-        async with asyncio.timeout(5):
-            await sink.emptied.wait()
 
 
 async def test_nothing_is_written_once_the_lease_is_in_doubt() -> None:

@@ -95,6 +95,51 @@ async def test_only_a_child_that_refuses_to_start_ends_the_whole(first_script: s
     assert len(ground.children) == n_starts
 
 
+async def test_a_restart_that_the_system_refuses_is_tried_again_and_ends_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stop, n_refusals = StopRequest(), 0
+    ground = Ground(READY + "exec sleep 0.1", READY + LIVE)
+    start = ground.start
+
+    async def refusing(number: int) -> Child:
+        nonlocal n_refusals
+        if len(ground.children) == 2 and n_refusals < 3:
+            n_refusals += 1
+            raise BlockingIOError("Resource temporarily unavailable")
+        return await start(number)
+
+    monkeypatch.setattr(ground, "start", refusing)
+    running = spawn(crew(ground, stop, n=2).run(), name="crew")
+
+    await ground.until_told(2)
+
+    assert n_refusals == 3
+    assert ground.children[1].process.poll() is None
+    stop.ask()
+    await ended(running)
+
+
+async def test_a_first_start_that_the_system_refuses_ends_the_whole_and_leaves_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ground = Ground(READY + LIVE)
+    start = ground.start
+
+    async def refusing(number: int) -> Child:
+        if ground.children:
+            await ground.children[0].ready()
+            raise BlockingIOError("Resource temporarily unavailable")
+        return await start(number)
+
+    monkeypatch.setattr(ground, "start", refusing)
+
+    with pytest.raises(ExceptionGroup):
+        await crew(ground, StopRequest(), n=2).run()
+
+    assert ground.children[0].process.returncode == -signal.SIGTERM
+
+
 async def test_a_child_made_while_a_stop_is_asked_is_told_too() -> None:
     ground, stop = Ground(READY + LIVE), StopRequest()
 
