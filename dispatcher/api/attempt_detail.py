@@ -56,7 +56,7 @@ async def read_attempt(call: Call) -> Answer:
             "headers": _sent_headers(call, found, signature),
             "is_signed_again": signature is not None,
             "unsigned_because": unsigned_because,
-            "is_changed": found.endpoint.changed_at > found.attempt.started_at,
+            "is_changed": found.endpoint.settings_at > found.attempt.started_at,
             **_sent_body(found.body, may_read=may_read),
         },
         "response": None if found.response is None else show_answer(found.response, may_read=may_read),

@@ -15,8 +15,8 @@ class HeaderShown(Outgoing):
 class SentShown(Outgoing):
     """The request, rebuilt: what every request says, the endpoint as it is now, and what was recorded of this one.
 
-    Values of the endpoint's own headers are masked. `is_changed`: the endpoint was changed since, so that its URL and
-    headers may have been others. `is_signed_again`: the signature was made again with the secrets that signed
+    Values of the endpoint's own headers are masked. `is_changed`: somebody changed the endpoint since, so that its URL
+    and headers may have been others. `is_signed_again`: the signature was made again with the secrets that signed
     then; else `unsigned_because` tells why not. `without_body_because`: `scope` asks for a key with `payloads:read`.
     """
 

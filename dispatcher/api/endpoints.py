@@ -18,7 +18,7 @@ from dispatcher.api.registration import EVERY_MEMBER, body_of, check, look_up, s
 from dispatcher.api.shapes import MASK, show_endpoint, show_instant, show_new_endpoint
 from dispatcher.api.versions import mismatch, read_if_match, show_tag
 from dispatcher.ledger.deeds import Action, KeptAnswer
-from dispatcher.ledger.endpoints import Changed, NewEndpoint, StoredEndpoint, TooMany
+from dispatcher.ledger.endpoints import Changed, EndpointSettings, NewEndpoint, StoredEndpoint, TooMany
 from dispatcher.model.endpoint import EndpointStatus
 from dispatcher.model.errors import SealBroken
 from dispatcher.model.ids import new_endpoint_id
@@ -29,7 +29,6 @@ MOST_ENDPOINTS: Final = 50
 """Endpoints of one account in one environment."""
 
 _CREATED: Final = 201
-_MOST_TRIES: Final = 5
 
 
 async def create_endpoint(call: Call) -> Answer:
@@ -58,7 +57,7 @@ async def create_endpoint(call: Call) -> Answer:
             raise Problem(ProblemCode.ENDPOINT_LIMIT, f"at most {made.limit} in one environment; delete one first")
         case StoredEndpoint():
             services.on_endpoint_changed(made.endpoint_id)
-            headers = {"Location": f"/v1/webhook_endpoints/{made.public_id}", "ETag": show_tag(made.changed_at)}
+            headers = {"Location": f"/v1/webhook_endpoints/{made.public_id}", "ETag": show_tag(made.settings_at)}
             return Answer(show(made, show_secret(signing_key)), _CREATED, headers)
 
 
@@ -71,7 +70,7 @@ async def list_endpoints(call: Call) -> Answer:
 async def read_endpoint(call: Call) -> Answer:
     """Show one endpoint, with the tag of its version."""
     found = await _find(call)
-    return Answer(show_endpoint(found), headers={"ETag": show_tag(found.changed_at)})
+    return Answer(show_endpoint(found), headers={"ETag": show_tag(found.settings_at)})
 
 
 async def change_endpoint(call: Call) -> Answer:
@@ -79,16 +78,16 @@ async def change_endpoint(call: Call) -> Answer:
     patch: EndpointChangeBody = call.body
     versions = read_if_match(call.headers.get("If-Match"))
     before = await _find(call)
-    if versions is not None and before.changed_at not in versions:
+    if versions is not None and before.settings_at not in versions:
         raise mismatch()
-    after, warnings = await _change_settings(call, before, is_any=versions is None)
+    after, warnings = await _change_settings(call, before, versions)
     if "status" in patch.model_fields_set:
         # What else is in the body was changed under the lock already, to a version that the client cannot know.
         is_alone = len(patch.model_fields_set) == 1
         await set_status(call, EndpointStatus(patch.status), versions=versions if is_alone else None)
         after = await _find(call)
     shown = _with_extras(show_endpoint(after), after, warnings)
-    return Answer(shown, headers={"ETag": show_tag(after.changed_at)})
+    return Answer(shown, headers={"ETag": show_tag(after.settings_at)})
 
 
 async def delete_endpoint(call: Call) -> Answer:
@@ -111,42 +110,46 @@ async def _find(call: Call) -> StoredEndpoint:
     return found
 
 
-async def _change_settings(call: Call, before: StoredEndpoint, *, is_any: bool) -> tuple[StoredEndpoint, Sequence[str]]:
-    """Change all but the status; return the endpoint and warnings. `is_any`: a version that came between will do."""
-    members = call.body.model_fields_set - {"status"}
-    for _ in range(_MOST_TRIES if members else 0):
-        changed = await _changed(before, call, members)
-        body = check(changed, call.tenant.environment, call.services, members=members)
-        warnings = await look_up(body.url, call.services) if body.url != before.url else []
-        settings = settings_of(body, before.public_id, call.services)
-        deed = call.deed(Action.ENDPOINT_CHANGED)
-        after = await call.endpoints.change(deed, before, settings, members=sorted(members))
-        match after:
-            case None:
-                raise not_found()
-            case Changed() if is_any:
-                before = await _find(call)
-            case Changed():
-                raise mismatch()
-            case StoredEndpoint():
-                call.services.on_endpoint_changed(after.endpoint_id)
-                return after, warnings
-    if members:
+async def _change_settings(
+    call: Call, before: StoredEndpoint, versions: Collection[dt.datetime] | None
+) -> tuple[StoredEndpoint, Sequence[str]]:
+    """Change all but the status of what there is by then, if that is one of `versions`; return it and warnings."""
+    members = sorted(call.body.model_fields_set - {"status"})
+    if not members:
+        return before, []
+    body = _checked(call, before, await call.endpoints.sealed_headers(call.tenant, before.public_id), members)
+    # While nothing is locked: a name server takes its time.
+    warnings = await look_up(body.url, call.services) if body.url != before.url else []
+
+    def merge(stored: StoredEndpoint, sealed: bytes | None) -> EndpointSettings:
+        return settings_of(_checked(call, stored, sealed, members), stored.public_id, call.services)
+
+    deed = call.deed(Action.ENDPOINT_CHANGED)
+    after = await call.endpoints.change(deed, before.public_id, merge, members=members, versions=versions)
+    if after is None:
+        raise not_found()
+    if isinstance(after, Changed):
         raise mismatch()
-    return before, []
+    call.services.on_endpoint_changed(after.endpoint_id)
+    return after, warnings
 
 
-async def _changed(before: StoredEndpoint, call: Call, members: Collection[str]) -> EndpointBody:
+def _checked(call: Call, stored: StoredEndpoint, sealed: bytes | None, members: Collection[str]) -> EndpointBody:
+    """Return the endpoint's body with the patch in it, or raise Problem with what is wrong with the patch."""
+    changed = _changed(stored, sealed, call, members)
+    return check(changed, call.tenant.environment, call.services, members=members)
+
+
+def _changed(stored: StoredEndpoint, sealed: bytes | None, call: Call, members: Collection[str]) -> EndpointBody:
     """Return the endpoint's body with the patch in it. A header given as its mask keeps its stored value."""
     patch: EndpointChangeBody = call.body
-    sealed = await call.endpoints.sealed_headers(call.tenant, before.public_id)
     try:
-        body = body_of(before, sealed, call.services)
+        body = body_of(stored, sealed, call.services)
     except SealBroken as fault:
         # Only new header values can help here.
         if patch.headers is None or MASK in patch.headers.values():
             raise Problem(ProblemCode.UNAVAILABLE, "the stored header values cannot be opened just now") from fault
-        body = body_of(before, None, call.services)
+        body = body_of(stored, None, call.services)
     news = {name: getattr(patch, name) for name in members}
     if patch.headers:
         news["headers"] = _unmasked(patch.headers, body.headers or {})
@@ -161,7 +164,7 @@ def _unmasked(headers: dict[str, str], stored: dict[str, str]) -> dict[str, str]
 def _with_extras(shown: dict[str, object], endpoint: StoredEndpoint, warnings: Sequence[str]) -> dict[str, object]:
     if endpoint.schedule is not None:
         # From the moment of the change, so that a repeated answer shows the same.
-        times = [endpoint.changed_at + dt.timedelta(seconds=wait) for wait in preview(endpoint.schedule)]
+        times = [endpoint.settings_at + dt.timedelta(seconds=wait) for wait in preview(endpoint.schedule)]
         shown["schedule_preview"] = [show_instant(instant) for instant in times]
     if warnings:
         shown["warnings"] = warnings

@@ -1,7 +1,7 @@
 """Versions of what can be changed: entity tags, and the If-Match that refers to them.
 
-A tag names the version of an endpoint's settings: what its owner can change, and its status. The health that an answer
-shows beside them is no part of it, or no tag would ever match again.
+A tag names the version of an endpoint's settings: what its owner set, the status too. What an answer shows beside them
+is no part of it, or no tag would ever match again: its health, the first success, its secrets, and that we disabled it.
 """
 
 import datetime as dt

@@ -13,13 +13,13 @@ from dispatcher.ledger.responses import load_headers
 
 
 class SentTo(NamedTuple):
-    """The endpoint of an attempt as it is now. `changed_at` is its version."""
+    """The endpoint of an attempt as it is now. `settings_at` is the version of its settings."""
 
     endpoint_id: int
     public_id: str
     url: str
     header_names: Sequence[str]
-    changed_at: dt.datetime
+    settings_at: dt.datetime
 
 
 class WholeAttempt(NamedTuple):
@@ -42,7 +42,7 @@ class AttemptLedger:
         row = await self._pool.fetchrow("whole_attempt", *tenant, delivery_id, attempt_no)
         if row is None:
             return None
-        endpoint = SentTo(row["endpoint_id"], row["endpoint"], row["url"], row["header_names"], row["changed_at"])
+        endpoint = SentTo(row["endpoint_id"], row["endpoint"], row["url"], row["header_names"], row["settings_at"])
         return WholeAttempt(logged_attempt(row), endpoint, row["event_body"], _response(row))
 
     async def sealed_keys(self, endpoint_id: int, key_ids: Sequence[int]) -> dict[int, bytes]:

@@ -2,9 +2,9 @@
 
 An endpoint with its host, its sealed secret, its line in the audit log and its idempotency key appear in one
 transaction or not at all. Makers of one account are serialized by a lock on the account's row, so that neither the
-limit nor an idempotency key can be passed twice at the same moment. Two writers of one endpoint notice each other by
-its version, the moment of its last change. Deleting keeps the row for the history's sake, and destroys what is secret
-in it.
+limit nor an idempotency key can be passed twice at the same moment. Whoever changes one endpoint does so
+under its lock, from how it stands then; who means one version of it alone names that, the moment of the last change of
+its settings. Deleting keeps the row for the history's sake, and destroys what is secret in it.
 """
 
 import datetime as dt
@@ -26,7 +26,7 @@ from dispatcher.model.outcome import OutcomeKind
 
 _HEALTH: Final = (
     "endpoint_id",
-    "changed_at",
+    "settings_at",
     "last_attempt_at",
     "last_status",
     "last_outcome",
@@ -91,7 +91,7 @@ class NewEndpoint:
 class StoredEndpoint(NamedTuple):
     """An endpoint as it may be shown: nothing in it is secret. `schedule` None: the environment's.
 
-    `changed_at` is its version: it grows with every change of what is not health.
+    `settings_at` is the version of its settings: it grows with every change that its owner makes, and with no other.
     `failures` are in a row; `failing_since` is None unless they make it failing. `last_success_at` is None when there
     was none, or none among the hundred attempts before the failures.
     """
@@ -114,7 +114,7 @@ class StoredEndpoint(NamedTuple):
     disabled_reason: str | None
     verified_at: dt.datetime | None
     created_at: dt.datetime
-    changed_at: dt.datetime
+    settings_at: dt.datetime
     secret_last4: str | None
     previous_secret_expires_at: dt.datetime | None
     last_attempt_at: dt.datetime | None
@@ -188,9 +188,19 @@ class EndpointLedger:
         return [_endpoint(row) for row in rows]
 
     async def change(
-        self, deed: Deed, before: StoredEndpoint, settings: EndpointSettings, *, members: Sequence[str]
+        self,
+        deed: Deed,
+        public_id: str,
+        merge: Callable[[StoredEndpoint, bytes | None], EndpointSettings],
+        *,
+        members: Sequence[str],
+        versions: Collection[dt.datetime] | None = None,
     ) -> StoredEndpoint | Changed | None:
-        """Give an endpoint new settings, if it is still the version `before`; None when it is not there any more.
+        """Give an endpoint the settings that `merge` makes of it; None when the account has no such endpoint.
+
+        `merge` gets the endpoint and its sealed headers as they are under its lock, so that no change is lost and
+        none has to be tried again; whatever it raises leaves everything as it was. Does nothing when `versions` are
+        given and it is none of them.
 
         `members` names what is new, for the audit log. At another host the endpoint has to prove itself again and
         its pauses and failures are forgotten; what waits for it moves along, what processes hold follows later.
@@ -199,25 +209,19 @@ class EndpointLedger:
             Unavailable: it may have been changed.
         """
         async with self._pool.transaction() as session:
-            row = await session.fetchrow("lock_endpoint", *deed.owner, before.public_id)
+            row = await session.fetchrow("lock_endpoint", *deed.owner, public_id)
             if row is None:
                 return None
-            if row["changed_at"] != before.changed_at:
+            if versions is not None and row["settings_at"] not in versions:
                 return Changed()
-            found = await session.fetchrow("find_host", settings.authority)
-            is_there = found is not None and found["host_id"] == row["host_id"]
-            host_id = row["host_id"] if is_there else await self._host(session, settings.authority)
-            await session.execute("change_endpoint", before.endpoint_id, *settings.columns(host_id))
-            if not is_there:
-                await session.execute("leave_host", row["host_id"])
-                await session.execute("forget_pauses", before.endpoint_id)
-                await session.execute("forget_failures", before.endpoint_id)
-                await session.execute("move_waiting", MOVE_ROWS)
-            found = await session.fetchrow("find_endpoint", *deed.owner, before.public_id)
-            assert found is not None
-            after = _endpoint(found)
+            before = await _read(session, deed.owner, public_id)
+            sealed = await session.fetchrow("find_headers", *deed.owner, public_id)
+            assert sealed is not None
+            settings = merge(before, sealed["sealed_headers"])
+            await self._write_settings(session, before.endpoint_id, row["host_id"], settings)
+            after = await _read(session, deed.owner, public_id)
             facts = {"members": list(members)}
-            await note(session, deed, after.public_id, before=_document(before), after=_document(after), facts=facts)
+            await note(session, deed, public_id, before=_document(before), after=_document(after), facts=facts)
             return after
 
     async def delete(
@@ -237,15 +241,14 @@ class EndpointLedger:
             row = await session.fetchrow("lock_endpoint", *deed.owner, public_id)
             if row is None:
                 return None
-            if versions is not None and row["changed_at"] not in versions:
+            if versions is not None and row["settings_at"] not in versions:
                 return Changed()
             number: int = row["endpoint_id"]
-            found = await session.fetchrow("find_endpoint", *deed.owner, public_id)
-            assert found is not None
+            before = await _read(session, deed.owner, public_id)
             await session.execute("mark_deleted", number)
             await session.execute("delete_secrets", number)
             is_more = await cancel_some(session, number)
-            await note(session, deed, public_id, before=_document(_endpoint(found)))
+            await note(session, deed, public_id, before=_document(before))
         while is_more:
             async with self._pool.transaction() as session:
                 is_more = await cancel_some(session, number)
@@ -260,9 +263,19 @@ class EndpointLedger:
         assert secret is not None
         number = secret["secret_id"]
         await session.execute("create_secret", number, row["endpoint_id"], new.seal_key(number), new.last4)
-        made = await session.fetchrow("find_endpoint", *tenant, new.public_id)
-        assert made is not None
-        return _endpoint(made)
+        return await _read(session, tenant, new.public_id)
+
+    async def _write_settings(self, session: Session, number: int, host_id: int, settings: EndpointSettings) -> None:
+        """Write new settings of a locked endpoint, and let it leave its host when they name another."""
+        found = await session.fetchrow("find_host", settings.authority)
+        is_there = found is not None and found["host_id"] == host_id
+        new_host = host_id if is_there else await self._host(session, settings.authority)
+        await session.execute("change_endpoint", number, *settings.columns(new_host))
+        if not is_there:
+            await session.execute("leave_host", host_id)
+            await session.execute("forget_pauses", number)
+            await session.execute("forget_failures", number)
+            await session.execute("move_waiting", MOVE_ROWS)
 
     async def _host(self, session: Session, authority: str) -> int:
         limits = self._default_limits
@@ -275,6 +288,13 @@ class EndpointLedger:
         assert row is not None
         number: int = row["host_id"]
         return number
+
+
+async def _read(session: Session, tenant: Tenant, public_id: str) -> StoredEndpoint:
+    """Return an endpoint that this transaction has locked or made."""
+    row = await session.fetchrow("find_endpoint", *tenant, public_id)
+    assert row is not None
+    return _endpoint(row)
 
 
 def _document(endpoint: StoredEndpoint) -> Mapping[str, object]:
@@ -305,7 +325,7 @@ def _endpoint(row: asyncpg.Record) -> StoredEndpoint:
         disabled_reason=row["disabled_reason"],
         verified_at=row["verified_at"],
         created_at=row["created_at"],
-        changed_at=row["changed_at"],
+        settings_at=row["settings_at"],
         secret_last4=row["last4"],
         previous_secret_expires_at=row["previous_expires_at"],
         last_attempt_at=row["last_attempt_at"],

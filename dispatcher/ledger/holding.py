@@ -150,7 +150,7 @@ async def _look(session: Session, wish: _Wish) -> _Standing:
     row = await session.fetchrow("lock_endpoint", *wish.tenant, wish.public_id)
     if row is None:
         return _Standing(None)
-    if wish.versions is not None and row["changed_at"] not in wish.versions:
+    if wish.versions is not None and row["settings_at"] not in wish.versions:
         return _Standing(Changed())
     number: int = row["endpoint_id"]
     return _Standing(number, number, None if row["status"] == wish.status else row["status"])

@@ -162,7 +162,7 @@ async def test_a_version_grows_though_the_clock_was_set_back(api: Api) -> None:
     made = await api.create()
     async with api.sql() as sql:
         await sql.execute(
-            "UPDATE endpoint SET changed_at = now() + interval '1 hour' WHERE public_id = $1", made.body["id"]
+            "UPDATE endpoint SET settings_at = now() + interval '1 hour' WHERE public_id = $1", made.body["id"]
         )
     versions = [int((await api.get(path_of(made))).headers["ETag"].strip('"'), 16)]
 
@@ -203,6 +203,57 @@ async def test_a_request_to_the_endpoint_does_not_make_another_version_of_it(api
     assert read.headers["ETag"] == made.headers["ETag"]
 
 
+async def test_what_its_owner_did_not_set_makes_no_other_version_of_an_endpoint(api: Api) -> None:
+    made = await api.create()
+    delivered = await api.call("POST", path_of(made) + "/test", {})
+    await api.call("POST", path_of(made) + "/rotate_secret", {"expires_in": 60})
+    async with api.sql() as sql:
+        await sql.execute(
+            "UPDATE endpoint SET status = 'disabled', disabled_reason = 'gone' WHERE public_id = $1",
+            made.body["id"],
+        )
+
+    read = await api.get(path_of(made))
+    changed = await change(api, made, {"status": "enabled"}, **{"If-Match": made.headers["ETag"]})
+
+    assert delivered.body["delivered"]
+    assert (read.body["verified"], read.body["status"]) == (True, "disabled")
+    assert read.headers["ETag"] == made.headers["ETag"]
+    assert (changed.status, changed.body["status"]) == (200, "enabled")
+    assert changed.headers["ETag"] != made.headers["ETag"]
+
+
+async def test_processes_read_an_endpoint_again_though_its_settings_are_the_same(api: Api) -> None:
+    made = await api.create()
+    seen = "SELECT changed_at, settings_at FROM endpoint WHERE public_id = $1"
+    async with api.sql() as sql:
+        rows = await sql.fetch(seen, made.body["id"])
+        for path in ("/test", "/rotate_secret"):
+            await api.call("POST", path_of(made) + path, {})
+            rows += await sql.fetch(seen, made.body["id"])
+
+    changed = [row["changed_at"] for row in rows]
+    assert changed == sorted(set(changed))
+    assert len({row["settings_at"] for row in rows}) == 1
+
+
+async def test_an_attempt_tells_whether_the_settings_were_changed_since_and_nothing_else(api: Api) -> None:
+    made = await api.create()
+    async with api.sql() as sql:
+        number = await sql.fetchval("SELECT endpoint_id FROM endpoint WHERE public_id = $1", made.body["id"])
+        delivery = await Seeds(sql, api.tenant).ended(number, ago=0.0, outcome="delivered", status=200)
+    attempt = f"/v1/deliveries/{api.services.delivery_ids.show(delivery)}/attempts/1"
+    await api.call("POST", path_of(made) + "/test", {})
+    await api.call("POST", path_of(made) + "/rotate_secret", {})
+
+    untouched = await api.get(attempt)
+    await change(api, made, {"url": "https://example.com/other"})
+    touched = await api.get(attempt)
+
+    assert untouched.body["request"]["is_changed"] is False
+    assert touched.body["request"]["is_changed"] is True
+
+
 async def test_only_the_named_version_is_deleted(api: Api) -> None:
     made = await api.create()
     old = made.headers["ETag"]
@@ -241,6 +292,55 @@ async def test_writers_who_name_no_version_lose_no_change_of_each_other(api: Api
         "metadata": {"a": "1"},
         "rate_limit": 3.0,
     }
+
+
+async def test_of_many_writers_who_name_no_version_all_are_heard(api: Api) -> None:
+    made = await api.create()
+
+    async with asyncio.TaskGroup() as group:
+        calls = [group.create_task(change(api, made, {"metadata": {"n": str(n)}})) for n in range(20)]
+
+    assert {call.result().status for call in calls} == {200}
+
+
+async def test_who_cannot_have_an_endpoint_in_time_is_told_to_come_again(api: Api) -> None:
+    made = await api.create()
+    async with api.sql() as sql, sql.transaction():
+        await sql.execute("SELECT FROM endpoint WHERE public_id = $1 FOR UPDATE", made.body["id"])
+
+        reply = await change(api, made, {"description": "late"})
+
+    assert (reply.status, reply.code) == (503, "unavailable")
+    assert reply.headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize("names_version", [False, True])
+async def test_what_is_changed_while_a_name_is_looked_up_stays_unless_a_version_was_named(
+    api: Api, names_version: bool
+) -> None:
+    made = await api.create()
+    headers = {"If-Match": made.headers["ETag"]} if names_version else {}
+
+    looked_up, changed = asyncio.Event(), asyncio.Event()
+
+    async def hold_up() -> None:
+        looked_up.set()
+        await changed.wait()
+
+    api.names.slow["slow.example"] = hold_up
+    late = asyncio.create_task(change(api, made, {"url": "https://slow.example/"}, **headers))
+    await looked_up.wait()
+    await change(api, made, {"description": "meanwhile"})
+    changed.set()
+
+    reply = await late
+    read = (await api.get(path_of(made))).body
+    assert read["description"] == "meanwhile"
+    if names_version:
+        assert (reply.status, reply.code) == (412, "etag_mismatch")
+        assert read["url"] == made.body["url"]
+    else:
+        assert (reply.status, read["url"]) == (200, "https://slow.example/")
 
 
 async def test_every_change_leaves_a_line_that_nobody_can_take_away(api: Api) -> None:

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -40,11 +40,14 @@ TABLE = RouteTable(ROUTES)
 
 @dataclass
 class Names:
-    """A name service that a test can script: addresses by name, or the fault to raise."""
+    """A name service that a test can script: addresses by name, or the fault to raise; and what holds an answer up."""
 
     known: dict[str, Sequence[str] | Exception] = field(default_factory=dict)
+    slow: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
 
     async def resolve(self, name: str, port: int) -> Sequence[str]:
+        if name in self.slow:
+            await self.slow[name]()
         answer = self.known.get(name, [PUBLIC_ADDRESS])
         if isinstance(answer, Exception):
             raise answer
@@ -272,6 +275,7 @@ async def shared_api(postgres_server: DatabaseServer, ledger_template: str, vaul
 async def api(shared_api: Api) -> Api:
     """Give the module's API, with an account and a key of the test's own."""
     shared_api.names.known.clear()
+    shared_api.names.slow.clear()
     shared_api.changed.clear()
     tenant = await shared_api.other_tenant()
     return replace(shared_api, tenant=tenant, key=await shared_api.new_key(tenant))

@@ -414,9 +414,9 @@ async def test_a_person_who_disables_an_endpoint_is_told_of_to_those_who_ask(sta
 async def test_a_change_of_status_that_comes_after_another_change_is_noticed_under_the_lock(
     stage: Stage, pays: bool
 ) -> None:
-    seen = await stage.world.value("SELECT changed_at FROM endpoint WHERE endpoint_id = $1", stage.number)
+    seen = await stage.world.value("SELECT settings_at FROM endpoint WHERE endpoint_id = $1", stage.number)
     await pause(stage)
-    paused = await stage.world.value("SELECT changed_at FROM endpoint WHERE endpoint_id = $1", stage.number)
+    paused = await stage.world.value("SELECT settings_at FROM endpoint WHERE endpoint_id = $1", stage.number)
 
     late = [
         await stage.holding.hold(stage.tenant, stage.public_id, EndpointStatus.DISABLED, versions={seen}),
@@ -431,7 +431,7 @@ async def test_a_change_of_status_that_comes_after_another_change_is_noticed_und
 @pytest.mark.parametrize("pays", [True, False])
 async def test_of_two_who_enable_the_same_version_at_once_one_is_told_that_it_changed(stage: Stage, pays: bool) -> None:
     await pause(stage)
-    seen = await stage.world.value("SELECT changed_at FROM endpoint WHERE endpoint_id = $1", stage.number)
+    seen = await stage.world.value("SELECT settings_at FROM endpoint WHERE endpoint_id = $1", stage.number)
 
     done = await asyncio.gather(
         *(stage.holding.enable(stage.tenant, stage.public_id, pays=pays, versions={seen}) for _ in range(4))

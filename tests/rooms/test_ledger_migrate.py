@@ -14,6 +14,7 @@ from tests.rooms.holding_world import Stage, open_stage
 from tests.support.servers import DatabaseServer, fresh_database, migrated_database
 
 LAST = migrations()[-1].version
+SETTINGS_VERSIONS = 17
 
 
 @pytest.fixture
@@ -117,6 +118,35 @@ async def test_a_migration_may_take_longer_than_statements_may(
     monkeypatch.setattr("dispatcher.ledger.connections._CLIENT_SECONDS", 1.0)
 
     assert await migrate(url) == [slow]
+
+
+async def test_a_tag_given_before_settings_had_a_version_of_their_own_stays_good(
+    postgres_server: DatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = migrations()
+    before = [one for one in shipped if one.version < SETTINGS_VERSIONS]
+    endpoint = (
+        "WITH h AS (INSERT INTO host (authority, interval_us, grant_burst, in_flight) VALUES ($1, 1, 1, 1) "
+        "RETURNING host_id), a AS (INSERT INTO account (public_id) VALUES ($2) RETURNING account_id) "
+        "INSERT INTO endpoint (public_id, account_id, environment, host_id, url, events, api_version, changed_at) "
+        "SELECT $1, account_id, 'test', host_id, 'https://a/', '{*}', '1', now() + interval '1 hour' FROM h, a"
+    )
+    async with fresh_database(postgres_server) as url:
+        monkeypatch.setattr("dispatcher.ledger.migrate.migrations", lambda: before)
+        await migrate(url)
+        connection = await asyncpg.connect(url)
+        await connection.execute(endpoint, "we_old", "acct_old0000000")
+        monkeypatch.setattr("dispatcher.ledger.migrate.migrations", lambda: shipped)
+        await migrate(url)
+
+        # As a program from before goes on doing.
+        await connection.execute(endpoint, "we_new", "acct_new0000000")
+        rows = await connection.fetch(
+            "SELECT public_id, settings_at = changed_at AS is_kept, settings_at = created_at AS is_new FROM endpoint"
+        )
+        await connection.close()
+
+    assert {tuple(row) for row in rows} == {("we_old", True, False), ("we_new", False, True)}
 
 
 def test_a_file_bears_itself_alone_unless_it_says_more() -> None:

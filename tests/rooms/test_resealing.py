@@ -103,7 +103,7 @@ async def test_everything_is_sealed_again_with_the_new_primary_and_opens(
 ) -> None:
     monkeypatch.setattr(seals, "BATCH", 2)
     await room.seed(5)
-    before = await room.sql.fetch("SELECT endpoint_id, changed_at FROM endpoint ORDER BY 1")
+    before = await room.sql.fetch("SELECT endpoint_id, changed_at, settings_at FROM endpoint ORDER BY 1")
     write_ring(room.file, "new", old=OLD, new=NEW)
     room.vault.refresh()
 
@@ -119,7 +119,7 @@ async def test_everything_is_sealed_again_with_the_new_primary_and_opens(
         place = f"endpoint_secret:{row['public_id']}:{row['secret_id']}"
         assert room.vault.open(row["sealed_key"], place) == b"key of %d" % row["secret_id"]
         assert room.vault.open(row["sealed_headers"], f"endpoint_headers:{row['public_id']}") == b'{"X": "1"}'
-    assert before == await room.sql.fetch("SELECT endpoint_id, changed_at FROM endpoint ORDER BY 1")
+    assert before == await room.sql.fetch("SELECT endpoint_id, changed_at, settings_at FROM endpoint ORDER BY 1")
 
 
 async def test_with_one_key_nothing_is_to_do(room: Room) -> None:

@@ -58,7 +58,7 @@ ORDER BY a.started_at DESC, a.delivery_id DESC, a.attempt_no DESC LIMIT $14
 -- should an interrupted attempt bear the same number. Indexes: attempt_delivery, the event's key, response_delivery.
 -- $1 account, $2 environment, $3 delivery, $4 attempt.
 SELECT a.started_at, a.delivery_id, a.attempt_no, a.event_id, a.event_type, a.subject, a.client_reference, a.duration_ms,
-       a.status, a.outcome, a.verdict, a.next_at, a.detail, p.endpoint_id, p.public_id AS endpoint, p.url, p.header_names, p.changed_at,
+       a.status, a.outcome, a.verdict, a.next_at, a.detail, p.endpoint_id, p.public_id AS endpoint, p.url, p.header_names, p.settings_at,
        e.body AS event_body, r.headers, r.body, r.is_cut
 FROM attempt a
 JOIN endpoint p USING (endpoint_id)

@@ -32,12 +32,13 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 RETURNING endpoint_id, created_at
 
 -- name: change_endpoint
--- Give an endpoint new settings; at another host it has to prove itself again. `changed_at` only grows: it is the
--- version by which two writers notice each other. The row is locked by `lock_endpoint`.
+-- Give an endpoint new settings; at another host it has to prove itself again. `settings_at` only grows: it is the
+-- version that entity tags name. The row is locked by `lock_endpoint`.
 UPDATE endpoint SET host_id = $2, url = $3, description = $4, events = $5, outcomes = $6, workflows = $7, api_version = $8,
   payload_mode = $9, sealed_headers = $10, header_names = $11, schedule = $12, rate_limit = $13, metadata = $14,
   verified_at = CASE WHEN host_id = $2 THEN verified_at END, moved_at = CASE WHEN host_id = $2 THEN moved_at ELSE now() END,
-  changed_at = GREATEST(now(), changed_at + interval '1 microsecond')
+  changed_at = GREATEST(now(), changed_at + interval '1 microsecond'),
+  settings_at = GREATEST(now(), settings_at + interval '1 microsecond')
 WHERE endpoint_id = $1
 
 -- name: forget_pauses
@@ -75,7 +76,7 @@ WITH page AS (
   ORDER BY endpoint_id DESC LIMIT $4)
 SELECT e.endpoint_id, e.public_id, e.environment, e.url, e.description, e.events, e.outcomes, e.workflows, e.api_version,
        e.payload_mode, e.header_names, e.schedule, e.rate_limit::numeric::float8 AS rate_limit,
-       e.metadata, e.status, e.disabled_reason, e.held_since, e.verified_at, e.created_at, e.changed_at,
+       e.metadata, e.status, e.disabled_reason, e.held_since, e.verified_at, e.created_at, e.settings_at,
        s.last4, p.expires_at AS previous_expires_at,
        l.started_at AS last_attempt_at, l.status AS last_status, l.outcome AS last_outcome,
        COALESCE(h.failures, 0) AS failures, f.failing_since, w.started_at AS last_success_at
@@ -102,7 +103,7 @@ ORDER BY e.endpoint_id DESC
 -- The latest success as in `list_endpoints`.
 SELECT e.endpoint_id, e.public_id, e.environment, e.url, e.description, e.events, e.outcomes, e.workflows, e.api_version,
        e.payload_mode, e.header_names, e.schedule, e.rate_limit::numeric::float8 AS rate_limit,
-       e.metadata, e.status, e.disabled_reason, e.held_since, e.verified_at, e.created_at, e.changed_at,
+       e.metadata, e.status, e.disabled_reason, e.held_since, e.verified_at, e.created_at, e.settings_at,
        s.last4, p.expires_at AS previous_expires_at,
        l.started_at AS last_attempt_at, l.status AS last_status, l.outcome AS last_outcome,
        COALESCE(h.failures, 0) AS failures, f.failing_since, w.started_at AS last_success_at

@@ -1,7 +1,7 @@
 -- name: lock_endpoint
 -- Lock one endpoint of one account for this transaction: whoever changes its status, makes deliveries from stored events
 -- or sends one again does so one after the other. A statement of its own, so that what follows sees what came before.
-SELECT endpoint_id, status, host_id, changed_at FROM endpoint
+SELECT endpoint_id, status, host_id, settings_at FROM endpoint
 WHERE public_id = $3 AND account_id = $1 AND environment = $2 AND status <> 'deleted' FOR NO KEY UPDATE
 
 -- name: hold_endpoint
@@ -10,7 +10,8 @@ WHERE public_id = $3 AND account_id = $1 AND environment = $2 AND status <> 'del
 -- One that is held already goes on owing from where it did. $2 status, $3 reason or null.
 UPDATE endpoint SET status = $2, disabled_reason = $3, held_since = COALESCE(held_since, now()),
   held_xid = COALESCE(held_xid, feed_floor()),
-  changed_at = GREATEST(now(), changed_at + interval '1 microsecond')
+  changed_at = GREATEST(now(), changed_at + interval '1 microsecond'),
+  settings_at = GREATEST(now(), settings_at + interval '1 microsecond')
 WHERE endpoint_id = $1
 
 -- name: give_back_drain
@@ -45,7 +46,8 @@ FROM endpoint e JOIN host h USING (host_id) WHERE e.endpoint_id = $1
 -- name: enable_endpoint
 -- Put an endpoint into service: accepts that begin after the commit make deliveries for it. It owes nothing any more.
 UPDATE endpoint SET status = 'enabled', disabled_reason = NULL, held_since = NULL, held_xid = NULL,
-  changed_at = GREATEST(now(), changed_at + interval '1 microsecond')
+  changed_at = GREATEST(now(), changed_at + interval '1 microsecond'),
+  settings_at = GREATEST(now(), settings_at + interval '1 microsecond')
 WHERE endpoint_id = $1
 
 -- name: release_held

@@ -13,7 +13,7 @@ UPDATE endpoint_secret SET expires_at = now() + make_interval(secs => $2)
 WHERE endpoint_id = $1 AND expires_at IS NULL RETURNING expires_at
 
 -- name: touch_endpoint
--- Make another version of an endpoint: processes read it again. The row is locked by `lock_endpoint`.
+-- Let processes read an endpoint again; its settings are the same. The row is locked by `lock_endpoint`.
 UPDATE endpoint SET changed_at = GREATEST(now(), changed_at + interval '1 microsecond') WHERE endpoint_id = $1
 
 -- name: seals_by_key
