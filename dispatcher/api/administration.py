@@ -69,6 +69,7 @@ async def create_account(call: Call) -> Answer:
         body.id,
         body.name,
         show=lambda made: orjson.dumps(_show_account(made)),
+        headers=_place,
     )
     match made:
         case None:
@@ -76,7 +77,7 @@ async def create_account(call: Call) -> Answer:
         case KeptAnswer():
             return repeat(made, call.ask)
         case Account():
-            return Answer(_show_account(made), 201, {"Location": f"/v1/accounts/{made.public_id}"})
+            return Answer(_show_account(made), 201, _place(made))
 
 
 async def list_accounts(call: Call) -> Answer:
@@ -143,6 +144,10 @@ def _show_key(facts: KeyFacts) -> dict[str, Any]:
         "expires_at": show_instant(facts.expires_at),
         "revoked_at": show_instant(facts.revoked_at),
     }
+
+
+def _place(account: Account) -> dict[str, str]:
+    return {"Location": f"/v1/accounts/{account.public_id}"}
 
 
 def _show_account(account: Account) -> dict[str, Any]:

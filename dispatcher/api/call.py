@@ -4,7 +4,7 @@ import datetime as dt
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -156,7 +156,8 @@ class Route:
     `other_answers` are those of successes with another status, by status. `problems` are the refusals of its own, on
     top of those that every route has. `scope` OPERATOR: for operators alone; None: for everybody, without a key.
     `keeps_answers`: takes an idempotency key; its handler keeps the answer through its deed. `has_versions`: takes
-    If-Match. `opens_to_operators`: an operator's key opens it, too, for all accounts at once.
+    If-Match. `headers` are those of its own that every success with `status` bears. `opens_to_operators`: an operator's
+    key opens it, too, for all accounts at once.
     """
 
     method: str
@@ -173,6 +174,7 @@ class Route:
     other_answers: Mapping[int, type[BaseModel]] = field(default_factory=dict)
     keeps_answers: bool = False
     has_versions: bool = False
+    headers: tuple[Literal["ETag", "Location"], ...] = ()
     opens_to_operators: bool = False
 
     @property

@@ -48,7 +48,11 @@ async def create_endpoint(call: Call) -> Answer:
         last4=last4(show_secret(signing_key)),
     )
     made = await call.endpoints.create(
-        call.deed(Action.ENDPOINT_CREATED), new, most=MOST_ENDPOINTS, show=lambda made: orjson.dumps(show(made))
+        call.deed(Action.ENDPOINT_CREATED),
+        new,
+        most=MOST_ENDPOINTS,
+        show=lambda made: orjson.dumps(show(made)),
+        headers=_place_and_tag,
     )
     match made:
         case KeptAnswer():
@@ -57,8 +61,7 @@ async def create_endpoint(call: Call) -> Answer:
             raise Problem(ProblemCode.ENDPOINT_LIMIT, f"at most {made.limit} in one environment; delete one first")
         case StoredEndpoint():
             services.on_endpoint_changed(made.endpoint_id)
-            headers = {"Location": f"/v1/webhook_endpoints/{made.public_id}", "ETag": show_tag(made.settings_at)}
-            return Answer(show(made, show_secret(signing_key)), _CREATED, headers)
+            return Answer(show(made, show_secret(signing_key)), _CREATED, _place_and_tag(made))
 
 
 async def list_endpoints(call: Call) -> Answer:
@@ -101,6 +104,10 @@ async def delete_endpoint(call: Call) -> Answer:
         raise mismatch()
     call.services.on_endpoint_changed(number)
     return Answer(None, 204)
+
+
+def _place_and_tag(made: StoredEndpoint) -> dict[str, str]:
+    return {"Location": f"/v1/webhook_endpoints/{made.public_id}", "ETag": show_tag(made.settings_at)}
 
 
 async def _find(call: Call) -> StoredEndpoint:

@@ -40,4 +40,4 @@ def repeat(kept: KeptAnswer, ask: Ask | None) -> Answer:
     """
     if ask is None or kept.request_sha256 != ask.request_sha256:
         raise Problem(ProblemCode.IDEMPOTENCY_CONFLICT, "use a new key for a new request")
-    return Answer(orjson.Fragment(kept.response), kept.status, {"Idempotent-Replayed": "true"})
+    return Answer(orjson.Fragment(kept.response), kept.status, {**kept.headers, "Idempotent-Replayed": "true"})

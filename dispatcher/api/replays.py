@@ -38,6 +38,7 @@ async def create_replay(call: Call) -> Answer:
         rate=body.rate,
         expected=expected,
         show=lambda made: orjson.dumps(show_replay(made)),
+        headers=_place,
     )
     match made:
         case None:
@@ -49,7 +50,7 @@ async def create_replay(call: Call) -> Answer:
         case Running():
             raise Problem(ProblemCode.REPLAY_RUNNING, f"wait for {made.public_id} to end, or cancel it")
         case Replay():
-            return Answer(show_replay(made), 202, {"Location": f"/v1/replays/{made.public_id}"})
+            return Answer(show_replay(made), 202, _place(made))
 
 
 async def list_replays(call: Call) -> Answer:
@@ -99,6 +100,10 @@ def show_replay(replay: Replay) -> dict[str, Any]:
         "created_at": show_instant(replay.created_at),
         "ended_at": show_instant(replay.ended_at),
     }
+
+
+def _place(made: Replay) -> dict[str, str]:
+    return {"Location": f"/v1/replays/{made.public_id}"}
 
 
 def _selection(body: ReplayBody, catalogue: Catalogue) -> Selection:

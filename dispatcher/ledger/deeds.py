@@ -5,7 +5,7 @@
             return kept
         ...                                         the change itself
         await note(session, deed, thing, before=..., after=...)
-        await keep(session, deed, status, response)
+        await keep(session, deed, status, response, headers)
 
 The change, its line in the audit log and the answer kept for its idempotency key commit together or not at all.
 """
@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+import asyncpg
 import orjson
 
 from dispatcher.ledger.accounts import Tenant
@@ -25,6 +26,7 @@ OPERATORS: Final = Tenant(0, "operator")
 """Whose the deeds and the idempotency keys of operators are; no account has this number."""
 
 _NO_FACTS: Final[Mapping[str, object]] = {}
+_NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 class Action(StrEnum):
@@ -74,11 +76,15 @@ class Deed(NamedTuple):
 
 
 class KeptAnswer(NamedTuple):
-    """An answer given before under the same idempotency key; `request_sha256` says to which request."""
+    """An answer given before under the same idempotency key; `request_sha256` says to which request.
+
+    `headers` are those of its own.
+    """
 
     request_sha256: bytes
     status: int
     response: bytes
+    headers: Mapping[str, str] = _NO_HEADERS
 
 
 class Line(NamedTuple):
@@ -113,7 +119,7 @@ async def begin(session: Session, deed: Deed) -> KeptAnswer | None:
     if deed.ask is None:
         return None
     row = await session.fetchrow("find_answer", *deed.owner, deed.ask.key)
-    return None if row is None else KeptAnswer(*row)
+    return None if row is None else _kept(row)
 
 
 async def note(
@@ -141,12 +147,19 @@ async def note(
     )
 
 
-async def keep(session: Session, deed: Deed, status: int, response: bytes) -> None:
+def headless(_: object) -> Mapping[str, str]:
+    """Return no headers: most answers have none of their own."""
+    return _NO_HEADERS
+
+
+async def keep(
+    session: Session, deed: Deed, status: int, response: bytes, headers: Mapping[str, str] = _NO_HEADERS
+) -> None:
     """Keep the answer for a day when the request came with an idempotency key. `response` holds no secret."""
     if deed.ask is None:
         return
     await session.execute("forget_answers", *deed.owner)
-    await session.execute("keep_answer", *deed.owner, *deed.ask, status, response)
+    await session.execute("keep_answer", *deed.owner, *deed.ask, status, response, orjson.dumps(dict(headers)).decode())
 
 
 class DeedLedger:
@@ -164,7 +177,11 @@ class DeedLedger:
     async def kept_answer(self, owner: Tenant, key: str) -> KeptAnswer | None:
         """Return the answer kept under an idempotency key, None when there is none younger than a day."""
         row = await self._pool.fetchrow("find_answer", *owner, key)
-        return None if row is None else KeptAnswer(*row)
+        return None if row is None else _kept(row)
+
+
+def _kept(row: asyncpg.Record) -> KeptAnswer:
+    return KeptAnswer(row["request_sha256"], row["status"], row["response"], orjson.loads(row["headers"]))
 
 
 def _digest(document: object) -> bytes | None:

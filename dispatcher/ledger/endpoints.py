@@ -18,7 +18,7 @@ import orjson
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.claims import MOVE_ROWS
 from dispatcher.ledger.connections import Pool, Session
-from dispatcher.ledger.deeds import Deed, KeptAnswer, begin, keep, note
+from dispatcher.ledger.deeds import Deed, KeptAnswer, begin, headless, keep, note
 from dispatcher.ledger.hosts import limits_row
 from dispatcher.ledger.wishes import cancel_some
 from dispatcher.model.endpoint import EndpointStatus, HealthState, HostLimits
@@ -150,12 +150,18 @@ class EndpointLedger:
         self._default_limits = default_limits
 
     async def create(
-        self, deed: Deed, new: NewEndpoint, *, most: int, show: Callable[[StoredEndpoint], bytes]
+        self,
+        deed: Deed,
+        new: NewEndpoint,
+        *,
+        most: int,
+        show: Callable[[StoredEndpoint], bytes],
+        headers: Callable[[StoredEndpoint], Mapping[str, str]] = headless,
     ) -> StoredEndpoint | KeptAnswer | TooMany:
         """Make an endpoint with its first secret, unless the account has `most` already.
 
-        `show` gives the answer to keep under the idempotency key. Gives a KeptAnswer, and makes nothing, when
-        another request with the same key was faster.
+        `show` and `headers` give the answer to keep under the idempotency key. Gives a KeptAnswer, and makes nothing,
+        when another request with the same key was faster.
 
         Raises:
             Unavailable: it may have been made; an idempotency key makes asking again safe.
@@ -169,7 +175,7 @@ class EndpointLedger:
                 return TooMany(most)
             made = await self._insert(session, deed.owner, new)
             await note(session, deed, made.public_id, after=_document(made))
-            await keep(session, deed, 201, show(made))
+            await keep(session, deed, 201, show(made), headers(made))
             return made
 
     async def find(self, tenant: Tenant, public_id: str) -> StoredEndpoint | None:

@@ -1,21 +1,27 @@
 """Accounts opened by operators, each once and written down."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import asyncpg
 
 from dispatcher.ledger.accounts import Account
 from dispatcher.ledger.connections import Pool
-from dispatcher.ledger.deeds import Deed, KeptAnswer, begin, keep, note
+from dispatcher.ledger.deeds import Deed, KeptAnswer, begin, headless, keep, note
 from dispatcher.model.ids import new_account_id
 
 
 async def open_account(
-    pool: Pool, deed: Deed, public_id: str | None, name: str | None, *, show: Callable[[Account], bytes]
+    pool: Pool,
+    deed: Deed,
+    public_id: str | None,
+    name: str | None,
+    *,
+    show: Callable[[Account], bytes],
+    headers: Callable[[Account], Mapping[str, str]] = headless,
 ) -> Account | KeptAnswer | None:
     """Make an account, with a random public id when none is given; None when the id is taken.
 
-    `show` gives the answer to keep under the idempotency key.
+    `show` and `headers` give the answer to keep under the idempotency key.
 
     Raises:
         Unavailable: it may have been made.
@@ -29,7 +35,7 @@ async def open_account(
             assert row is not None
             made = Account(*row)
             await note(session, deed, made.public_id, after={"name": made.name})
-            await keep(session, deed, 201, show(made))
+            await keep(session, deed, 201, show(made), headers(made))
             return made
     except asyncpg.UniqueViolationError:
         return None

@@ -1,13 +1,13 @@
 """Replays as an account asks for them: made, read, canceled. The steps of a job are `replay_steps`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import asyncpg
 
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
-from dispatcher.ledger.deeds import OPERATORS, Deed, KeptAnswer, begin, keep, note
+from dispatcher.ledger.deeds import OPERATORS, Deed, KeptAnswer, begin, headless, keep, note
 from dispatcher.ledger.holding import MOST_COUNTED
 from dispatcher.ledger.instants import aware
 from dispatcher.ledger.wishes import cancel_some, count_of
@@ -51,11 +51,12 @@ class ReplayLedger:
         rate: float | None,
         expected: Tally,
         show: Callable[[Replay], bytes],
+        headers: Callable[[Replay], Mapping[str, str]] = headless,
     ) -> Replay | Running | NotEnabled | KeptAnswer | None:
         """Make a job for an endpoint; None when the account has no such endpoint.
 
-        `rate` None is half of what the endpoint takes; more than the whole is the whole. `show` gives the answer to
-        keep.
+        `rate` None is half of what the endpoint takes; more than the whole is the whole. `show` and `headers`
+        give the answer to keep.
         """
         public_id = new_replay_id()
         async with self._pool.transaction() as session:
@@ -80,7 +81,7 @@ class ReplayLedger:
             assert found is not None
             replay = _replay(found)
             await note(session, deed, public_id, after=_facts(replay), facts=_facts(replay))
-            await keep(session, deed, _ACCEPTED, show(replay))
+            await keep(session, deed, _ACCEPTED, show(replay), headers(replay))
             return replay
 
     async def find(self, tenant: Tenant, public_id: str) -> Replay | None:

@@ -38,24 +38,28 @@ _WITH_BODY = (
     ProblemCode.EXPECTATION_FAILED,
     ProblemCode.VALIDATION_FAILED,
 )
-_RATE_HEADERS = {
-    "RateLimit-Policy": {
-        "description": "How many requests a key has at once (q), and the seconds that refill them (w).",
-        "schema": {"type": "string"},
-    },
-    "RateLimit": {
-        "description": "How many requests are left (r), and the seconds until all are there again (t).",
-        "schema": {"type": "string"},
-    },
+_HEADERS = {
+    "Accept": ("What a body may be.", "string"),
+    "Allow": ("The methods that there are.", "string"),
+    "ETag": ("The version of what the endpoint's owner set, for `If-Match`.", "string"),
+    "Idempotent-Replayed": ("`true`: this was answered before, to the same key; else it is left out.", "string"),
+    "Location": ("Where it can be read.", "string"),
+    "RateLimit": ("How many requests are left (r), and the seconds until all are there again (t).", "string"),
+    "RateLimit-Policy": ("How many requests a key has at once (q), and the seconds that refill them (w).", "string"),
+    "Retry-After": ("Seconds until it may help to come again.", "integer"),
+    "WWW-Authenticate": ("How a key is presented.", "string"),
 }
-_RETRY_AFTER = {"description": "Seconds until it may help to come again.", "schema": {"type": "integer"}}
+_RATE_HEADERS = ("RateLimit", "RateLimit-Policy")
+_REFUSED_WITH = {401: "WWW-Authenticate", 405: "Allow", 415: "Accept", 429: "Retry-After", 503: "Retry-After"}
+_SWITCHING = 101
 _DESCRIPTION = """\
 Register endpoints for webhooks, look at what was delivered to them, and read the events themselves.
 
 Every key belongs to one account and one environment and sees nothing else. Every list takes `limit` and `after` and \
 answers with `next`, the place to go on from, or null. Every error is a problem document (RFC 9457) with a stable \
-`code` and, for faulty members, a JSON pointer each. The bodies under `webhooks` are what endpoints get, signed by \
-Standard Webhooks 1.0.0.\
+`code` and, for faulty members, a JSON pointer each. Every answer bears `X-Request-Id`, and those to a \
+key, refusals too, the `RateLimit` fields. The bodies under `webhooks` are what endpoints get, signed by Standard \
+Webhooks 1.0.0.\
 """
 
 
@@ -74,6 +78,9 @@ def document(routes: Iterable[Route], types: Iterable[EventType], schemas: Event
         "components": {
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer", "description": "An API key, `whd_<environment>_…`."}
+            },
+            "headers": {
+                name: {"description": text, "schema": {"type": kind}} for name, (text, kind) in _HEADERS.items()
             },
             "schemas": _models(routes) | _event_schemas(types, schemas),
         },
@@ -158,10 +165,10 @@ def _header_parameters(route: Route) -> list[Document]:
 
 
 def _success(route: Route, status: int, answer: type[BaseModel] | None) -> Document:
-    headers: Document = dict(_RATE_HEADERS)
-    if status == 201:
-        headers["Location"] = {"description": "Where it can be read.", "schema": {"type": "string"}}
-    described: Document = {"description": HTTPStatus(status).phrase, "headers": headers}
+    names = [*_RATE_HEADERS] if status != _SWITCHING else []
+    if status == route.status:
+        names += [*route.headers, *(["Idempotent-Replayed"] if route.keeps_answers else [])]
+    described: Document = {"description": HTTPStatus(status).phrase, "headers": _headers(names)}
     if answer is not None:
         schema = {"$ref": f"#/components/schemas/{answer.__name__}"}
         described["content"] = {"application/json": {"schema": schema}}
@@ -199,9 +206,13 @@ def _refusal(status: int, codes: list[ProblemCode]) -> Document:
         "description": "; ".join(f"`{code}`: {KINDS[code].title}" for code in codes),
         "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemShown"}}},
     }
-    if status in {429, 503}:
-        described["headers"] = {"Retry-After": _RETRY_AFTER}
+    if status in _REFUSED_WITH:
+        described["headers"] = _headers([_REFUSED_WITH[status]])
     return described
+
+
+def _headers(names: Iterable[str]) -> Document:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in sorted(names)}
 
 
 def _models(routes: Iterable[Route]) -> Document:

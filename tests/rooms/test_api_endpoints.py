@@ -303,11 +303,15 @@ async def test_the_same_idempotency_key_and_body_give_the_same_endpoint_without_
 
     first = await api.call("POST", ENDPOINTS, body, headers=headers)
     spaced = orjson.dumps(dict(reversed(body.items())), option=orjson.OPT_INDENT_2)
+    await api.call("PATCH", first.headers["Location"], {"status": "paused"})
     again = await api.call("POST", ENDPOINTS, data=spaced, headers=headers)
 
     assert first.status == again.status == 201
     assert again.body == {**first.body, "secret": None}
+    assert "Idempotent-Replayed" not in first.headers
     assert again.headers["Idempotent-Replayed"] == "true"
+    assert again.headers["ETag"] == first.headers["ETag"]
+    assert again.headers["Location"] == first.headers["Location"] == f"{ENDPOINTS}/{first.body['id']}"
     assert len((await api.get(ENDPOINTS)).body["data"]) == 1
 
 

@@ -3,7 +3,7 @@
 import datetime as dt
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import asyncpg
 import orjson
 import pytest
 
-from dispatcher.api.call import ApiServices, Publish, Resolve, RouteTable, Trials
+from dispatcher.api.call import ApiServices, Publish, Resolve, Route, RouteTable, Trials
 from dispatcher.api.models import ProblemShown
 from dispatcher.api.problems import Problem
 from dispatcher.api.routes import ROUTES
@@ -31,11 +31,24 @@ from dispatcher.policy.catalogue import Catalogue
 from dispatcher.policy.schema_files import load_catalogue, load_publications, schema_folder
 from dispatcher.policy.urls import UrlRules
 from dispatcher.vault import PlaceSeals, Vault
+from tests.house.files import ROOT
 from tests.support.servers import DatabaseServer, fresh_database, migrated_template
 
 DEFAULT_LIMITS = HostLimits(100.0, 100, 64)
 PUBLIC_ADDRESS = "93.184.216.34"
 TABLE = RouteTable(ROUTES)
+DOCUMENT = orjson.loads((ROOT / "schemas" / "openapi.json").read_bytes())
+EVERYWHERE = {
+    *("connection", "content-length", "content-type", "date", "x-request-id", "server", "cache-control"),
+    *("content-security-policy", "referrer-policy", "x-content-type-options", "x-frame-options"),
+}
+"""Headers of any answer, which the document does not repeat."""
+
+TOLD_ON_REFUSALS = {"ratelimit", "ratelimit-policy"}
+"""Headers of which the document says once that refusals bear them, too."""
+
+SOMETIMES = {"idempotent-replayed"}
+"""Headers that are declared for a success and not in each of them."""
 
 
 @dataclass
@@ -170,11 +183,14 @@ def _hold_against_table(method: str, path: str, reply: Reply) -> None:
             ProblemShown.model_validate(reply.body)
             assert reply.body["status"] == reply.status
             assert reply.body["type"].endswith(":" + reply.body["code"])
+        with suppress(Problem):
+            _hold_against_document(TABLE.find(method, path.partition("?")[0])[0], reply)
         return
     try:
         route, _ = TABLE.find(method, path.partition("?")[0])
     except Problem as fault:
         raise AssertionError(path) from fault
+    _hold_against_document(route, reply)
     answers = {route.status: route.answer, **route.other_answers}
     assert reply.status in answers
     answer = answers[reply.status]
@@ -182,6 +198,17 @@ def _hold_against_table(method: str, path: str, reply: Reply) -> None:
         assert reply.raw == b""
     elif reply.raw:
         answer.model_validate_json(reply.raw)
+
+
+def _hold_against_document(route: Route, reply: Reply) -> None:
+    """Check that an answer bears the headers that are declared for it, and no other of its own."""
+    described = DOCUMENT["paths"][route.path][route.method.lower()]["responses"].get(str(reply.status), {})
+    declared = {name.lower() for name in described.get("headers", {})}
+    sent = {name.lower() for name in reply.headers} - EVERYWHERE
+    if reply.status >= 400:
+        assert sent - TOLD_ON_REFUSALS <= declared
+    else:
+        assert declared - SOMETIMES <= sent <= declared
 
 
 def a_deed(tenant: Tenant, action: Action = Action.ENDPOINT_CREATED, ask: Ask | None = None) -> Deed:

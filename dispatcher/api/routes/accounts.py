@@ -29,6 +29,7 @@ ACCOUNT_ROUTES: Final = (
         body=NewAccountBody,
         problems=(ProblemCode.ACCOUNT_EXISTS,),
         keeps_answers=True,
+        headers=("Location",),
     ),
     Route(
         method="GET",

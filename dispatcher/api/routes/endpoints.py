@@ -39,6 +39,7 @@ ENDPOINT_ROUTES: Final = (
         body=EndpointBody,
         problems=(ProblemCode.ENDPOINT_LIMIT,),
         keeps_answers=True,
+        headers=("ETag", "Location"),
     ),
     Route(
         method="GET",
@@ -59,6 +60,7 @@ ENDPOINT_ROUTES: Final = (
         scope=Scope.ENDPOINTS_READ,
         summary="Show an endpoint",
         answer=EndpointShown,
+        headers=("ETag",),
     ),
     Route(
         method="PATCH",
@@ -71,6 +73,7 @@ ENDPOINT_ROUTES: Final = (
         body=EndpointChangeBody,
         query=changes.ChangesQuery,
         has_versions=True,
+        headers=("ETag",),
     ),
     Route(
         method="GET",
@@ -94,6 +97,7 @@ ENDPOINT_ROUTES: Final = (
         problems=(ProblemCode.ENDPOINT_NOT_ENABLED, ProblemCode.REPLAY_RUNNING),
         other_answers={200: ReplayCountShown},
         keeps_answers=True,
+        headers=("Location",),
     ),
     Route(
         method="DELETE",

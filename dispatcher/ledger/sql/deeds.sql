@@ -14,15 +14,16 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 
 -- name: find_answer
 -- Read the kept answer to an idempotency key not older than a day. Index: primary key.
-SELECT request_sha256, status, response FROM idempotency_key
+SELECT request_sha256, status, response, headers FROM idempotency_key
 WHERE account_id = $1 AND environment = $2 AND idempotency_key = $3 AND created_at > now() - interval '24 hours'
 
 -- name: keep_answer
 -- Keep an answer under its idempotency key for a day; replaces one that is older.
-INSERT INTO idempotency_key AS k (account_id, environment, idempotency_key, request_sha256, status, response)
-VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO idempotency_key AS k (account_id, environment, idempotency_key, request_sha256, status, response, headers)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (account_id, environment, idempotency_key) DO UPDATE
-SET request_sha256 = EXCLUDED.request_sha256, status = EXCLUDED.status, response = EXCLUDED.response, created_at = now()
+SET request_sha256 = EXCLUDED.request_sha256, status = EXCLUDED.status, response = EXCLUDED.response, headers = EXCLUDED.headers,
+    created_at = now()
 WHERE k.created_at <= now() - interval '24 hours'
 
 -- name: forget_answers
