@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from dispatcher.model.errors import ConfigurationError
 from dispatcher.policy.addresses import EgressPolicy
+from dispatcher.policy.instants import read_instant
 from dispatcher.policy.retrying import check_schedule
 from dispatcher.policy.urls import PortRules
 
@@ -64,13 +65,10 @@ def _read_instant(value: object) -> object:
     if not value:
         return None
     message = "give an instant with its offset, like 2026-12-01T06:00:00Z"
-    try:
-        instant = dt.datetime.fromisoformat(value)
-    except ValueError as fault:
-        raise ValueError(message) from fault
-    if instant.tzinfo is None:
+    instant = read_instant(value)
+    if instant is None:
         raise ValueError(message)
-    return instant.astimezone(dt.UTC)
+    return instant
 
 
 def _read_bytes(value: object) -> object:

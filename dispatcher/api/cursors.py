@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from dispatcher.api.problems import Problem, ProblemCode
+from dispatcher.api.problems import Fault, Problem, ProblemCode
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.model.errors import SealBroken
 
@@ -69,4 +69,5 @@ def from_micros(micros: int) -> dt.datetime:
 
 
 def _unreadable() -> Problem:
-    return Problem(ProblemCode.INVALID_CURSOR, "begin again without `after`, or use `next` as it was given")
+    words = "begin again without `after`, or use `next` as it was given"
+    return Problem(ProblemCode.INVALID_CURSOR, words, faults=[Fault("after", ProblemCode.INVALID_CURSOR, words)])

@@ -6,11 +6,13 @@ from typing import Any, Final
 
 from dispatcher.api.models import LogQuery
 from dispatcher.api.problems import Fault, Problem, ProblemCode
+from dispatcher.api.subscriptions import type_faults
 from dispatcher.ledger.lists import LogFilter
 from dispatcher.model.delivery import DeliveryState
 from dispatcher.model.ids import parse_event_id, parse_test_event_id
 from dispatcher.model.outcome import OutcomeKind
 from dispatcher.policy.catalogue import Catalogue
+from dispatcher.policy.instants import INSTANT_WORDS, read_instant
 
 _BY_STATUS: Final[Mapping[str, tuple[OutcomeKind, ...]]] = {
     "2xx": (OutcomeKind.DELIVERED,),
@@ -87,24 +89,17 @@ def _types(text: str | None, catalogue: Catalogue, faults: list[Fault]) -> Seque
     if text is None:
         return None
     names = text.split(",")
-    faults += [
-        Fault("type", "unknown_event_type", "no such type, or given twice", one.nearest)
-        for one in catalogue.check_subscription(names)
-    ]
+    faults += type_faults(names, catalogue, lambda _: "type")
     return catalogue.expand(names)
 
 
 def _instant(name: str, text: str | None, faults: list[Fault]) -> dt.datetime | None:
     if text is None:
         return None
-    try:
-        parsed = dt.datetime.fromisoformat(text)
-        if parsed.tzinfo is not None:
-            return parsed.astimezone(dt.UTC)
-    except (ValueError, OverflowError):
-        pass
-    faults.append(Fault(name, "invalid_instant", "an instant as in RFC 3339, for example 2026-11-03T09:00:00Z"))
-    return None
+    instant = read_instant(text)
+    if instant is None:
+        faults.append(Fault(name, "invalid_instant", INSTANT_WORDS))
+    return instant
 
 
 def _event(text: str | None, faults: list[Fault]) -> bytes | None:

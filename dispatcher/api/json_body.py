@@ -21,6 +21,11 @@ _JSON_TYPE: Final = "application/json"
 _CHARSETS: Final = frozenset({None, "utf-8", "utf8"})
 
 
+# Words of the first parser, for documents that are JSON; it has no other way to say so. A test holds it to them.
+_TOO_DEEP: Final = "depth limit"
+_TOO_LARGE: Final = "infinity"
+
+
 class _Duplicate(ValueError):
     """An object names a member twice."""
 
@@ -49,14 +54,14 @@ def parse_json(body: bytes, *, max_depth: int) -> Any:
     try:
         first = orjson.loads(body)
     except orjson.JSONDecodeError as fault:
-        raise Problem(ProblemCode.INVALID_JSON, f"it stops being JSON at character {fault.pos}") from fault
+        raise _unread(fault, max_depth) from fault
     faults = _look_through(first, max_depth)
     try:
         document = json.loads(body, object_pairs_hook=_members)
     except _Duplicate as fault:
         raise Problem(ProblemCode.DUPLICATE_MEMBER, "which of the two counts would be a guess") from fault
     except ValueError as fault:
-        raise Problem(ProblemCode.INVALID_JSON, "it holds a number with too many digits") from fault
+        raise Problem(ProblemCode.NUMBER_OUT_OF_RANGE, "it has too many digits") from fault
     if faults:
         raise refused(faults)
     return document
@@ -88,6 +93,15 @@ async def _read(request: web.BaseRequest, max_bytes: int) -> bytes:
 
 def _too_large(max_bytes: int) -> Problem:
     return Problem(ProblemCode.BODY_TOO_LARGE, f"at most {max_bytes} bytes")
+
+
+def _unread(fault: orjson.JSONDecodeError, max_depth: int) -> Problem:
+    """Return the refusal of what the first parser does not read, some of which is JSON all the same."""
+    if _TOO_DEEP in fault.msg:
+        return Problem(ProblemCode.JSON_TOO_DEEP, f"at most {max_depth} levels")
+    if _TOO_LARGE in fault.msg:
+        return Problem(ProblemCode.NUMBER_OUT_OF_RANGE, f"the one at character {fault.pos}")
+    return Problem(ProblemCode.INVALID_JSON, f"it stops being JSON at character {fault.pos}")
 
 
 def _look_through(document: object, max_depth: int) -> list[Fault]:

@@ -29,6 +29,7 @@ class ProblemCode(StrEnum):
     INVALID_JSON = "invalid_json"
     JSON_TOO_DEEP = "json_too_deep"
     JSON_TOO_LONG = "json_too_long"
+    NUMBER_OUT_OF_RANGE = "number_out_of_range"
     DUPLICATE_MEMBER = "duplicate_member"
     INVALID_QUERY = "invalid_query"
     INVALID_CURSOR = "invalid_cursor"
@@ -71,6 +72,8 @@ class ProblemCode(StrEnum):
     TIMED_OUT = "timed_out"
 
 
+_OF_THE_QUERY: Final = frozenset({ProblemCode.INVALID_QUERY, ProblemCode.INVALID_CURSOR})
+
 PAGED: Final = (ProblemCode.INVALID_CURSOR,)
 """Refusals of every list that comes in pages."""
 
@@ -85,6 +88,7 @@ KINDS: Final[Mapping[ProblemCode, _Kind]] = {
     ProblemCode.INVALID_JSON: _Kind(HTTPStatus.BAD_REQUEST, "The body is not JSON"),
     ProblemCode.JSON_TOO_DEEP: _Kind(HTTPStatus.BAD_REQUEST, "The JSON is nested too deeply"),
     ProblemCode.JSON_TOO_LONG: _Kind(HTTPStatus.BAD_REQUEST, "The JSON holds too many values"),
+    ProblemCode.NUMBER_OUT_OF_RANGE: _Kind(HTTPStatus.BAD_REQUEST, "The JSON holds a number beyond every range"),
     ProblemCode.DUPLICATE_MEMBER: _Kind(HTTPStatus.BAD_REQUEST, "An object names a member twice"),
     ProblemCode.INVALID_QUERY: _Kind(HTTPStatus.BAD_REQUEST, "The query has faults"),
     ProblemCode.INVALID_CURSOR: _Kind(HTTPStatus.BAD_REQUEST, "The cursor is not one of this list"),
@@ -183,7 +187,7 @@ class Problem(DispatcherError):
             shown["detail"] = self.detail
         shown["request_id"] = request_id
         if self.faults:
-            place = "parameter" if self.kind is ProblemCode.INVALID_QUERY else "pointer"
+            place = "parameter" if self.kind in _OF_THE_QUERY else "pointer"
             shown["errors"] = [fault.show(place) for fault in self.faults[:MOST_FAULTS]]
         return shown
 

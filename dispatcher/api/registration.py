@@ -1,7 +1,7 @@
 """What an owner says about an endpoint: checked against every rule, and turned into what is stored."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -12,10 +12,10 @@ from dispatcher.api.call import ApiServices
 from dispatcher.api.models import EndpointBody, FilterBody
 from dispatcher.api.problems import Fault, pointer, refused
 from dispatcher.api.shapes import MASK
+from dispatcher.api.subscriptions import type_faults
 from dispatcher.ledger.endpoints import EndpointSettings, StoredEndpoint
 from dispatcher.model.event import Environment
 from dispatcher.policy.addresses import refusal_of
-from dispatcher.policy.catalogue import FaultKind, SubscriptionFault
 from dispatcher.policy.headers import faults_of
 from dispatcher.policy.retrying import check_schedule
 from dispatcher.policy.schema_files import API_VERSION
@@ -37,7 +37,7 @@ def check(body: EndpointBody, environment: str, services: ApiServices, *, member
     faults: list[Fault] = []
     if isinstance(url, UrlRefusal):
         faults.append(Fault("/url", url.code, url.message))
-    faults += _subscription_faults(body.events, services.catalogue.check_subscription(body.events))
+    faults += type_faults(body.events, services.catalogue, lambda n: f"/events/{n}" if body.events else "/events")
     faults += _option_faults(body)
     faults = [fault for fault in faults if fault.where.split("/")[1] in members]
     if faults:
@@ -122,24 +122,6 @@ def _headers_place(public_id: str) -> str:
     return f"endpoint_headers:{public_id}"
 
 
-def _subscription_faults(events: Sequence[str], found: Sequence[SubscriptionFault]) -> list[Fault]:
-    faults = []
-    for fault in found:
-        match fault.kind:
-            case FaultKind.EMPTY:
-                faults.append(Fault("/events", "no_events", "choose at least one event type"))
-            case FaultKind.REPEATED:
-                last = len(events) - 1 - list(reversed(events)).index(fault.name)
-                faults.append(Fault(f"/events/{last}", "repeated", "this event type is given twice"))
-            case FaultKind.UNKNOWN:
-                message = "this event type does not exist"
-                if fault.nearest:
-                    message += f"; nearest: {', '.join(fault.nearest)}"
-                where = f"/events/{events.index(fault.name)}"
-                faults.append(Fault(where, "unknown_event_type", message, fault.nearest))
-    return faults
-
-
 def _option_faults(body: EndpointBody) -> list[Fault]:
     faults = []
     if body.api_version not in {None, API_VERSION}:
@@ -149,7 +131,7 @@ def _option_faults(body: EndpointBody) -> list[Fault]:
         message = "full bodies are not offered here: events hold no personal data"
         faults.append(Fault("/payload_mode", "payload_mode_unavailable", message))
     for header in faults_of(list((body.headers or {}).items())):
-        where = pointer(["headers", header.name] if header.name else ["headers"])
+        where = pointer(["headers"] if header.name is None else ["headers", header.name])
         faults.append(Fault(where, header.code, header.message))
     for name, value in (body.headers or {}).items():
         if value == MASK:

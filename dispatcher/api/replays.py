@@ -1,7 +1,5 @@
 """Replays: deliveries made again, or made late, from stored events."""
 
-import datetime as dt
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,11 +11,13 @@ from dispatcher.api.numbered import list_numbered
 from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found, refused
 from dispatcher.api.replay_models import ReplayBody
 from dispatcher.api.shapes import show_instant
+from dispatcher.api.subscriptions import type_faults
 from dispatcher.kit import clock
 from dispatcher.ledger.deeds import Action, KeptAnswer
 from dispatcher.ledger.replays import NotEnabled, ReplayLedger, Running
 from dispatcher.model.replay import Replay, Selection, Wanted
 from dispatcher.policy.catalogue import Catalogue
+from dispatcher.policy.instants import INSTANT_WORDS, read_instant
 
 
 async def create_replay(call: Call) -> Answer:
@@ -108,30 +108,15 @@ def _place(made: Replay) -> dict[str, str]:
 
 def _selection(body: ReplayBody, catalogue: Catalogue) -> Selection:
     """Return what to look at, or raise Problem with everything that breaks a rule."""
-    since, until = _instant(body.since), clock.utcnow() if body.until is None else _instant(body.until)
+    since, until = read_instant(body.since), clock.utcnow() if body.until is None else read_instant(body.until)
     faults = [
-        Fault(where, "invalid_instant", "an instant as in RFC 3339, with its offset, for example 2026-11-03T09:00:00Z")
+        Fault(where, "invalid_instant", INSTANT_WORDS)
         for where, instant in (("/since", since), ("/until", until))
         if instant is None
     ]
     if since is not None and until is not None and since >= until:
         faults.append(Fault("/until", "empty_range", "`until` must come after `since`"))
-    faults += _type_faults(body.types, catalogue) if body.types is not None else []
+    faults += type_faults(body.types, catalogue, "/types/{}".format) if body.types is not None else []
     if faults or since is None or until is None:
         raise refused(faults)
     return Selection(Wanted(body.what), since, until, None if body.types is None else tuple(body.types))
-
-
-def _type_faults(types: Sequence[str], catalogue: Catalogue) -> list[Fault]:
-    return [
-        Fault(f"/types/{types.index(fault.name)}", "unknown_event_type", "no such type, or given twice", fault.nearest)
-        for fault in catalogue.check_subscription(types)
-    ]
-
-
-def _instant(text: str) -> dt.datetime | None:
-    try:
-        parsed = dt.datetime.fromisoformat(text)
-        return None if parsed.tzinfo is None else parsed.astimezone(dt.UTC)
-    except (ValueError, OverflowError):
-        return None

@@ -43,6 +43,11 @@ _CODES: Final[Mapping[str, str]] = {
     "int_parsing": "wrong_type",
     "int_parsing_size": "out_of_range",
 }
+_WORDS: Final[Mapping[str, str]] = {"model_type": "this should be an object", "dict_type": "this should be an object"}
+"""Instead of words that name our own classes."""
+
+_NAME_MARK: Final = "[key]"
+"""Stands behind the name of a mapping's member where the name is at fault; mappings are members of the body itself."""
 
 
 def check_body(model: type[Model], document: object) -> Model:
@@ -297,9 +302,11 @@ def _faults(fault: ValidationError, *, in_body: bool) -> list[Fault]:
     for error in fault.errors(include_url=False, include_input=False, include_context=False):
         kind = error["type"]
         code = _CODES.get(kind) or ("wrong_type" if kind.endswith("_type") else "invalid")
-        path = [part for part in error["loc"] if part != "[key]"]
+        path = error["loc"]
+        if path[2:] == (_NAME_MARK,):
+            path = path[:2]
         where = pointer(path) if in_body else ".".join(map(str, path))
-        faults.append(Fault(where, code, error["msg"]))
+        faults.append(Fault(where, code, _WORDS.get(kind, error["msg"])))
     return faults
 
 

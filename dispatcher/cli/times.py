@@ -4,6 +4,8 @@ import datetime as dt
 import re
 from typing import Final
 
+from dispatcher.policy.instants import read_instant
+
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _PIECE: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _DURATION: Final = re.compile(rf"(?:{_PIECE.pattern})+")
@@ -30,15 +32,18 @@ def parse_duration(text: str) -> float | None:
 
 
 def parse_moment(text: str, now: dt.datetime) -> dt.datetime | None:
-    """Return an aware moment: `6h` is that long before `now`, anything else an ISO time, local without an offset.
+    """Return an aware moment: `6h` is that long before `now`, anything else as the API reads it.
 
-    None when the text is neither, or names a moment that no calendar has.
+    A person may leave out the offset, or the time, too: then it is local time, and midnight. None when the text is
+    none of these, or names a moment that no calendar has.
     """
     seconds = parse_duration(text)
     try:
         if seconds is not None:
             return now - dt.timedelta(seconds=seconds)
-        moment = dt.datetime.fromisoformat(text)
-        return moment if moment.tzinfo else moment.astimezone()
+        if (moment := read_instant(text)) is not None:
+            return moment
+        local = read_instant(f"{text}Z") or read_instant(f"{text}T00:00:00Z")
+        return None if local is None else local.replace(tzinfo=None).astimezone()
     except (ValueError, OverflowError):
         return None

@@ -52,8 +52,12 @@ class EventType:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionFault:
-    """One fault of a subscription, and the known names nearest to the faulty one, best first."""
+    """One fault of a subscription: the name of that index, and the known names nearest to it, best first.
 
+    Of an empty subscription the name is empty, too.
+    """
+
+    index: int
     name: str
     kind: FaultKind
     nearest: tuple[str, ...] = ()
@@ -114,14 +118,14 @@ class Catalogue:
         Allowed are types, groups such as `verification.*`, and `*`; at least one, none twice.
         """
         if not names:
-            return [SubscriptionFault("", FaultKind.EMPTY)]
+            return [SubscriptionFault(0, "", FaultKind.EMPTY)]
         faults = []
         seen: set[str] = set()
-        for name in names:
+        for index, name in enumerate(names):
             if name in seen:
-                faults.append(SubscriptionFault(name, FaultKind.REPEATED))
+                faults.append(SubscriptionFault(index, name, FaultKind.REPEATED))
             elif not self._may_be_subscribed(name):
-                faults.append(SubscriptionFault(name, FaultKind.UNKNOWN, self.nearest(name)))
+                faults.append(SubscriptionFault(index, name, FaultKind.UNKNOWN, self.nearest(name)))
             seen.add(name)
         return faults
 

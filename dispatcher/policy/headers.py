@@ -42,9 +42,9 @@ _RESERVED_PREFIXES: Final = ("content-", "proxy-", "webhook-", "x-forwarded-", "
 
 
 class HeaderFault(NamedTuple):
-    """What is wrong with one header, or with all of them together (`name` empty)."""
+    """What is wrong with one header, or with all of them together (`name` None)."""
 
-    name: str
+    name: str | None
     code: str
     message: str
 
@@ -64,10 +64,10 @@ def faults_of(headers: Sequence[tuple[str, str]]) -> list[HeaderFault]:
 def _faults_of_all(headers: Sequence[tuple[str, str]]) -> list[HeaderFault]:
     faults = []
     if len(headers) > MOST_HEADERS:
-        faults.append(HeaderFault("", "too_many_headers", f"at most {MOST_HEADERS} custom headers"))
+        faults.append(HeaderFault(None, "too_many_headers", f"at most {MOST_HEADERS} custom headers"))
     if sum(len(name) + len(value) + _FRAMING_BYTES for name, value in headers) > MOST_BYTES:
         message = f"custom headers may take {MOST_BYTES} bytes together"
-        faults.append(HeaderFault("", "headers_too_large", message))
+        faults.append(HeaderFault(None, "headers_too_large", message))
     return faults
 
 
@@ -75,7 +75,7 @@ def _fault_of_name(name: str, seen: set[str]) -> HeaderFault | None:
     lowered = name.lower()
     if len(name) > LONGEST_NAME or not _TOKEN.fullmatch(name):
         message = f"a header name is a token of at most {LONGEST_NAME} characters"
-        return HeaderFault(name[:LONGEST_NAME], "header_name_malformed", message)
+        return HeaderFault(name, "header_name_malformed", message)
     if lowered in _RESERVED or lowered.startswith(_RESERVED_PREFIXES):
         return HeaderFault(name, "header_reserved", "this header is set by us or not allowed")
     if lowered in seen:

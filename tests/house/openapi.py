@@ -31,6 +31,7 @@ _WITH_BODY = (
     ProblemCode.INVALID_JSON,
     ProblemCode.JSON_TOO_DEEP,
     ProblemCode.JSON_TOO_LONG,
+    ProblemCode.NUMBER_OUT_OF_RANGE,
     ProblemCode.DUPLICATE_MEMBER,
     ProblemCode.REQUEST_TIMEOUT,
     ProblemCode.BODY_TOO_LARGE,

@@ -264,6 +264,15 @@ async def test_every_fault_is_told_at_once(api: Api) -> None:
         ({"schedule": []}, "/schedule", "schedule_invalid"),
         ({"headers": {"X": "a\r\nY: b"}}, "/headers/X", "header_value_malformed"),
         ({"headers": {"X": "********"}}, "/headers/X", "header_value_masked"),
+        ({"headers": {"X" * 65: "a"}}, "/headers/" + "X" * 65, "header_name_malformed"),
+        ({"headers": {"": "a"}}, "/headers/", "header_name_malformed"),
+        ({"headers": {f"X-{n}": "a" for n in range(11)}}, "/headers", "too_many_headers"),
+        ({"metadata": {"[key]": 1}}, "/metadata/[key]", "wrong_type"),
+        ({"metadata": {"": "a"}}, "/metadata/", "too_short"),
+        ({"filter": {"[key]": 1}}, "/filter/[key]", "unknown_field"),
+        ({"[key]": 1}, "/[key]", "unknown_field"),
+        ({"filter": []}, "/filter", "wrong_type"),
+        ({"events": ["*", "*"]}, "/events/1", "repeated"),
     ],
 )
 async def test_a_faulty_member_is_named_by_its_pointer(
@@ -275,6 +284,7 @@ async def test_a_faulty_member_is_named_by_its_pointer(
 
     assert reply.status == 422
     assert reply.pointers == {pointer: code}
+    assert b"Body" not in reply.raw
 
 
 async def test_a_missing_member_is_named(api: Api) -> None:

@@ -275,3 +275,4 @@ async def test_a_cursor_opens_its_own_list_only(api: Api, route: Route) -> None:
         assert reply.code in {"invalid_cursor", "invalid_query"}
     foreign = await api.get(f"{path_of(route, theirs)}?after={feed.body['resume']}&limit=1", key=key)
     assert (foreign.status, foreign.code) == (400, "invalid_cursor")
+    assert [(one["parameter"], one["code"]) for one in foreign.body["errors"]] == [("after", "invalid_cursor")]

@@ -112,6 +112,12 @@ def test_an_instant_is_kept_in_utc(needed: dict[str, str]) -> None:
     assert settings.egress.source_ips_change_at == dt.datetime(2026, 12, 1, 6, tzinfo=dt.UTC)
 
 
+@pytest.mark.parametrize("text", ["2026-12-01T07:00:00", "2026-12-01", "2026-W49-2T07:00:00Z"])
+def test_an_instant_of_another_form_is_refused(needed: dict[str, str], text: str) -> None:
+    with pytest.raises(ConfigurationError, match="give an instant with its offset"):
+        load({**needed, "DISPATCHER_EGRESS__SOURCE_IPS_CHANGE_AT": text})
+
+
 def test_no_secret_is_shown(needed: dict[str, str], tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_text("hunter23\n")

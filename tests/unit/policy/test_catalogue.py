@@ -80,17 +80,18 @@ def test_a_pattern_of_another_form_is_refused(name: str) -> None:
 
 
 def test_every_fault_is_told_in_the_order_of_the_names() -> None:
-    faults = CATALOGUE.check_subscription(["nothing", "*", "*", "verification.complet"])
+    faults = CATALOGUE.check_subscription(["nothing", "*", "*", "verification.complet", "*"])
 
-    assert [(fault.name, fault.kind) for fault in faults] == [
-        ("nothing", FaultKind.UNKNOWN),
-        ("*", FaultKind.REPEATED),
-        ("verification.complet", FaultKind.UNKNOWN),
+    assert [(fault.index, fault.name, fault.kind) for fault in faults] == [
+        (0, "nothing", FaultKind.UNKNOWN),
+        (2, "*", FaultKind.REPEATED),
+        (3, "verification.complet", FaultKind.UNKNOWN),
+        (4, "*", FaultKind.REPEATED),
     ]
 
 
 def test_a_subscription_to_nothing_is_refused() -> None:
-    assert CATALOGUE.check_subscription([]) == [SubscriptionFault("", FaultKind.EMPTY)]
+    assert CATALOGUE.check_subscription([]) == [SubscriptionFault(0, "", FaultKind.EMPTY)]
 
 
 @given(name=st.text(max_size=400))
