@@ -11,7 +11,7 @@ import orjson
 import structlog
 from aiohttp import web
 
-from dispatcher.api.call import Answer, ApiServices, Call, Route, RouteTable, Takeover
+from dispatcher.api.call import Answer, ApiServices, Call, Route, RouteTable, Takeover, plain_path
 from dispatcher.api.crowd import Crowd
 from dispatcher.api.idempotency import KEY_HEADER, read_ask, repeat
 from dispatcher.api.identity import KeyRing
@@ -157,17 +157,17 @@ class ApiServer:
         return _refuse(problem, headers)
 
     async def _answer(self, request: web.BaseRequest, headers: dict[str, str]) -> Answer | Takeover:
-        raw_path = request.rel_url.raw_path
+        where = plain_path(request.rel_url.raw_path)
         if request.method == "OPTIONS":
-            return Answer(None, 204, {"Allow": self._table.allowed(raw_path)})
-        route, path = self._table.find(request.method, raw_path)
+            return Answer(None, 204, {"Allow": self._table.allowed(where)})
+        route, path = self._table.find(request.method, where)
         bearer, tenant = await self._enter(route, request, headers)
         query = check_query(route.query, list(request.query.items()))
         body = document = None
         if route.body is not None:
             document = {} if route.may_lack_body and not request.body_exists else await self._body(request)
             body = check_body(route.body, document)
-        ask = read_ask(route, raw_path, request.headers.get(KEY_HEADER), document)
+        ask = read_ask(route, where, request.headers.get(KEY_HEADER), document)
         if ask is not None and (kept := await self._deeds.kept_answer(tenant, ask.key)) is not None:
             return repeat(kept, ask)
         return await route.handler(

@@ -12,7 +12,7 @@ import asyncpg
 import orjson
 import pytest
 
-from dispatcher.api.call import ApiServices, Publish, Resolve, Route, RouteTable, Trials
+from dispatcher.api.call import ApiServices, Publish, Resolve, Route, RouteTable, Trials, plain_path
 from dispatcher.api.models import ProblemShown
 from dispatcher.api.problems import Problem
 from dispatcher.api.routes import ROUTES
@@ -172,7 +172,8 @@ class Api:
             await connection.close()
 
 
-def _hold_against_table(method: str, path: str, reply: Reply) -> None:
+def _hold_against_table(method: str, sent_path: str, reply: Reply) -> None:
+    path = plain_path(sent_path.partition("?")[0])
     assert reply.headers["X-Request-Id"].startswith("req_")
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
     assert reply.headers["Cache-Control"] == "no-store"
@@ -184,10 +185,10 @@ def _hold_against_table(method: str, path: str, reply: Reply) -> None:
             assert reply.body["status"] == reply.status
             assert reply.body["type"].endswith(":" + reply.body["code"])
         with suppress(Problem):
-            _hold_against_document(TABLE.find(method, path.partition("?")[0])[0], reply)
+            _hold_against_document(TABLE.find(method, path)[0], reply)
         return
     try:
-        route, _ = TABLE.find(method, path.partition("?")[0])
+        route, _ = TABLE.find(method, path)
     except Problem as fault:
         raise AssertionError(path) from fault
     _hold_against_document(route, reply)

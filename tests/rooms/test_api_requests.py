@@ -82,6 +82,20 @@ async def test_a_wrong_method_is_told_the_right_ones(api: Api, method: str, path
     assert (reply.status, reply.code, reply.headers["Allow"]) == (405, "method_not_allowed", allow)
 
 
+async def test_an_encoding_that_was_not_needed_makes_no_other_path(api: Api) -> None:
+    made = await api.create()
+    odd = made.body["id"].replace("_", "%5F")
+    # Byte for byte: the test's client would mend the path itself.
+    lines = [f"Host: {urlsplit(api.url).netloc}", f"Authorization: Bearer {api.key}", "", ""]
+
+    head, body = await exchange(api, "\r\n".join([f"GET /v1/webhook%5Fendpoints/{odd} HTTP/1.1", *lines]).encode())
+    slash, _ = await exchange(api, "\r\n".join([f"GET {ENDPOINTS}/{odd}%2Fheld HTTP/1.1", *lines]).encode())
+
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert json.loads(body)["id"] == made.body["id"]
+    assert slash.startswith(b"HTTP/1.1 404 ")
+
+
 async def test_head_is_get_without_a_body(api: Api) -> None:
     reply = await api.call("HEAD", ENDPOINTS)
 
