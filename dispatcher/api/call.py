@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from dispatcher.api.cursors import Cursors, Seals
 from dispatcher.api.listeners import Listeners
-from dispatcher.api.models import NoQuery
+from dispatcher.api.models import Incoming, NoQuery
 from dispatcher.api.problems import NO_HEADERS, Problem, ProblemCode
 from dispatcher.api.throttle import Buckets, Windows
 from dispatcher.api.waiting import Waiters
@@ -147,6 +147,25 @@ class Takeover:
 Handler: TypeAlias = Callable[[Call], Awaitable[Answer | Takeover]]
 
 _PLACEHOLDER: Final = re.compile(r"{([a-z_]+)}")
+_ENCODED: Final = re.compile(r"%([0-9A-Fa-f]{2})")
+_UNRESERVED: Final = frozenset(f"{string.ascii_letters}{string.digits}-._~")
+
+
+def plain_path(raw: str) -> str:
+    """Return a path as sent, with what needs no percent-encoding decoded, once (RFC 3986, 6.2.2.2).
+
+    `%5F` and `_` are the same; an encoded slash stays a part of a name.
+    """
+
+    def plain(found: re.Match[str]) -> str:
+        character = chr(int(found[1], 16))
+        return character if character in _UNRESERVED else found[0]
+
+    return _ENCODED.sub(plain, raw)
+
+
+class NoBody(Incoming):
+    """Nothing more is to be said: an empty object, which may be left out."""
 
 
 @dataclass(frozen=True, slots=True)

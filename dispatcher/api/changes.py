@@ -6,7 +6,7 @@ from typing import Literal
 
 from dispatcher.api.call import Answer, Call
 from dispatcher.api.models import Incoming, Outgoing
-from dispatcher.api.problems import not_found
+from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found
 from dispatcher.api.versions import mismatch
 from dispatcher.ledger.deeds import Action
 from dispatcher.ledger.endpoints import Changed
@@ -15,7 +15,7 @@ from dispatcher.model.endpoint import EndpointStatus
 
 
 class ChangesQuery(Incoming):
-    """`replay=none` with enabling: what is held is canceled, and what was missed is not sent."""
+    """`replay=none`, with `status` `enabled` alone: what is held is canceled, and what was missed is not sent."""
 
     replay: Literal["none"] | None = None
 
@@ -27,6 +27,14 @@ class HeldShown(Outgoing):
     endpoint_id: str
     count: int
     at_least: bool
+
+
+def check_replay(call: Call) -> None:
+    """Raise Problem when `?replay=none` came with anything but enabling, where it would mean nothing."""
+    is_enabling = "status" in call.body.model_fields_set and call.body.status == EndpointStatus.ENABLED
+    if call.query.replay is not None and not is_enabling:
+        fault = Fault("replay", "not_allowed", "only with `status` `enabled`: nothing else sends what was missed")
+        raise Problem(ProblemCode.INVALID_QUERY, fault.message, faults=[fault])
 
 
 async def count_held(call: Call) -> Answer:

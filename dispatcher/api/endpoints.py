@@ -9,7 +9,7 @@ from typing import Final
 import orjson
 
 from dispatcher.api.call import Answer, Call
-from dispatcher.api.changes import set_status
+from dispatcher.api.changes import check_replay, set_status
 from dispatcher.api.idempotency import repeat
 from dispatcher.api.models import EndpointBody, EndpointChangeBody
 from dispatcher.api.numbered import list_numbered
@@ -79,6 +79,7 @@ async def read_endpoint(call: Call) -> Answer:
 async def change_endpoint(call: Call) -> Answer:
     """Change some members of an endpoint, all others stay. Without If-Match whichever version there is."""
     patch: EndpointChangeBody = call.body
+    check_replay(call)
     versions = read_if_match(call.headers.get("If-Match"))
     before = await _find(call)
     if versions is not None and before.settings_at not in versions:

@@ -6,7 +6,7 @@ from typing import Final
 
 import orjson
 
-from dispatcher.api.call import Answer, Route
+from dispatcher.api.call import Answer, NoBody, Route
 from dispatcher.api.problems import Problem, ProblemCode
 from dispatcher.ledger.deeds import Ask, KeptAnswer
 
@@ -19,7 +19,7 @@ def read_ask(route: Route, path: str, key: str | None, body: object) -> Ask | No
     """Return what a request asks to be done once, None without a key.
 
     `body` is the body as parsed, None where none is taken. Equal documents are equal requests, however they are spaced
-    and ordered.
+    and ordered; an empty one that may be left out is none.
 
     Raises:
         Problem: 400; the key cannot be kept.
@@ -28,7 +28,8 @@ def read_ask(route: Route, path: str, key: str | None, body: object) -> Ask | No
         return None
     if not _KEY.fullmatch(key):
         raise Problem(ProblemCode.INVALID_IDEMPOTENCY_KEY, "1 to 255 visible ASCII characters")
-    written = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    said = None if route.body is NoBody else body
+    written = orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
     return Ask(key, hashlib.sha256(f"{route.method} {path}\n".encode() + written).digest())
 
 

@@ -93,6 +93,16 @@ async def test_a_record_is_redriven_once_however_many_ask(morgue: Morgue) -> Non
     assert await morgue.deeds() == ["dead_event.redriven"]
 
 
+async def test_a_redrive_with_a_body_that_says_something_is_refused_and_marks_nothing(morgue: Morgue) -> None:
+    await morgue.bury()
+
+    replies = [await morgue.api.call("POST", f"{PATH}/redrive", data=data) for data in (b"{", b'{"dry_run": true}')]
+
+    assert [(reply.status, reply.code) for reply in replies] == [(400, "invalid_json"), (422, "validation_failed")]
+    assert morgue.kafka.taken == []
+    assert (await morgue.api.get(PATH)).body["redriven_at"] is None
+
+
 async def test_a_record_that_kafka_does_not_take_can_be_redriven_later(morgue: Morgue) -> None:
     await morgue.bury()
     morgue.kafka.fault = Unavailable("Kafka is away")

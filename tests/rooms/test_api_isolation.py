@@ -30,6 +30,10 @@ BODIES: dict[str, dict[str, object]] = {
     "createAccount": {"name": "Example Bank"},
     "createAccountApiKey": {"environment": "live"},
     "changeHost": {"resume": True},
+    "resendDelivery": {},
+    "cancelDelivery": {},
+    "retryDelivery": {},
+    "redriveDeadEvent": {},
 }
 """A body that is good enough for each operation that takes one."""
 

@@ -234,6 +234,61 @@ async def test_a_waiting_delivery_is_tried_now(logged: Logged) -> None:
 
 
 @pytest.mark.parametrize("what", ["resend", "cancel", "retry"])
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [
+        ({"data": b"x" * 300_000}, 413, "body_too_large"),
+        ({"data": b"{}", "headers": {"Content-Type": "text/html"}}, 415, "unsupported_media_type"),
+        ({"data": b'{"nonsense":'}, 400, "invalid_json"),
+        ({"data": b"[]"}, 422, "validation_failed"),
+        ({"data": b'{"resent": true}'}, 422, "validation_failed"),
+    ],
+)
+async def test_a_body_that_says_something_is_refused_before_anything_is_done(
+    logged: Logged, what: str, sent: dict[str, Any], status: int, code: str
+) -> None:
+    reply = await logged.api.call("POST", f"/v1/deliveries/dlv_no/{what}", **sent)
+
+    assert (reply.status, reply.code) == (status, code)
+
+
+async def test_an_empty_object_is_as_good_as_no_body(logged: Logged) -> None:
+    waiting = await logged.seeds.delivery(logged.number, attempts=1)
+    path, headers = f"/v1/deliveries/{logged.shown(waiting)}/retry", {"Idempotency-Key": "retry"}
+
+    without = await logged.api.call("POST", path, headers=headers)
+    empty = await logged.api.call("POST", path, {}, headers=headers)
+
+    assert [without.status, empty.status] == [202, 202]
+    assert empty.headers["Idempotent-Replayed"] == "true"
+
+
+@pytest.mark.parametrize("body", [{"status": "paused"}, {"status": "disabled"}, {"description": "a"}, {}])
+async def test_what_was_missed_is_forgotten_only_by_enabling(logged: Logged, body: dict[str, Any]) -> None:
+    before = await logged.api.get(logged.path)
+
+    reply = await logged.api.call("PATCH", f"{logged.path}?replay=none", body)
+
+    assert (reply.status, reply.code) == (400, "invalid_query")
+    assert [(one["parameter"], one["code"]) for one in reply.body["errors"]] == [("replay", "not_allowed")]
+    assert (await logged.api.get(logged.path)).body == before.body
+
+
+async def test_replays_of_an_endpoint_that_is_not_the_callers_are_not_found(logged: Logged) -> None:
+    others = Seeds(logged.seeds.sql, await logged.api.other_tenant())
+    await others.endpoint("we_theirs")
+    operator = await logged.api.new_key(None)
+
+    mine = [await logged.api.get(f"/v1/replays?endpoint_id={one}") for one in ("we_nope", "we_theirs")]
+    operators = [
+        await logged.api.get(f"/v1/replays?endpoint_id={one}", key=operator) for one in ("we_nope", "we_theirs")
+    ]
+
+    assert [reply.status for reply in mine] == [404, 404]
+    assert [reply.status for reply in operators] == [404, 200]
+
+
+@pytest.mark.parametrize("what", ["resend", "cancel", "retry"])
 async def test_what_cannot_be_a_delivery_is_not_found(logged: Logged, what: str) -> None:
     reply = await logged.api.call("POST", f"/v1/deliveries/dlv_no/{what}")
 

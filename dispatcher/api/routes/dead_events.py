@@ -3,7 +3,7 @@
 from typing import Final
 
 from dispatcher.api import dead_events
-from dispatcher.api.call import Route
+from dispatcher.api.call import NoBody, Route
 from dispatcher.api.models import PageQuery
 from dispatcher.api.problems import PAGED, ProblemCode
 from dispatcher.model.access import Scope
@@ -39,6 +39,7 @@ DEAD_EVENT_ROUTES: Final = (
         summary="Publish a dead event's record to its topic again, once its cause is mended",
         answer=dead_events.RedrivenShown,
         status=202,
+        body=NoBody,
         problems=(ProblemCode.REDRIVEN_BEFORE, ProblemCode.NO_KAFKA),
     ),
     Route(

@@ -4,7 +4,7 @@ from typing import Final
 
 from dispatcher.api import actions, attempt_detail, logs
 from dispatcher.api.attempt_models import WholeAttemptShown
-from dispatcher.api.call import Route
+from dispatcher.api.call import NoBody, Route
 from dispatcher.api.models import AttemptList, DeliveriesQuery, DeliveryList, DeliveryShown, PageQuery
 from dispatcher.api.problems import PAGED, ProblemCode
 from dispatcher.model.access import Scope
@@ -59,6 +59,7 @@ DELIVERY_ROUTES: Final = (
         summary="Send a finished delivery again: at once, then by its schedule from the second entry on",
         answer=DeliveryShown,
         status=202,
+        body=NoBody,
         problems=(
             ProblemCode.DELIVERY_PENDING,
             ProblemCode.ENDPOINT_NOT_ENABLED,
@@ -77,6 +78,7 @@ DELIVERY_ROUTES: Final = (
         summary="Cancel an open delivery; one that is being sent right now, as soon as that has failed",
         answer=DeliveryShown,
         status=202,
+        body=NoBody,
         problems=(ProblemCode.DELIVERY_ENDED,),
         keeps_answers=True,
     ),
@@ -89,6 +91,7 @@ DELIVERY_ROUTES: Final = (
         summary="Try a waiting delivery now instead of when it is due",
         answer=DeliveryShown,
         status=202,
+        body=NoBody,
         problems=(ProblemCode.DELIVERY_ENDED, ProblemCode.DELIVERY_HELD),
         keeps_answers=True,
     ),
