@@ -8,6 +8,7 @@ from dispatcher.api.call import Answer, Call
 from dispatcher.api.cursors import Cursors, from_micros, to_micros
 from dispatcher.api.filters import read_types
 from dispatcher.api.models import AttemptShown, Outgoing, PageQuery, Types
+from dispatcher.api.problems import not_found
 from dispatcher.api.shapes import show_attempt
 from dispatcher.ledger.live import LiveLedger, LivePage, LivePlace
 
@@ -43,6 +44,8 @@ async def follow_attempts(call: Call) -> Answer:
     query: LiveQuery = call.query
     cursors = call.cursors("live")
     types = read_types(query.type, call.services.catalogue)
+    if query.endpoint is not None and await call.logs.endpoint_number(call.tenant, query.endpoint) is None:
+        raise not_found()
     ledger = LiveLedger(call.services.pool)
     place = None if query.after is None else _read(cursors, query.after)
 

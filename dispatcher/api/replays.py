@@ -56,6 +56,8 @@ async def create_replay(call: Call) -> Answer:
 async def list_replays(call: Call) -> Answer:
     """List replays, newest first."""
     endpoint = call.query.endpoint_id
+    if endpoint is not None and await call.logs.endpoint_number(call.tenant, endpoint) is None:
+        raise not_found()
     read = partial(ReplayLedger(call.services.pool).page, call.tenant, endpoint=endpoint)
     return await list_numbered(call, f"replays:{endpoint or ''}", read, lambda one: one.replay_id, show_replay)
 

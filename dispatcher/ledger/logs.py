@@ -12,6 +12,7 @@ import orjson
 
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool, Session
+from dispatcher.ledger.deeds import OPERATORS
 from dispatcher.ledger.responses import Headers, load_headers
 from dispatcher.model.delivery import DeliveryState
 from dispatcher.model.outcome import OutcomeKind, VerdictKind
@@ -162,11 +163,14 @@ class LogLedger:
         self._numbers: dict[tuple[Tenant, str], int] = {}
 
     async def endpoint_number(self, tenant: Tenant, public_id: str) -> int | None:
-        """Return the number of the tenant's endpoint, deleted or not, None when there is none."""
+        """Return the number of the tenant's endpoint, of anybody's for OPERATORS; None when there was never one."""
         number = self._numbers.get((tenant, public_id))
         if number is not None:
             return number
-        row = await self._pool.fetchrow("endpoint_number", *tenant, public_id)
+        if tenant == OPERATORS:
+            row = await self._pool.fetchrow("number_of_anybodys_endpoint", public_id)
+        else:
+            row = await self._pool.fetchrow("endpoint_number", *tenant, public_id)
         if row is None:
             return None
         if len(self._numbers) >= _MOST_NUMBERS:

@@ -149,6 +149,15 @@ async def test_nobody_elses_attempts_are_seen(logged: Logged) -> None:
     assert reply.body["data"] == []
 
 
+async def test_an_endpoint_that_is_not_the_callers_is_not_found_and_not_waited_for(logged: Logged) -> None:
+    others = Seeds(logged.seeds.sql, await logged.api.other_tenant())
+    await others.endpoint("we_theirs")
+
+    replies = [await logged.api.get(f"/v1/attempts?wait=8&endpoint={one}") for one in ("we_nope", "we_theirs")]
+
+    assert [(reply.status, reply.code) for reply in replies] == [(404, "not_found")] * 2
+
+
 @pytest.mark.parametrize("query", ["wait=9", "wait=-1", "order=desc", "after=nobodys"])
 async def test_a_faulty_query_is_refused(api: Api, query: str) -> None:
     reply = await api.get(f"/v1/attempts?{query}")

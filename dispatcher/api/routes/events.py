@@ -48,7 +48,7 @@ EVENT_ROUTES: Final = (
         summary="Follow the requests made to all endpoints as they are recorded; five of a key may `wait` at a time",
         answer=LiveAttemptList,
         query=LiveQuery,
-        problems=PAGED,
+        problems=(*PAGED, ProblemCode.NOT_FOUND),
     ),
     Route(
         method="GET",

@@ -4,7 +4,7 @@ from typing import Final
 
 from dispatcher.api import replays
 from dispatcher.api.call import Route
-from dispatcher.api.problems import PAGED
+from dispatcher.api.problems import PAGED, ProblemCode
 from dispatcher.api.replay_models import ReplayList, ReplayShown, ReplaysQuery
 from dispatcher.model.access import Scope
 
@@ -19,7 +19,7 @@ REPLAY_ROUTES: Final = (
         answer=ReplayList,
         opens_to_operators=True,
         query=ReplaysQuery,
-        problems=PAGED,
+        problems=(*PAGED, ProblemCode.NOT_FOUND),
     ),
     Route(
         method="GET",

@@ -2,6 +2,10 @@
 -- Read the number of an endpoint of one account, deleted or not: its history stays. Index: the unique key.
 SELECT endpoint_id FROM endpoint WHERE public_id = $3 AND account_id = $1 AND environment = $2
 
+-- name: number_of_anybodys_endpoint
+-- Read the number of an endpoint, for operators. Index: the unique key.
+SELECT endpoint_id FROM endpoint WHERE public_id = $1
+
 -- name: open_delivery
 -- Read one delivery that is not finished, of one account. Index: primary keys, attempt_delivery.
 SELECT d.*, p.public_id AS endpoint, cardinality(p.schedule) AS n_scheduled FROM open_delivery d JOIN endpoint p USING (endpoint_id)
