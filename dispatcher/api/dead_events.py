@@ -9,7 +9,14 @@ from dispatcher.api.cursors import from_micros, to_micros
 from dispatcher.api.models import Incoming, Instant, Outgoing
 from dispatcher.api.problems import Problem, ProblemCode, not_found
 from dispatcher.api.shapes import show_instant
-from dispatcher.ledger.dead_events import DeadEventLedger, DeadPlace, DeadRecordCopy, StoredDeadEvent
+from dispatcher.ledger.dead_events import (
+    DeadEventLedger,
+    DeadPlace,
+    DeadRecordCopy,
+    HasArrived,
+    StoredDeadEvent,
+    UnderWay,
+)
 from dispatcher.ledger.deeds import Action
 from dispatcher.model.errors import SealBroken
 from dispatcher.model.event import DeadReason
@@ -25,7 +32,11 @@ class DeadEventQuery(Incoming):
 
 
 class DeadEventShown(Outgoing):
-    """A dead event, `topic/partition/offset`, without its value. `detail` names fields, never what is in them."""
+    """A dead event, `topic/partition/offset`, without its value. `detail` names fields, never what is in them.
+
+    `redriven_at`: Kafka acknowledged the record. `redrive_began_at` without it: under way, or cut off; a minute later
+    it can be redriven again.
+    """
 
     id: str
     object: Literal["dead_event"]
@@ -34,6 +45,7 @@ class DeadEventShown(Outgoing):
     key: str | None
     has_value: bool
     seen_at: Instant
+    redrive_began_at: Instant | None
     redriven_at: Instant | None
 
 
@@ -101,10 +113,10 @@ async def read_dead_event(call: Call) -> Answer:
 
 
 async def redrive_dead_event(call: Call) -> Answer:
-    """Publish a dead event's record to its topic again, once: whoever comes second is told so.
+    """Publish a dead event's record to its topic again, until Kafka has acknowledged it: who comes later is told so.
 
-    What Kafka does not acknowledge in time may be redriven again, and may have arrived all the same: its event is
-    known by its id then.
+    What Kafka does not acknowledge in time may be redriven again, and may have arrived all the same; so may, a minute
+    later, what a process died over. The events of a record that Kafka has twice are one.
     """
     publish = call.services.publish
     if publish is None:
@@ -116,10 +128,17 @@ async def redrive_dead_event(call: Call) -> Answer:
         deed=call.deed(Action.DEAD_EVENT_REDRIVEN),
         put_back=call.deed(Action.DEAD_EVENT_PUT_BACK),
     )
-    if done is None:
-        raise Problem(ProblemCode.REDRIVEN_BEFORE, "`redriven_at` tells when")
-    partition, offset = done
-    return Answer({"id": place.shown, "object": "redriven_event", "partition": partition, "offset": offset}, 202)
+    match done:
+        case None:
+            raise not_found()
+        case HasArrived():
+            raise Problem(ProblemCode.REDRIVEN_BEFORE, "`redriven_at` tells when")
+        case UnderWay(seconds):
+            detail = f"in {seconds} s another may begin, unless `redriven_at` is set by then"
+            raise Problem(ProblemCode.REDRIVE_UNDER_WAY, detail, headers={"Retry-After": str(seconds)})
+        case (partition, offset):
+            shown = {"id": place.shown, "object": "redriven_event", "partition": partition, "offset": offset}
+            return Answer(shown, 202)
 
 
 async def discard_dead_event(call: Call) -> Answer:
@@ -156,5 +175,6 @@ def _show(found: StoredDeadEvent) -> dict[str, Any]:
         "key": None if found.key is None else found.key.decode("utf-8", "replace"),
         "has_value": found.has_value,
         "seen_at": show_instant(found.seen_at),
+        "redrive_began_at": show_instant(found.redrive_began_at),
         "redriven_at": show_instant(found.redriven_at),
     }

@@ -44,6 +44,7 @@ class ProblemCode(StrEnum):
     REQUEST_TIMEOUT = "request_timeout"
     IDEMPOTENCY_CONFLICT = "idempotency_conflict"
     REDRIVEN_BEFORE = "redriven_before"
+    REDRIVE_UNDER_WAY = "redrive_under_way"
     ENDPOINT_LIMIT = "endpoint_limit"
     ENDPOINT_NOT_ENABLED = "endpoint_not_enabled"
     REPLAY_RUNNING = "replay_running"
@@ -103,6 +104,7 @@ KINDS: Final[Mapping[ProblemCode, _Kind]] = {
     ProblemCode.REQUEST_TIMEOUT: _Kind(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive in time"),
     ProblemCode.IDEMPOTENCY_CONFLICT: _Kind(HTTPStatus.CONFLICT, "The idempotency key was used for another request"),
     ProblemCode.REDRIVEN_BEFORE: _Kind(HTTPStatus.CONFLICT, "The record was given to Kafka before"),
+    ProblemCode.REDRIVE_UNDER_WAY: _Kind(HTTPStatus.CONFLICT, "A redrive of the record began just now"),
     ProblemCode.ENDPOINT_LIMIT: _Kind(HTTPStatus.CONFLICT, "The account has as many endpoints as it may have"),
     ProblemCode.ENDPOINT_NOT_ENABLED: _Kind(HTTPStatus.CONFLICT, "The endpoint takes no deliveries now"),
     ProblemCode.REPLAY_RUNNING: _Kind(HTTPStatus.CONFLICT, "The endpoint has a replay already"),

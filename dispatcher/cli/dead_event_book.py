@@ -58,19 +58,27 @@ def redrive(event: str) -> dict[str, Any]:
     """Publish a dead event's record again and return where it stands now; one that fails to arrive can be redriven.
 
     Raises:
-        DispatcherError: there is no such dead event, it was redriven before, or Kafka did not take it.
+        DispatcherError: there is no such dead event, it was redriven before or is just now, or Kafka did not take it.
     """
-    from dispatcher.ledger.dead_events import DeadEventLedger
+    from dispatcher.ledger.dead_events import DeadEventLedger, HasArrived, UnderWay
 
-    async def work(pool: "Pool") -> tuple[int, int] | None:
+    async def work(pool: "Pool") -> tuple[int, int] | UnderWay | HasArrived | None:
         return await DeadEventLedger(pool).redrive(await _place(pool, event), _publish)
 
-    done = with_pool(work)
-    if done is None:
-        message = f"{event} was redriven before; `dead-events show` tells when"
-        raise DispatcherError(message)
-    partition, offset = done
-    return {"id": event, "object": "redriven_event", "partition": partition, "offset": offset}
+    match with_pool(work):
+        case None:
+            raise _not_there(event)
+        case HasArrived():
+            message = f"{event} was redriven before; `dead-events show` tells when"
+            raise DispatcherError(message)
+        case UnderWay(seconds):
+            message = (
+                f"a redrive of {event} began just now: in {seconds} s another may begin, "
+                "unless `dead-events show` has a redriven_at by then"
+            )
+            raise DispatcherError(message)
+        case (partition, offset):
+            return {"id": event, "object": "redriven_event", "partition": partition, "offset": offset}
 
 
 def discard(event: str) -> None:
@@ -107,6 +115,7 @@ def _shown(found: "StoredDeadEvent") -> dict[str, Any]:
         "key": None if found.key is None else found.key.decode("utf-8", "replace"),
         "has_value": found.has_value,
         "seen_at": found.seen_at,
+        "redrive_began_at": found.redrive_began_at,
         "redriven_at": found.redriven_at,
     }
 

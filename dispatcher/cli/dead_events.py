@@ -69,6 +69,9 @@ def show(
 def redrive(way: Way, event: IdArgument, output: FormOption = Form.TABLE) -> None:
     """Publish a dead event's record to its topic again, once its cause is mended.
 
+    What was cut off before Kafka had it can be redriven again after a minute: `show` has a redrive_began_at then, and
+    no redriven_at.
+
     Example: dispatcher dead-events redrive verification.events.v1/3/1042
     """
     api = way.operator()

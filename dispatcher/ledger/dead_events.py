@@ -3,15 +3,21 @@
 import asyncio
 import base64
 import datetime as dt
+import math
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Final, NamedTuple
 
 import asyncpg
 import orjson
 
 from dispatcher.ledger.connections import Pool, Session
 from dispatcher.ledger.deeds import Deed, note
+from dispatcher.model.errors import Unavailable
 from dispatcher.model.event import DeadReason
+
+REDRIVE_SECONDS: Final = 60.0
+"""What began so long ago and was not acknowledged is over: to connect, to send and to part take ten seconds each."""
 
 
 class DeadPlace(NamedTuple):
@@ -36,7 +42,8 @@ class DeadPlace(NamedTuple):
 class StoredDeadEvent(NamedTuple):
     """A dead event without what may hold personal data. `detail` names fields, never values.
 
-    `has_value` is False when the record had none. `redriven_at` is set once it was given to Kafka again.
+    `has_value` is False when the record had none. `redrive_began_at` is when it was last about to be given to Kafka
+    again, `redriven_at` when Kafka acknowledged it: the first without the second is under way, or was cut off.
     """
 
     place: DeadPlace
@@ -44,6 +51,7 @@ class StoredDeadEvent(NamedTuple):
     detail: str
     key: bytes | None
     seen_at: dt.datetime
+    redrive_began_at: dt.datetime | None
     redriven_at: dt.datetime | None
     has_value: bool
 
@@ -67,6 +75,16 @@ class DeadRecordCopy(NamedTuple):
     def header_pairs(self) -> list[tuple[str, bytes | None]]:
         """Return the headers as the record had them."""
         return [(name, None if text is None else base64.b64decode(text)) for name, text in orjson.loads(self.headers)]
+
+
+class UnderWay(NamedTuple):
+    """A redrive began just now. In `seconds` another may begin, unless Kafka has the record by then."""
+
+    seconds: int
+
+
+class HasArrived(NamedTuple):
+    """Kafka acknowledged the record before."""
 
 
 class DeadEventLedger:
@@ -102,15 +120,19 @@ class DeadEventLedger:
         rows = await self._pool.fetch("find_dead_places", topic, partition, offset)
         return [DeadPlace(row["log_id"], topic, partition, offset) for row in rows]
 
-    async def take(self, place: DeadPlace, *, deed: Deed | None = None) -> DeadRecordCopy | None:
-        """Mark a dead event as redriven and return its record; None when it is not there or was taken before.
+    async def take(
+        self, place: DeadPlace, *, deed: Deed | None = None
+    ) -> DeadRecordCopy | UnderWay | HasArrived | None:
+        """Mark a redrive as begun and return the record, or why it may not begin; None when it is not there.
 
-        The caller gives the record to Kafka, or calls `put_back`. A caller that dies in between leaves it marked.
+        The caller gives the record to Kafka and then calls `acknowledge`, or `put_back`. One that dies in between, or
+        whose answer is lost, keeps the mark for REDRIVE_SECONDS: then the next may begin, and Kafka may get the record
+        twice, whose events are one.
         """
         async with self._pool.transaction() as session:
-            row = await session.fetchrow("take_dead_event", *place)
+            row = await session.fetchrow("take_dead_event", *place, REDRIVE_SECONDS)
             if row is None:
-                return None
+                return _untaken(await session.fetchrow("untaken_dead_event", *place, REDRIVE_SECONDS))
             await _note(session, deed, place)
             return _copy(row)
 
@@ -121,25 +143,34 @@ class DeadEventLedger:
         *,
         deed: Deed | None = None,
         put_back: Deed | None = None,
-    ) -> tuple[int, int] | None:
-        """Take a dead event and `publish` it; return its partition and offset, None as `take`.
+    ) -> tuple[int, int] | UnderWay | HasArrived | None:
+        """Take a dead event and `publish` it; return its partition and offset, or what `take` says.
 
         When `publish` raises or is canceled the mark is taken off again, which `put_back` notes, and its error passes.
+        Unavailable may also mean that Kafka has it and the note of that was not written.
         """
         found = await self.take(place, deed=deed)
-        if found is None:
-            return None
+        if not isinstance(found, DeadRecordCopy):
+            return found
         try:
-            return await publish(found)
+            done = await publish(found)
         except BaseException:
-            await asyncio.shield(self.put_back(place, deed=put_back))
+            # Where that fails, too, the mark is void after a while.
+            with suppress(Unavailable):
+                await asyncio.shield(self.put_back(found.facts, deed=put_back))
             raise
+        await asyncio.shield(self.acknowledge(place))
+        return done
 
-    async def put_back(self, place: DeadPlace, *, deed: Deed | None = None) -> None:
-        """Take the mark off again: the record did not reach Kafka."""
+    async def acknowledge(self, place: DeadPlace) -> None:
+        """Note that Kafka has the record: it is redriven no more."""
+        await self._pool.execute("acknowledge_dead_event", *place)
+
+    async def put_back(self, taken: StoredDeadEvent, *, deed: Deed | None = None) -> None:
+        """Take the mark off again, unless another redrive began since: the record did not reach Kafka."""
         async with self._pool.transaction() as session:
-            await session.execute("put_back_dead_event", *place)
-            await _note(session, deed, place)
+            await session.execute("put_back_dead_event", *taken.place, taken.redrive_began_at)
+            await _note(session, deed, taken.place)
 
     async def discard(self, place: DeadPlace, *, deed: Deed | None = None) -> bool:
         """Delete a dead event for good; tell whether it was there."""
@@ -155,6 +186,15 @@ async def _note(session: Session, deed: Deed | None, place: DeadPlace) -> None:
         await note(session, deed, place.shown, facts={"log_id": place.log_id})
 
 
+def _untaken(row: asyncpg.Record | None) -> UnderWay | HasArrived | None:
+    if row is None:
+        return None
+    if row["has_arrived"]:
+        return HasArrived()
+    # None are left where it was put back meanwhile.
+    return UnderWay(max(1, math.ceil(row["seconds_left"])))
+
+
 def _facts(row: asyncpg.Record) -> StoredDeadEvent:
     return StoredDeadEvent(
         DeadPlace(row["log_id"], row["topic"], row["part"], row["off"]),
@@ -162,6 +202,7 @@ def _facts(row: asyncpg.Record) -> StoredDeadEvent:
         bytes(row["detail"]).decode(errors="replace"),
         row["key"],
         row["seen_at"],
+        row["redrive_began_at"],
         row["redriven_at"],
         row["has_value"],
     )

@@ -52,6 +52,7 @@ class Action(StrEnum):
     DELIVERY_RETRIED = "delivery.retried"
     DEAD_EVENT_OPENED = "dead_event.opened"
     DEAD_EVENT_REDRIVEN = "dead_event.redriven"
+    """It began; `redriven_at` of the dead event tells whether Kafka took the record."""
     DEAD_EVENT_PUT_BACK = "dead_event.put_back"
     """Kafka did not take it: the redrive before this line did not happen."""
     DEAD_EVENT_DISCARDED = "dead_event.discarded"

@@ -209,6 +209,8 @@ def _refusal(status: int, codes: list[ProblemCode]) -> Document:
     }
     if status in _REFUSED_WITH:
         described["headers"] = _headers([_REFUSED_WITH[status]])
+    elif ProblemCode.REDRIVE_UNDER_WAY in codes:
+        described["headers"] = _headers(["Retry-After"])
     return described
 
 

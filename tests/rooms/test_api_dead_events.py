@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from dispatcher.ledger.connections import Pool
-from dispatcher.ledger.dead_events import DeadPlace
+from dispatcher.ledger.dead_events import DeadEventLedger, DeadPlace
 from dispatcher.model.errors import Unavailable
 from dispatcher.vault import Vault
 from tests.rooms.test_api_harness import Api, PaperKafka, ledger_template, ledger_url, pool, serving, vault
@@ -84,10 +84,12 @@ async def test_a_record_is_redriven_once_however_many_ask(morgue: Morgue) -> Non
 
     async with asyncio.TaskGroup() as group:
         calls = [group.create_task(morgue.api.call("POST", f"{PATH}/redrive")) for _ in range(3)]
+    late = await morgue.api.call("POST", f"{PATH}/redrive")
 
     replies = [call.result() for call in calls]
     assert sorted(reply.status for reply in replies) == [202, 409, 409]
-    assert {reply.code for reply in replies if reply.status == 409} == {"redriven_before"}
+    assert {reply.code for reply in replies if reply.status == 409} <= {"redrive_under_way", "redriven_before"}
+    assert (late.status, late.code) == (409, "redriven_before")
     assert morgue.kafka.taken == [(PLACE.topic, VALUE, b"ver_1", [("event-id", b"e1"), ("none", None)])]
     assert (await morgue.api.get(PATH)).body["redriven_at"] is not None
     assert await morgue.deeds() == ["dead_event.redriven"]
@@ -101,6 +103,25 @@ async def test_a_redrive_with_a_body_that_says_something_is_refused_and_marks_no
     assert [(reply.status, reply.code) for reply in replies] == [(400, "invalid_json"), (422, "validation_failed")]
     assert morgue.kafka.taken == []
     assert (await morgue.api.get(PATH)).body["redriven_at"] is None
+
+
+async def test_a_redrive_that_died_can_be_made_again_and_says_when(morgue: Morgue) -> None:
+    await morgue.bury()
+    # It is killed before Kafka has the record.
+    await DeadEventLedger(morgue.api.pool).take(PLACE)
+
+    early = await morgue.api.call("POST", f"{PATH}/redrive")
+    shown = (await morgue.api.get(PATH)).body
+    async with morgue.api.sql() as sql:
+        await sql.execute("UPDATE dead_event SET redriven_at = redriven_at - interval '1 minute'")
+    late = await morgue.api.call("POST", f"{PATH}/redrive")
+
+    assert (early.status, early.code) == (409, "redrive_under_way")
+    assert 0 < int(early.headers["Retry-After"]) <= 60
+    assert (shown["redrive_began_at"] is not None, shown["redriven_at"]) == (True, None)
+    assert late.status == 202
+    assert len(morgue.kafka.taken) == 1
+    assert (await morgue.api.get(PATH)).body["redriven_at"] is not None
 
 
 async def test_a_record_that_kafka_does_not_take_can_be_redriven_later(morgue: Morgue) -> None:

@@ -81,7 +81,7 @@ async def make_things(api: Api, tenant: Tenant) -> Things:
         await sql.execute(
             "INSERT INTO dead_event (log_id, topic, part, off, reason, detail, headers) "
             "VALUES ('log', 't', 0, 1, 'not_json', '', '[]') "
-            "ON CONFLICT (log_id, topic, part, off) DO UPDATE SET redriven_at = NULL"
+            "ON CONFLICT (log_id, topic, part, off) DO UPDATE SET redriven_at = NULL, arrived_at = NULL"
         )
         account = await sql.fetchval("SELECT public_id FROM account WHERE account_id = $1", tenant.account_id)
     show = api.services.delivery_ids.show

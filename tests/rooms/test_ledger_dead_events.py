@@ -8,8 +8,16 @@ import asyncpg
 import pytest
 
 from dispatcher.ledger.connections import LISTED, Pool, connect
-from dispatcher.ledger.dead_events import DeadEventLedger, DeadPlace
+from dispatcher.ledger.dead_events import (
+    REDRIVE_SECONDS,
+    DeadEventLedger,
+    DeadPlace,
+    DeadRecordCopy,
+    HasArrived,
+    UnderWay,
+)
 from dispatcher.ledger.statements import STATEMENTS
+from dispatcher.model.errors import Unavailable
 from tests.rooms.test_api_harness import ledger_template, ledger_url, pool
 
 PLACE = DeadPlace("log-1", "verification.events.v1", 3, 41)
@@ -87,21 +95,113 @@ async def test_a_dead_event_is_given_to_one_taker_only(pool: Pool, sql: asyncpg.
     async with asyncio.TaskGroup() as group:
         takers = [group.create_task(ledger.take(PLACE)) for _ in range(4)]
 
-    taken = [taker.result() for taker in takers if taker.result() is not None]
-    assert len(taken) == 1
-    assert taken[0] is not None
-    assert taken[0].facts.redriven_at is not None
-    assert taken[0].sealed_value == b"sealed"
+    taken = [taker.result() for taker in takers]
+    (copy,) = [one for one in taken if isinstance(one, DeadRecordCopy)]
+    assert (copy.facts.redrive_began_at is not None, copy.facts.redriven_at) == (True, None)
+    assert copy.sealed_value == b"sealed"
+    refused = [one for one in taken if isinstance(one, UnderWay)]
+    assert len(refused) == 3
+    assert all(0 < one.seconds <= REDRIVE_SECONDS for one in refused)
+
+
+async def age(sql: asyncpg.Connection, seconds: float) -> None:
+    """Let what began have begun so much earlier."""
+    await sql.execute("UPDATE dead_event SET redriven_at = redriven_at - make_interval(secs => $1)", seconds)
+
+
+async def test_what_a_taker_died_over_can_be_taken_again_after_a_while(pool: Pool, sql: asyncpg.Connection) -> None:
+    await bury(sql)
+    ledger = DeadEventLedger(pool)
+    # It is killed here: nothing tells whether Kafka has the record.
+    await ledger.take(PLACE)
+
+    await age(sql, REDRIVE_SECONDS - 30)
+    early = await ledger.take(PLACE)
+    await age(sql, 30)
+    late = await ledger.take(PLACE)
+
+    assert isinstance(early, UnderWay)
+    assert 20 <= early.seconds <= 30
+    assert isinstance(late, DeadRecordCopy)
+
+
+async def test_what_kafka_acknowledged_is_never_taken_again(pool: Pool, sql: asyncpg.Connection) -> None:
+    await bury(sql)
+    ledger = DeadEventLedger(pool)
+
+    async def publish(found: DeadRecordCopy) -> tuple[int, int]:
+        return 3, 99
+
+    done = await ledger.redrive(PLACE, publish)
+    (listed,) = await ledger.page(limit=5)
+    await age(sql, 2 * REDRIVE_SECONDS)
+
+    assert done == (3, 99)
+    assert listed.redriven_at is not None
+    assert await ledger.redrive(PLACE, publish) == HasArrived()
+
+
+async def test_a_record_that_an_older_program_marked_can_be_redriven(pool: Pool, sql: asyncpg.Connection) -> None:
+    """It marked as redriven what it was about to give to Kafka."""
+    await bury(sql)
+    await sql.execute("UPDATE dead_event SET redriven_at = now() - interval '1 hour'")
+    ledger = DeadEventLedger(pool)
+
+    (listed,) = await ledger.page(limit=5)
+
+    assert (listed.redrive_began_at is not None, listed.redriven_at) == (True, None)
+    assert isinstance(await ledger.take(PLACE), DeadRecordCopy)
 
 
 async def test_what_was_put_back_can_be_taken_again(pool: Pool, sql: asyncpg.Connection) -> None:
     await bury(sql)
     ledger = DeadEventLedger(pool)
+    taken = await ledger.take(PLACE)
+    assert isinstance(taken, DeadRecordCopy)
+
+    await ledger.put_back(taken.facts)
+
+    assert isinstance(await ledger.take(PLACE), DeadRecordCopy)
+
+
+async def test_who_puts_back_late_takes_nothing_from_who_came_since(pool: Pool, sql: asyncpg.Connection) -> None:
+    await bury(sql)
+    ledger = DeadEventLedger(pool)
+    taken = await ledger.take(PLACE)
+    assert isinstance(taken, DeadRecordCopy)
+    await age(sql, REDRIVE_SECONDS)
     await ledger.take(PLACE)
 
-    await ledger.put_back(PLACE)
+    await ledger.put_back(taken.facts)
 
-    assert await ledger.take(PLACE) is not None
+    assert isinstance(await ledger.take(PLACE), UnderWay)
+
+
+@pytest.mark.parametrize("fault", [Unavailable("Kafka is away"), asyncio.CancelledError()], ids=["fault", "cancel"])
+async def test_a_redrive_that_cannot_be_put_back_fails_as_it_failed(
+    pool: Pool, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, fault: BaseException
+) -> None:
+    await bury(sql)
+    ledger = DeadEventLedger(pool)
+
+    async def publish(found: DeadRecordCopy) -> tuple[int, int]:
+        raise fault
+
+    async def away(taken: object, *, deed: object = None) -> None:
+        message = "Postgres is away"
+        raise Unavailable(message)
+
+    monkeypatch.setattr(ledger, "put_back", away)
+
+    with pytest.raises(type(fault)) as caught:
+        await ledger.redrive(PLACE, publish)
+    assert caught.value is fault
+
+
+async def test_what_is_not_there_is_not_taken(pool: Pool, sql: asyncpg.Connection) -> None:
+    await bury(sql)
+
+    assert await DeadEventLedger(pool).take(PLACE._replace(offset=1)) is None
 
 
 async def test_a_discarded_dead_event_is_gone(pool: Pool, sql: asyncpg.Connection) -> None:

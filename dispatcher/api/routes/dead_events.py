@@ -40,7 +40,7 @@ DEAD_EVENT_ROUTES: Final = (
         answer=dead_events.RedrivenShown,
         status=202,
         body=NoBody,
-        problems=(ProblemCode.REDRIVEN_BEFORE, ProblemCode.NO_KAFKA),
+        problems=(ProblemCode.REDRIVEN_BEFORE, ProblemCode.REDRIVE_UNDER_WAY, ProblemCode.NO_KAFKA),
     ),
     Route(
         method="DELETE",
