@@ -8,7 +8,7 @@ import asyncio
 import secrets
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Final
+from typing import Final, cast
 
 import orjson
 
@@ -50,12 +50,11 @@ class _Refused(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Answer, and say that nothing more will come."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         self._others.add(self)
         self._ending = asyncio.get_running_loop().call_later(_LINGER_SECONDS, self.hang_up)
-        transport.write(self._answer)
-        transport.write_eof()
+        self._transport.write(self._answer)
+        self._transport.write_eof()
 
     def connection_lost(self, fault: Exception | None) -> None:  # noqa: ARG002 - it is over either way
         """Make room for the next."""
@@ -72,8 +71,7 @@ class _Dropped(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Close without a word."""
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+        cast("asyncio.Transport", transport).abort()
 
 
 def _written(problem: Problem, headers: Mapping[str, str]) -> bytes:

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import orjson
 import structlog
@@ -19,6 +19,7 @@ from dispatcher.api.json_body import read_json
 from dispatcher.api.problems import PROBLEM_TYPE, Problem, ProblemCode
 from dispatcher.api.routes import ROUTES
 from dispatcher.api.shapes import check_body, check_query
+from dispatcher.api.stalls import StallWatch
 from dispatcher.api.throttle import Allowance, Buckets, Windows, rate_headers
 from dispatcher.kit import clock
 from dispatcher.ledger.accounts import Tenant
@@ -55,7 +56,10 @@ TRIALS_A_MINUTE: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class ApiOptions:
-    """Bounds of the server. `request_seconds` holds for a whole request, its body included.
+    """Bounds of the server.
+
+    `request_seconds` holds for a whole request, its body included; of its answer some has to be taken in any
+    `stall_seconds`.
 
     `key_rate` is for the requests of one key, `stranger_rate` for the failed logins of one address (and the invitations
     it presents that are no good), `trials_a_minute` for the tests of one endpoint; all hold in this process.
@@ -66,6 +70,7 @@ class ApiOptions:
     request_seconds: float = 10.0
     body_seconds: float = 5.0
     keepalive_seconds: float = 20.0
+    stall_seconds: float = 10.0
     key_cache_seconds: float = 3.0
     stop_seconds: float = 5.0
     most_connections: int = 1_000
@@ -106,6 +111,7 @@ class ApiServer:
         server = _Server(
             self._serve,
             most_connections=self._options.most_connections,
+            stall_seconds=self._options.stall_seconds,
             crowd=self._crowd,
             keepalive_timeout=self._options.keepalive_seconds,
             lingering_time=_LINGER_SECONDS,
@@ -142,7 +148,7 @@ class ApiServer:
             async with asyncio.timeout(self._options.request_seconds):
                 answer = await self._answer(request, headers)
             if isinstance(answer, Takeover):
-                return await answer.take(request)
+                return await _hand_over(request, answer)
             return _respond(answer, headers)
         except Problem as fault:
             problem = fault
@@ -219,7 +225,33 @@ class ApiServer:
 
 
 class _Protocol(web.RequestHandler):  # type: ignore[misc, type-arg, unused-ignore]
-    """A connection whose parser's refusals are problem documents, too."""
+    """A connection whose parser's refusals are problem documents, too, and whose client has to take its answers."""
+
+    def __init__(self, manager: Any, *, stall_seconds: float, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._stall_seconds = stall_seconds
+        self.stalls: StallWatch
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to serve."""
+        # Not asserted: uvloop's is of no class of asyncio's.
+        self.stalls = StallWatch(cast("asyncio.Transport", transport), self._stall_seconds)
+        super().connection_made(transport)
+
+    def pause_writing(self) -> None:
+        """Hold answers back: the client has not taken the last one."""
+        super().pause_writing()
+        self.stalls.begin()
+
+    def resume_writing(self) -> None:
+        """Go on: it has."""
+        self.stalls.end()
+        super().resume_writing()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End."""
+        self.stalls.end()
+        super().connection_lost(exc)
 
     def handle_error(
         self,
@@ -246,16 +278,19 @@ class _Protocol(web.RequestHandler):  # type: ignore[misc, type-arg, unused-igno
 class _Server(web.Server):  # type: ignore[misc, type-arg, unused-ignore]
     """Makes connections of our own kind, `most_connections` of them at a time; the rest are refused by `crowd`."""
 
-    def __init__(self, serve: Any, *, most_connections: int, crowd: Crowd, **options: Any) -> None:
+    def __init__(
+        self, serve: Any, *, most_connections: int, stall_seconds: float, crowd: Crowd, **options: Any
+    ) -> None:
         super().__init__(serve, **options)
         self._most_connections = most_connections
+        self._stall_seconds = stall_seconds
         self._crowd = crowd
 
     def __call__(self) -> Any:
         """Return the protocol of a new connection."""
         if len(self._connections) >= self._most_connections:
             return self._crowd.refusal()
-        return _Protocol(self, loop=self._loop, **self._kwargs)
+        return _Protocol(self, stall_seconds=self._stall_seconds, loop=self._loop, **self._kwargs)
 
 
 def _check_scope(bearer: Bearer, route: Route, scope: Scope) -> None:
@@ -268,6 +303,16 @@ def _check_scope(bearer: Bearer, route: Route, scope: Scope) -> None:
         raise Problem(ProblemCode.NEEDS_ACCOUNT_KEY, "an operator's key sees no account")
     elif scope not in bearer.scopes:
         raise Problem(ProblemCode.MISSING_SCOPE, f"the key lacks the scope {scope}")
+
+
+async def _hand_over(request: web.BaseRequest, answer: Takeover) -> web.StreamResponse:
+    assert isinstance(request.protocol, _Protocol)
+    stalls = request.protocol.stalls
+    stalls.has_session = True
+    try:
+        return await answer.take(request)
+    finally:
+        stalls.has_session = False
 
 
 async def _meet_expectation(request: web.BaseRequest) -> None:

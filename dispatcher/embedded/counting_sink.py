@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Final, Self
+from typing import Final, Self, cast
 
 _ANSWER: Final = b"HTTP/1.1 204 No Content\r\n\r\n"
 _HEAD_END: Final = b"\r\n\r\n"
@@ -55,8 +55,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer + data

@@ -5,13 +5,19 @@ import asyncio
 import json
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import pytest
 
-from dispatcher.api import crowd
+from dispatcher.api import crowd, listening
+from dispatcher.api.call import ApiServices, Call
+from dispatcher.api.problems import Problem, ProblemCode
 from dispatcher.api.routes import ROUTES
-from dispatcher.api.server import ApiOptions
+from dispatcher.api.server import ApiOptions, ApiServer
 from dispatcher.api.throttle import Allowance
 from dispatcher.ledger import keys, minting
 from dispatcher.ledger.connections import Pool
@@ -243,6 +249,89 @@ async def _answer_or_nothing(url: str) -> bytes:
         return await reader.read()
     finally:
         writer.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "n"), [("/v1/openapi.json", 30), ("/nowhere", 60)], ids=["large answers", "small answers"]
+)
+async def test_who_does_not_read_holds_no_connection(api: Api, path: str, n: int) -> None:
+    options = ApiOptions(most_connections=1, stall_seconds=0.5)
+    async with ApiServer("127.0.0.1:0", api.services, options) as server:
+        with deaf_connection(server) as deaf:
+            other = replace(api, url=server.url)
+            deaf.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode() * n)
+            # Answered once, so that the server surely counts it: it is the one that may be there.
+            await asyncio.to_thread(deaf.recv, 1)
+            before = await other.get(ENDPOINTS)
+            async with asyncio.timeout(12):
+                while (after := await other.get(ENDPOINTS)).status == 503:
+                    pass
+
+    assert (before.status, after.status) == (503, 200)
+
+
+async def test_a_session_is_left_to_its_own_watch_while_it_lasts(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    watches = []
+
+    async def take(call: Call, request: Any) -> NoReturn:
+        watches.append((request.protocol.stalls, request.protocol.stalls.has_session))
+        raise Problem(ProblemCode.MALFORMED_REQUEST)
+
+    monkeypatch.setattr(listening, "_take", take)
+
+    await api.get("/v1/listen")
+
+    ((watch, during),) = watches
+    assert (during, watch.has_session) == (True, False)
+
+
+async def test_connections_are_served_and_refused_on_uvloop_too(api: Api) -> None:
+    pytest.importorskip("uvloop")
+
+    heads = await asyncio.to_thread(_heads_on_uvloop, api.services)
+
+    assert heads == [b"HTTP/1.1 404 Not Found\r\n", b"HTTP/1.1 503 Service Unavailable\r\n"]
+
+
+def _heads_on_uvloop(services: ApiServices) -> list[bytes]:
+    """Return the first lines that two connections get, where one may be there."""
+    import uvloop
+
+    async def ask(url: str) -> tuple[asyncio.StreamWriter, bytes]:
+        where = urlsplit(url)
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        writer.write(b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n")
+        try:
+            async with asyncio.timeout(5):
+                return writer, await reader.readline()
+        except TimeoutError:
+            # Or the server waited for it.
+            writer.transport.abort()
+            raise
+
+    async def ask_twice() -> list[bytes]:
+        async with ApiServer("127.0.0.1:0", services, ApiOptions(most_connections=1)) as server:
+            asked = [await ask(server.url) for _ in range(2)]
+            for writer, _ in asked:
+                writer.close()
+            return [line for _, line in asked]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(ask_twice())
+
+
+@contextmanager
+def deaf_connection(server: ApiServer) -> Iterator[socket.socket]:
+    """Give a connection on which hardly anything has room, at either end, and that nobody reads."""
+    assert server._runner is not None
+    (site,) = server._runner.sites
+    (listening,) = site._server.sockets  # type: ignore[union-attr]
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+    where = urlsplit(server.url)
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+        deaf.connect((where.hostname, where.port))
+        yield deaf
 
 
 @pytest.mark.parametrize(
