@@ -1,5 +1,6 @@
 """Handlers of keys, accounts and the audit log: who may do what, and who did."""
 
+import datetime as dt
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from dispatcher.api.idempotency import repeat
 from dispatcher.api.numbered import list_numbered
 from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found, pointer, refused
 from dispatcher.api.shapes import show_instant
+from dispatcher.kit import clock
 from dispatcher.ledger.accounts import Account, AccountLedger, Tenant
 from dispatcher.ledger.deeds import Action, DeedLedger, KeptAnswer, Line
 from dispatcher.ledger.keys import MOST_KEYS, KeyFacts, KeyLedger, KeyWish, NewKey, TooManyKeys
@@ -23,18 +25,28 @@ _KEPT_ENDED = 50
 
 
 async def create_key(call: Call) -> Answer:
-    """Make a key for the caller's own account and environment, with no more scopes than the caller has."""
+    """Make a key for the caller's own account and environment, with no more scopes than it has and no later end."""
     body: KeyBody = call.body
-    held = call.bearer.scopes
+    held, ends_by = call.bearer.scopes, call.bearer.expires_at
     wanted = sorted(held) if body.scopes is None else body.scopes
     faults = [
         Fault(pointer(["scopes", n]), "scope_not_held", "the key that asks does not have this scope itself")
         for n, scope in enumerate(wanted)
         if scope not in held
     ]
+    if _outlives(body, ends_by):
+        message = "the key that asks ends earlier; without this member the new one ends with it"
+        faults.append(Fault(pointer(["expires_in"]), "expires_after_asker", message))
     if faults:
         raise refused(faults)
-    return await _issue(call, call.tenant, body, tuple(Scope(scope) for scope in wanted))
+    return await _issue(call, call.tenant, body, tuple(Scope(scope) for scope in wanted), ends_by=ends_by)
+
+
+def _outlives(body: KeyBody, ends_by: dt.datetime | None) -> bool:
+    """Tell whether a key is wanted for longer; what the clocks' difference lets through, the ledger cuts."""
+    if body.expires_in is None or ends_by is None:
+        return False
+    return clock.utcnow() + dt.timedelta(seconds=body.expires_in) > ends_by
 
 
 async def create_key_for_account(call: Call) -> Answer:
@@ -100,11 +112,18 @@ async def list_deeds(call: Call) -> Answer:
     return await list_numbered(call, "audit_log", read, lambda one: one.audit_id, _show_line)
 
 
-async def _issue(call: Call, tenant: Tenant, body: KeyBody, scopes: tuple[Scope, ...] | None) -> Answer:
+async def _issue(
+    call: Call,
+    tenant: Tenant,
+    body: KeyBody,
+    scopes: tuple[Scope, ...] | None,
+    *,
+    ends_by: dt.datetime | None = None,
+) -> Answer:
     made = await KeyLedger(call.services.pool).issue(
         call.deed(Action.KEY_CREATED),
         tenant,
-        KeyWish(scopes, body.name, body.expires_in),
+        KeyWish(scopes, body.name, body.expires_in, ends_by),
         show=lambda made: orjson.dumps(show_new_key(made, tenant.environment, None)),
     )
     match made:

@@ -25,8 +25,9 @@ Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 
 
 class KeyBody(Incoming):
-    """A key to be made. Without `scopes` it gets those of the key that asks; without `expires_in` (seconds) no end.
+    """A key to be made. What is not said is as with the key that asks: `scopes`, and the end, if that one has any.
 
+    With `expires_in` (seconds) it ends earlier, never later. That the key that asked is revoked leaves it as it is.
     Two live keys of one name are the most, the one in use and the one that is to follow it; without a name any number.
     """
 
@@ -36,7 +37,7 @@ class KeyBody(Incoming):
 
 
 class AccountKeyBody(KeyBody):
-    """A key to be made for an account. Without `scopes` it gets all of them."""
+    """A key to be made for an account. Without `scopes` it gets all of them, without `expires_in` no end."""
 
     environment: Literal["live", "test"]
 

@@ -39,6 +39,7 @@ class ProblemCode(StrEnum):
     MISSING_SCOPE = "missing_scope"
     NEEDS_ACCOUNT_KEY = "needs_account_key"
     NEEDS_OPERATOR_KEY = "needs_operator_key"
+    KEY_ENDS = "key_ends"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_TIMEOUT = "request_timeout"
@@ -99,6 +100,7 @@ KINDS: Final[Mapping[ProblemCode, _Kind]] = {
     ProblemCode.MISSING_SCOPE: _Kind(HTTPStatus.FORBIDDEN, "The API key may not do this"),
     ProblemCode.NEEDS_ACCOUNT_KEY: _Kind(HTTPStatus.FORBIDDEN, "This needs the key of an account"),
     ProblemCode.NEEDS_OPERATOR_KEY: _Kind(HTTPStatus.FORBIDDEN, "This needs the key of an operator"),
+    ProblemCode.KEY_ENDS: _Kind(HTTPStatus.FORBIDDEN, "A key that ends invites nobody"),
     ProblemCode.NOT_FOUND: _Kind(HTTPStatus.NOT_FOUND, "There is no such thing here"),
     ProblemCode.METHOD_NOT_ALLOWED: _Kind(HTTPStatus.METHOD_NOT_ALLOWED, "The method is not allowed here"),
     ProblemCode.REQUEST_TIMEOUT: _Kind(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive in time"),

@@ -45,7 +45,7 @@ _UNREAD_BODY: Final = frozenset({ProblemCode.REQUEST_TIMEOUT, ProblemCode.BODY_T
 _LINGER_SECONDS: Final = 1.0
 """How long the rest of a refused body is read away, so that the client sees the answer before the reset."""
 
-NOBODY: Final = Bearer("", None, None, frozenset())
+NOBODY: Final = Bearer("", None, None, frozenset(), None)
 NOBODYS: Final = Tenant(-1, "nobody")
 """For whom a call without a key is made: nothing in the database is theirs."""
 

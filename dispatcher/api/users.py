@@ -23,6 +23,7 @@ from dispatcher.policy.roles import lacking
 
 async def invite_user(call: Call) -> Answer:
     """Invite a person to the caller's account and environment, to no more than the caller may do."""
+    _demand_an_endless_key(call)
     body: InviteBody = call.body
     role, email = Role(body.role), normal_email(body.email)
     faults = _excess(call, role, "/role")
@@ -50,6 +51,7 @@ async def invite_user(call: Call) -> Answer:
 
 async def renew_invitation(call: Call) -> Answer:
     """Give a person a new invitation in the place of the one before it, or of a key that was lost."""
+    _demand_an_endless_key(call)
     body: RenewalBody = call.body
     ledger = UserLedger(call.services.pool)
     user = await ledger.find(call.tenant, call.path["id"])
@@ -103,6 +105,12 @@ async def accept_invitation(call: Call) -> Answer:
         raise Problem(ProblemCode.INVITATION_VOID, "mistyped, used, expired, or another has taken its place")
     call.stranger_rates.give_back(address, now)
     return Answer(_show_accepted(made), 201)
+
+
+def _demand_an_endless_key(call: Call) -> None:
+    """People's keys have no end, and no key lets in what outlives it. Raises Problem."""
+    if call.bearer.expires_at is not None:
+        raise Problem(ProblemCode.KEY_ENDS, "people's keys have no end; ask with a key that has none, as theirs")
 
 
 def _excess(call: Call, role: Role, where: str) -> list[Fault]:

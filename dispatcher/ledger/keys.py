@@ -59,11 +59,15 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class KeyWish:
-    """A key that somebody wants. `scopes` None gives every one of its kind; without seconds it never expires."""
+    """A key that somebody wants. `scopes` None gives every one of its kind.
+
+    It ends after `expires_in_seconds`, and at `ends_by` at the latest; with neither it never does.
+    """
 
     scopes: tuple[Scope, ...] | None = None
     name: str | None = None
     expires_in_seconds: float | None = None
+    ends_by: dt.datetime | None = None
 
 
 class TooManyKeys(NamedTuple):
@@ -74,12 +78,13 @@ class TooManyKeys(NamedTuple):
 
 
 class Bearer(NamedTuple):
-    """Who calls. `tenant` and `account` are None for an operator's key."""
+    """Who calls. `tenant` and `account` are None for an operator's key, `expires_at` for one that never ends."""
 
     key_id: str
     tenant: Tenant | None
     account: str | None
     scopes: frozenset[str]
+    expires_at: dt.datetime | None
 
 
 class StoredKey(NamedTuple):
@@ -195,7 +200,7 @@ class KeyLedger:
             return None
         account_id = row["account_id"]
         tenant = None if account_id is None else Tenant(account_id, row["environment"])
-        bearer = Bearer(key_id, tenant, row["account"], frozenset(row["scopes"]))
+        bearer = Bearer(key_id, tenant, row["account"], frozenset(row["scopes"]), row["expires_at"])
         return StoredKey(row["secret_sha256"], bearer, row["is_fresh"])
 
     async def touch(self, key_id: str) -> None:
@@ -225,8 +230,8 @@ async def insert_key(session: Session, tenant: Tenant | None, wish: KeyWish, *, 
     key_id, secret = new_id(_KEY_ID_LENGTH), new_secret()
     kind = _OPERATOR if tenant is None else tenant.environment
     owner = tenant or (None, None)
-    stored = (key_id, digest_of(secret), *owner, list(chosen), wish.name, wish.expires_in_seconds, user_id)
-    row = await session.fetchrow("create_key", *stored)
+    ends = wish.expires_in_seconds, user_id, wish.ends_by
+    row = await session.fetchrow("create_key", key_id, digest_of(secret), *owner, list(chosen), wish.name, *ends)
     assert row is not None
     text = checked(f"{_PREFIX}_{kind}_{key_id}_{secret}")
     return NewKey(key_id, text, chosen, wish.name, row["created_at"], row["expires_at"])

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher.api import administration
 from dispatcher.api.server import ApiOptions
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
@@ -51,6 +52,59 @@ async def test_nobody_gives_away_what_he_does_not_have(api: Api) -> None:
 
     assert (reply.status, reply.pointers) == (422, {"/scopes/1": "scope_not_held"})
     assert operator.pointers == {"/scopes/0": "not_allowed"}
+
+
+async def test_a_key_that_ends_makes_none_that_ends_later(api: Api) -> None:
+    parent = await issue(api, expires_in=3600)
+    child = await api.call("POST", KEYS, {}, key=parent.body["key"])
+    sooner = await api.call("POST", KEYS, {"expires_in": 1800}, key=parent.body["key"])
+    grandchild = await api.call("POST", KEYS, {}, key=sooner.body["key"])
+    later = await api.call("POST", KEYS, {"expires_in": 7200}, key=parent.body["key"])
+    endless = await issue(api)
+
+    assert child.body["expires_at"] == parent.body["expires_at"]
+    assert sooner.body["created_at"] < sooner.body["expires_at"] < parent.body["expires_at"]
+    assert grandchild.body["expires_at"] == sooner.body["expires_at"]
+    assert (later.status, later.code, later.pointers) == (
+        422,
+        "expires_after_asker",
+        {"/expires_in": "expires_after_asker"},
+    )
+    assert endless.body["expires_at"] is None
+
+
+async def test_a_clock_that_is_behind_lets_no_key_live_longer(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = await issue(api, expires_in=3600)
+    monkeypatch.setattr(administration, "_outlives", lambda body, ends_by: False)
+
+    child = await api.call("POST", KEYS, {"expires_in": 7200}, key=parent.body["key"])
+
+    assert child.body["expires_at"] == parent.body["expires_at"]
+
+
+async def test_a_key_that_ends_invites_nobody(api: Api) -> None:
+    invited = await api.call("POST", "/v1/users", {"email": "ada@example.com", "role": "viewer"})
+    parent = await issue(api, expires_in=3600)
+
+    replies = [
+        await api.call("POST", path, body, key=parent.body["key"])
+        for path, body in (
+            ("/v1/users", {"email": "grace@example.com", "role": "viewer"}),
+            (f"/v1/users/{invited.body['id']}/invite", {}),
+        )
+    ]
+
+    assert invited.status == 201
+    assert [(reply.status, reply.code) for reply in replies] == [(403, "key_ends")] * 2
+
+
+async def test_what_a_key_made_stays_when_it_is_revoked(api: Api) -> None:
+    parent = await issue(api)
+    child = await api.call("POST", KEYS, {}, key=parent.body["key"])
+
+    await api.call("DELETE", f"{KEYS}/{parent.body['id']}")
+
+    assert (await api.get(KEYS, key=child.body["key"])).status == 200
 
 
 async def test_two_live_keys_of_one_name_are_the_most(api: Api) -> None:

@@ -27,7 +27,7 @@ USER_ROUTES: Final = (
         answer=InvitedShown,
         status=201,
         body=InviteBody,
-        problems=(ProblemCode.USER_EXISTS, ProblemCode.USER_LIMIT),
+        problems=(ProblemCode.KEY_ENDS, ProblemCode.USER_EXISTS, ProblemCode.USER_LIMIT),
         keeps_answers=True,
     ),
     Route(
@@ -60,6 +60,7 @@ USER_ROUTES: Final = (
         summary="Invite a person again: the token before is void, and the key before ends once the new one is used",
         answer=InvitedShown,
         body=RenewalBody,
+        problems=(ProblemCode.KEY_ENDS,),
         keeps_answers=True,
     ),
     Route(

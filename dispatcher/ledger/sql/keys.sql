@@ -1,7 +1,8 @@
 -- name: create_key
--- Store a key's digest; the clear text is never here. $8 the person whose key it is, or null.
+-- Store a key's digest; the clear text is never here. $8 the person whose key it is, or null. It ends in $7 seconds, and at
+-- $9 at the latest; with neither it never does.
 INSERT INTO api_key (key_id, secret_sha256, account_id, environment, scopes, name, expires_at, user_id)
-VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7), $8)
+VALUES ($1, $2, $3, $4, $5, $6, LEAST(now() + make_interval(secs => $7), $9::timestamptz), $8)
 RETURNING created_at, expires_at
 
 -- name: count_live_keys
@@ -34,7 +35,7 @@ ORDER BY k.created_at DESC, k.key_id
 
 -- name: find_key
 -- Read one key that is not revoked and not expired, with its account. Index: primary key. `is_fresh`: used within this hour.
-SELECT k.secret_sha256, k.account_id, a.public_id AS account, k.environment, k.scopes,
+SELECT k.secret_sha256, k.account_id, a.public_id AS account, k.environment, k.scopes, k.expires_at,
        COALESCE(k.last_used_at >= date_trunc('hour', now()), false) AS is_fresh
 FROM api_key k LEFT JOIN account a USING (account_id)
 WHERE k.key_id = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
