@@ -15,7 +15,7 @@ from dispatcher.api.listeners import Listeners
 from dispatcher.api.models import Incoming, NoQuery
 from dispatcher.api.problems import NO_HEADERS, Problem, ProblemCode
 from dispatcher.api.throttle import Buckets, Windows
-from dispatcher.api.waiting import Waiters
+from dispatcher.api.waiting import Asker, Waiters
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
 from dispatcher.ledger.deeds import Action, Ask, Deed
@@ -107,7 +107,8 @@ class Call:
     """One authorized request. `query` and `body` are valid; `path` holds the route's placeholders by name.
 
     `tenant` is the caller's account and environment, or OPERATORS. `ask` is the idempotency key it came with, on
-    routes that keep answers. `stranger_rates` bound how often one address may fail to say who it is.
+    routes that keep answers. `stranger_rates` bound how often one address may fail to say who it is. `has_left` tells
+    whether the client hung up meanwhile: who waits for it asks now and then; nothing that was begun is cut by it.
     """
 
     services: ApiServices
@@ -124,6 +125,12 @@ class Call:
     trials_made: Windows
     stranger_rates: Buckets
     ask: Ask | None
+    has_left: Callable[[], bool]
+
+    @property
+    def asker(self) -> Asker:
+        """Return who it is for an answer that waits."""
+        return Asker(self.bearer.key_id, self.tenant, self.has_left)
 
     def deed(self, action: Action) -> Deed:
         """Return what is about to be done, for the ledger to write down and to do once."""

@@ -56,7 +56,7 @@ async def follow_attempts(call: Call) -> Answer:
         return page
 
     page = await call.services.waiters.until_there(
-        call.bearer.key_id, look, lambda page: bool(page.attempts), seconds=query.wait
+        call.asker, look, lambda page: bool(page.attempts), seconds=query.wait
     )
     ids = call.services.delivery_ids
     shown = [{**show_attempt(one.attempt, ids), "endpoint_id": one.endpoint} for one in page.attempts]

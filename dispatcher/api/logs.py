@@ -82,7 +82,7 @@ async def list_events(call: Call) -> Answer:
         return page
 
     page = await call.services.waiters.until_there(
-        call.bearer.key_id, look, lambda page: bool(page.bodies) or not page.is_end, seconds=query.wait
+        call.asker, look, lambda page: bool(page.bodies) or not page.is_end, seconds=query.wait
     )
     shown: dict[str, object] = {"data": [orjson.Fragment(body) for body in page.bodies]}
     last = place or EventPlace(0, 0)

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
@@ -192,6 +193,7 @@ class ApiServer:
                 trials_made=self._trials_made,
                 stranger_rates=self._stranger_rates,
                 ask=ask,
+                has_left=partial(_has_left, request),
             )
         )
 
@@ -303,6 +305,10 @@ def _check_scope(bearer: Bearer, route: Route, scope: Scope) -> None:
         raise Problem(ProblemCode.NEEDS_ACCOUNT_KEY, "an operator's key sees no account")
     elif scope not in bearer.scopes:
         raise Problem(ProblemCode.MISSING_SCOPE, f"the key lacks the scope {scope}")
+
+
+def _has_left(request: web.BaseRequest) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 async def _hand_over(request: web.BaseRequest, answer: Takeover) -> web.StreamResponse:

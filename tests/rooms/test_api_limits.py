@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -149,6 +150,23 @@ async def test_a_request_that_waits_is_one_of_so_many(api: Api, path: str, monke
 
     assert (waiting.status, waiting.code, waiting.headers["Retry-After"]) == (429, "rate_limited", "1")
     assert looking.status == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/events?order=asc&", "/v1/attempts?"])
+async def test_a_client_that_hangs_up_waits_no_more(api: Api, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # By itself it would never be over.
+    monkeypatch.setattr("dispatcher.api.waiting.clock", SimpleNamespace(mono=lambda: 0.0))
+    waiting = api.services.waiters._waiting
+    async with ApiServer("127.0.0.1:0", api.services, ApiOptions(request_seconds=600.0)) as server:
+        where = urlsplit(server.url)
+        _, writer = await asyncio.open_connection(where.hostname, where.port)
+        writer.write(f"GET {path}wait=8 HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {api.key}\r\n\r\n".encode())
+        async with asyncio.timeout(20):
+            while not waiting:
+                await asyncio.sleep(0)
+            writer.close()
+            while waiting:
+                await asyncio.sleep(0)
 
 
 async def test_a_connection_too_many_is_told_so_and_closed(ledger_url: str, pool: Pool, vault: Vault) -> None:
