@@ -30,8 +30,9 @@ class Crowd:
         """Return the protocol of a connection too many: an answer, or nothing while enough others get theirs."""
         if len(self._refused) >= _MOST_REFUSED:
             return _Dropped()
-        headers = {**self._headers, "X-Request-Id": f"req_{secrets.token_hex(8)}", "Retry-After": "1"}
-        return _Refused(self._refused, _written(Problem(ProblemCode.UNAVAILABLE, "too many connections"), headers))
+        problem = Problem(ProblemCode.UNAVAILABLE, "too many connections")
+        headers = {**self._headers, **problem.headers, "X-Request-Id": f"req_{secrets.token_hex(8)}"}
+        return _Refused(self._refused, _written(problem, headers))
 
     def send_away(self) -> None:
         """Wait for none of them any longer."""

@@ -20,6 +20,7 @@ MOST_FAULTS: Final = 50
 """Faults told of one request: a body of 256 KiB can hold a hundred thousand."""
 
 NO_HEADERS: Final[Mapping[str, str]] = {}
+_COME_AGAIN: Final[Mapping[str, str]] = {"Retry-After": "1"}
 
 
 class ProblemCode(StrEnum):
@@ -156,7 +157,10 @@ class Fault(NamedTuple):
 
 
 class Problem(DispatcherError):
-    """A refusal on its way to the client. `code` is one of ProblemCode or, for 422, a field's own code."""
+    """A refusal on its way to the client. `code` is one of ProblemCode or, for 422, a field's own code.
+
+    Every 503 says when to come again: in a second, unless `headers` know better.
+    """
 
     def __init__(
         self,
@@ -172,7 +176,8 @@ class Problem(DispatcherError):
         self.code = code or kind.value
         self.detail = detail
         self.faults = tuple(faults)
-        self.headers = headers
+        is_passing = KINDS[kind].status is HTTPStatus.SERVICE_UNAVAILABLE
+        self.headers = {**_COME_AGAIN, **headers} if is_passing else headers
 
     @property
     def status(self) -> int:

@@ -41,7 +41,6 @@ _SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-_RETRY_AFTER: Final[Mapping[str, str]] = {"Retry-After": "1"}
 _UNREAD_BODY: Final = frozenset({ProblemCode.REQUEST_TIMEOUT, ProblemCode.BODY_TOO_LARGE})
 _LINGER_SECONDS: Final = 1.0
 """How long the rest of a refused body is read away, so that the client sees the answer before the reset."""
@@ -155,9 +154,9 @@ class ApiServer:
             problem = fault
         except Unavailable as fault:
             detail = "; ".join(filter(None, (fault.why, "try again shortly")))
-            problem = Problem(ProblemCode.UNAVAILABLE, detail, headers=_RETRY_AFTER)
+            problem = Problem(ProblemCode.UNAVAILABLE, detail)
         except TimeoutError:
-            problem = Problem(ProblemCode.TIMED_OUT, "try again shortly", headers=_RETRY_AFTER)
+            problem = Problem(ProblemCode.TIMED_OUT, "try again shortly")
         except Exception as fault:  # noqa: BLE001 - the boundary: a bug in one request ends that request only
             _report(request_id, fault)
             problem = Problem(ProblemCode.INTERNAL_ERROR, "tell us the request id")

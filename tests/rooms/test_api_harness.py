@@ -180,6 +180,7 @@ def _hold_against_table(method: str, sent_path: str, reply: Reply) -> None:
     assert reply.headers["Server"] == "dispatcher"
     if reply.status >= 400:
         assert reply.headers["Content-Type"] == "application/problem+json"
+        assert reply.status not in {429, 503} or int(reply.headers["Retry-After"]) > 0
         if reply.body is not None:
             ProblemShown.model_validate(reply.body)
             assert reply.body["status"] == reply.status

@@ -1,10 +1,22 @@
 """Problem documents."""
 
+import pytest
+
 from dispatcher.api.problems import KINDS, MOST_FAULTS, Fault, Problem, ProblemCode, pointer, refused
 
 
 def test_every_code_has_a_status_and_a_title() -> None:
     assert set(KINDS) == set(ProblemCode)
+
+
+@pytest.mark.parametrize("code", [code for code, kind in KINDS.items() if kind.status == 503])
+def test_every_503_says_when_to_come_again(code: ProblemCode) -> None:
+    assert Problem(code).headers == {"Retry-After": "1"}
+    assert Problem(code, headers={"Retry-After": "9", "X": "y"}).headers == {"Retry-After": "9", "X": "y"}
+
+
+def test_a_refusal_that_time_does_not_mend_says_nothing_of_time() -> None:
+    assert Problem(ProblemCode.NOT_FOUND).headers == {}
 
 
 def test_pointers_escape_what_would_be_read_as_a_step() -> None:
