@@ -1,7 +1,8 @@
 """Test events: one request outside the lanes, made as every other request is.
 
 A test is asked for by a person who waits for its result, so it does not queue, takes no token of its host and is never
-tried again; how many there may be is bounded where they are asked for. It goes to paused and disabled endpoints, too.
+tried again; how many there may be is bounded where they are asked for, by the host that they really go to: an endpoint
+may be moved in between. It goes to paused and disabled endpoints, too.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from dispatcher.kit import clock
 from dispatcher.model.delivery import Delivery
 from dispatcher.model.endpoint import EndpointStatus, Target
 from dispatcher.model.outcome import Outcome, OutcomeKind
-from dispatcher.model.trial import Trial
+from dispatcher.model.trial import Admit, Trial
 
 LONGEST_SECONDS: Final = 8.0
 """A person waits for this long and no longer."""
@@ -56,11 +57,15 @@ class Trials:
         target = await self._target(delivery)
         return None if target is None else Trial(self._sender.write(target, delivery, 1), None, (), target.host_id)
 
-    async def send(self, delivery: Delivery) -> Trial | None:
-        """Send a test and return what it met; errors as `write`. Takes at most eight seconds."""
+    async def send(self, delivery: Delivery, admit: Admit) -> Trial | None:
+        """Send a test and return what it met; errors as `write`, and those of `admit`. Takes at most eight seconds."""
         target = await self._target(delivery)
         if target is None:
             return None
+        with admit(target.authority, is_verified=target.is_verified):
+            return await self._send(target, delivery)
+
+    async def _send(self, target: Target, delivery: Delivery) -> Trial:
         written: list[bytes] = []
         started = clock.mono()
         try:

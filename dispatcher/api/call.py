@@ -14,7 +14,8 @@ from dispatcher.api.cursors import Cursors, Seals
 from dispatcher.api.listeners import Listeners
 from dispatcher.api.models import Incoming, NoQuery
 from dispatcher.api.problems import NO_HEADERS, Problem, ProblemCode
-from dispatcher.api.throttle import Buckets, Windows
+from dispatcher.api.throttle import Buckets
+from dispatcher.api.trial_bounds import TrialBounds
 from dispatcher.api.waiting import Asker, Waiters
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
@@ -26,7 +27,7 @@ from dispatcher.model.access import Scope
 from dispatcher.model.delivery import Delivery
 from dispatcher.model.endpoint import HostLimits
 from dispatcher.model.ids import DeliveryIds
-from dispatcher.model.trial import Trial
+from dispatcher.model.trial import Admit, Trial
 from dispatcher.policy.catalogue import Catalogue
 from dispatcher.policy.schema_files import Publications
 from dispatcher.policy.urls import UrlRules
@@ -43,8 +44,8 @@ class Trials(Protocol):
         """Return the request that a test would be; None when the endpoint does not exist."""
         ...
 
-    async def send(self, delivery: Delivery) -> Trial | None:
-        """Send a test and return what it met, within eight seconds; None as `write`."""
+    async def send(self, delivery: Delivery, admit: Admit) -> Trial | None:
+        """Send a test and return what it met, within eight seconds; None as `write`. What `admit` raises, passes."""
         ...
 
 
@@ -122,7 +123,7 @@ class Call:
     headers: Mapping[str, str]
     request_id: str
     address: str | None
-    trials_made: Windows
+    trial_bounds: TrialBounds
     stranger_rates: Buckets
     ask: Ask | None
     has_left: Callable[[], bool]

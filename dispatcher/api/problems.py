@@ -68,6 +68,7 @@ class ProblemCode(StrEnum):
     EXPECTATION_FAILED = "expectation_failed"
     VALIDATION_FAILED = "validation_failed"
     RATE_LIMITED = "rate_limited"
+    TEST_UNDER_WAY = "test_under_way"
     INTERNAL_ERROR = "internal_error"
     UNAVAILABLE = "unavailable"
     NOT_DELIVERING = "not_delivering"
@@ -129,6 +130,7 @@ KINDS: Final[Mapping[ProblemCode, _Kind]] = {
     ProblemCode.EXPECTATION_FAILED: _Kind(HTTPStatus.EXPECTATION_FAILED, "The expectation cannot be met"),
     ProblemCode.VALIDATION_FAILED: _Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "The request has faults"),
     ProblemCode.RATE_LIMITED: _Kind(HTTPStatus.TOO_MANY_REQUESTS, "Too many requests"),
+    ProblemCode.TEST_UNDER_WAY: _Kind(HTTPStatus.TOO_MANY_REQUESTS, "A test of the endpoint is under way"),
     ProblemCode.INTERNAL_ERROR: _Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "Something failed on our side"),
     ProblemCode.NOT_DELIVERING: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "This process sends no requests"),
     ProblemCode.NO_KAFKA: _Kind(HTTPStatus.SERVICE_UNAVAILABLE, "This process publishes no records"),

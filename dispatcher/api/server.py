@@ -21,7 +21,8 @@ from dispatcher.api.problems import PROBLEM_TYPE, Problem, ProblemCode
 from dispatcher.api.routes import ROUTES
 from dispatcher.api.shapes import check_body, check_query
 from dispatcher.api.stalls import StallWatch
-from dispatcher.api.throttle import Allowance, Buckets, Windows, rate_headers
+from dispatcher.api.throttle import Allowance, Buckets, rate_headers
+from dispatcher.api.trial_bounds import TrialBounds
 from dispatcher.kit import clock
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.deeds import OPERATORS, DeedLedger
@@ -52,6 +53,7 @@ NOBODYS: Final = Tenant(-1, "nobody")
 KEY_RATE: Final = Allowance(per_second=20.0, burst=40)
 STRANGER_RATE: Final = Allowance(per_second=10.0, burst=50)
 TRIALS_A_MINUTE: Final = 10
+HOST_TRIALS_A_MINUTE: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ class ApiOptions:
     `stall_seconds`.
 
     `key_rate` is for the requests of one key, `stranger_rate` for the failed logins of one address (and the invitations
-    it presents that are no good), `trials_a_minute` for the tests of one endpoint; all hold in this process.
+    it presents that are no good), `trials_a_minute` for the tests of one endpoint, and for those of one account and
+    environment to one host, `host_trials_a_minute` for those of all to one host; all hold in this process.
     """
 
     body_bytes: int = 256 * 1024
@@ -77,6 +80,7 @@ class ApiOptions:
     key_rate: Allowance = KEY_RATE
     stranger_rate: Allowance = STRANGER_RATE
     trials_a_minute: int = TRIALS_A_MINUTE
+    host_trials_a_minute: int = HOST_TRIALS_A_MINUTE
 
 
 class ApiServer:
@@ -97,7 +101,7 @@ class ApiServer:
             strangers=self._stranger_rates,
         )
         self._rates = Buckets(self._options.key_rate)
-        self._trials_made = Windows(self._options.trials_a_minute, 60.0)
+        self._trial_bounds = TrialBounds(self._options.trials_a_minute, self._options.host_trials_a_minute)
         self._deeds = DeedLedger(services.pool)
         self._endpoints = EndpointLedger(services.pool, default_limits=services.host_defaults)
         self._logs = LogLedger(services.pool)
@@ -189,7 +193,7 @@ class ApiServer:
                 headers=request.headers,
                 request_id=headers["X-Request-Id"],
                 address=request.remote,
-                trials_made=self._trials_made,
+                trial_bounds=self._trial_bounds,
                 stranger_rates=self._stranger_rates,
                 ask=ask,
                 has_left=partial(_has_left, request),

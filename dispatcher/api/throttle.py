@@ -2,11 +2,14 @@
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Final, NamedTuple
 
 _MOST_BUCKETS: Final = 10_000
 """Beyond it the one that was used longest ago is forgotten, which can only be to the good of its owner."""
+
+_MOST_WINDOWS: Final = 10_000
+"""Windows remembered at a time: some 20 MB."""
 
 
 class Allowance(NamedTuple):
@@ -57,24 +60,37 @@ class Buckets:
 
 
 class Windows:
-    """At most `n` per name within any `seconds`, however they are spread. Touched between awaits only."""
+    """At most `n` per name within any `seconds`, however they are spread. Touched between awaits only.
+
+    A window that is past is forgotten. No other is: while there are as many as there may be, a further name waits.
+    """
 
     def __init__(self, n: int, seconds: float) -> None:
         self._n = n
         self._seconds = seconds
         # The longest unused first; each with the moments of those within the window (monotonic).
-        self._taken: dict[str, deque[float]] = {}
+        self._taken: dict[Hashable, deque[float]] = {}
 
-    def take(self, name: str, now: float) -> float:
-        """Take one, if there is one left, and return 0.0; else the seconds until there is."""
+    def wait(self, name: Hashable, now: float) -> float:
+        """Return the seconds until one may be taken, 0.0 when there is one left."""
+        self._forget_past(now)
+        taken = self._taken.get(name)
+        if taken is None:
+            return self._end_of_oldest() - now if len(self._taken) >= _MOST_WINDOWS else 0.0
+        return max(0.0, taken[0] + self._seconds - now) if len(taken) == self._n else 0.0
+
+    def take(self, name: Hashable, now: float) -> None:
+        """Take one, where `wait` said that there is one left."""
         taken = self._taken.pop(name, None) or deque(maxlen=self._n)
-        self._taken[name] = taken
-        if len(self._taken) > _MOST_BUCKETS:
-            del self._taken[next(iter(self._taken))]
-        if len(taken) == self._n and (wait := taken[0] + self._seconds - now) > 0:
-            return wait
         taken.append(now)
-        return 0.0
+        self._taken[name] = taken
+
+    def _forget_past(self, now: float) -> None:
+        while self._taken and self._end_of_oldest() <= now:
+            del self._taken[next(iter(self._taken))]
+
+    def _end_of_oldest(self) -> float:
+        return next(iter(self._taken.values()))[-1] + self._seconds
 
 
 def rate_headers(standing: Standing, allowance: Allowance) -> Mapping[str, str]:

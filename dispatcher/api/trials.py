@@ -1,9 +1,9 @@
 """Handlers of test events: what would be sent, and what became of it."""
 
-import math
 import secrets
 import string
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -64,8 +64,8 @@ async def send_test(call: Call) -> Answer:
     delivery = await _delivery(call, endpoint, body)
     if body.dry_run:
         return Answer(_show(call, endpoint, delivery, await _made(trials.write, delivery)))
-    _admit(call, endpoint)
-    trial = await _made(trials.send, delivery)
+    admit = partial(call.trial_bounds.admitted, call.tenant, endpoint.public_id)
+    trial = await _made(partial(trials.send, admit=admit), delivery)
     assert trial.outcome is not None
     deed = call.deed(Action.ENDPOINT_TESTED)
     shown = _show(call, endpoint, delivery, trial)
@@ -93,13 +93,6 @@ async def read_sample(call: Call) -> Answer:
     return Answer(
         orjson.Fragment(_sample(call, example, new_test_event_id(), "we_0000000000000000", call.query.variant))
     )
-
-
-def _admit(call: Call, endpoint: StoredEndpoint) -> None:
-    wait = call.trials_made.take(endpoint.public_id, clock.mono())
-    if wait:
-        headers = {"Retry-After": str(math.ceil(wait))}
-        raise Problem(ProblemCode.RATE_LIMITED, "at most 10 tests of one endpoint in a minute", headers=headers)
 
 
 async def _delivery(call: Call, endpoint: StoredEndpoint, body: TrialBody) -> Delivery:

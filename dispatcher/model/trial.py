@@ -1,6 +1,7 @@
 """A test event's request and what it met."""
 
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
 
 from dispatcher.model.outcome import Outcome
 
@@ -15,3 +16,11 @@ class Trial(NamedTuple):
     outcome: Outcome | None
     key_ids: tuple[int, ...]
     host_id: int
+
+
+class Admit(Protocol):
+    """Says whether a test may be sent."""
+
+    def __call__(self, authority: str, *, is_verified: bool) -> AbstractContextManager[None]:
+        """Return a context to send in, to the host `authority`; entering it raises when this may not be."""
+        ...

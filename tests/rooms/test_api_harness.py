@@ -26,7 +26,7 @@ from dispatcher.model.delivery import Delivery
 from dispatcher.model.endpoint import HostLimits
 from dispatcher.model.ids import DeliveryIds, show_event_id
 from dispatcher.model.outcome import Outcome, OutcomeKind
-from dispatcher.model.trial import Trial
+from dispatcher.model.trial import Admit, Trial
 from dispatcher.policy.catalogue import Catalogue
 from dispatcher.policy.schema_files import load_catalogue, load_publications, schema_folder
 from dispatcher.policy.urls import UrlRules
@@ -73,8 +73,9 @@ class PaperTrials:
     async def write(self, delivery: Delivery) -> Trial:
         return Trial(b"POST / HTTP/1.1\r\nhost: example.com\r\n\r\n" + delivery.body, None, (), 1)
 
-    async def send(self, delivery: Delivery) -> Trial:
-        return (await self.write(delivery))._replace(outcome=Outcome(OutcomeKind.DELIVERED, 0.001, 204))
+    async def send(self, delivery: Delivery, admit: Admit) -> Trial:
+        with admit("https://example.com:443", is_verified=True):
+            return (await self.write(delivery))._replace(outcome=Outcome(OutcomeKind.DELIVERED, 0.001, 204))
 
 
 PAPER_TRIALS = PaperTrials()

@@ -1,6 +1,7 @@
 """Test events: one real request, and what became of it."""
 # ruff: noqa: F401, F811 - fixtures are taken in by name
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,8 +16,10 @@ from dispatcher.directory import Directory
 from dispatcher.ledger.connections import Link, Pool
 from dispatcher.ledger.directory import DirectoryLedger
 from dispatcher.model.delivery import Delivery
-from dispatcher.model.trial import Trial
+from dispatcher.model.outcome import Outcome
+from dispatcher.model.trial import Admit, Trial
 from dispatcher.policy.urls import PortRules, UrlRules
+from dispatcher.sending.attempt import Sender
 from dispatcher.trials import Trials
 from dispatcher.vault import Vault
 from tests.rooms.sending_room import LOOPBACK, a_sender
@@ -137,8 +140,8 @@ async def test_a_success_at_a_host_that_the_endpoint_has_left_meanwhile_verifies
 ) -> None:
     send = Trials.send
 
-    async def send_and_move(self: Trials, delivery: Delivery) -> Trial | None:
-        trial = await send(self, delivery)
+    async def send_and_move(self: Trials, delivery: Delivery, admit: Admit) -> Trial | None:
+        trial = await send(self, delivery, admit)
         async with tested.api.sql() as sql:
             await sql.execute(
                 "WITH other AS (INSERT INTO host (authority, interval_us, grant_burst, in_flight)"
@@ -235,6 +238,54 @@ async def test_tests_of_one_endpoint_are_bounded(tested: Bench) -> None:
     assert 0 < int(replies[3].headers["Retry-After"]) <= 60
     assert dry.status == 200
     assert len(tested.sink.requests) == 3
+
+
+async def test_deleting_an_endpoint_and_making_it_anew_opens_no_more_tests(tested: Bench) -> None:
+    statuses = []
+    for _ in range(4):
+        statuses.append((await tested.test()).status)
+        await tested.api.call("DELETE", tested.path)
+        await tested.register()
+
+    assert statuses == [200, 200, 200, 429]
+    assert len(tested.sink.requests) == 3
+
+
+async def test_a_test_counts_at_the_host_that_it_goes_to(tested: Bench) -> None:
+    async with Sink.serving() as elsewhere:
+        await tested.test()
+        # This process has not heard of it: tests go on to the former host.
+        await tested.api.call("PATCH", tested.path, {"url": f"http://127.0.0.1:{elsewhere.port}/", "headers": {}})
+        moved = [(await tested.test()).status for _ in range(2)]
+        await tested.register()
+        last = await tested.test()
+
+    assert (moved, last.status) == ([200, 200], 429)
+    assert (len(tested.sink.requests), len(elsewhere.requests)) == (3, 0)
+
+
+async def test_an_endpoint_without_a_success_gets_one_test_at_a_time(
+    tested: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, may_end = Sender.send, asyncio.Event()
+
+    async def send_slowly(self: Sender, *request: Any, **options: Any) -> Outcome:
+        outcome = await send(self, *request, **options)
+        await may_end.wait()
+        return outcome
+
+    monkeypatch.setattr(Sender, "send", send_slowly)
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(tested.test(), name="first")
+        await tested.sink.arrival(1)
+        second = await tested.test()
+        dry = await tested.test(dry_run=True)
+        may_end.set()
+
+    assert first.result().status == 200
+    assert (second.status, second.code, second.headers["Retry-After"]) == (429, "test_under_way", "1")
+    assert dry.status == 200
+    assert len(tested.sink.requests) == 1
 
 
 @pytest.mark.parametrize(

@@ -128,10 +128,11 @@ ENDPOINT_ROUTES: Final = (
         operation_id="sendTest",
         handler=trials.send_test,
         scope=Scope.ENDPOINTS_WRITE,
-        summary="Send a signed test event and tell what came of it; `dry_run` only shows it. Ten a minute per process",
+        summary="Send a signed test event and tell what came of it; `dry_run` only shows it. Per process ten a minute "
+        "of an endpoint and of an account to a host, 60 to a host; one at a time before the first success",
         answer=TrialShown,
         body=TrialBody,
-        problems=(ProblemCode.NOT_DELIVERING,),
+        problems=(ProblemCode.NOT_DELIVERING, ProblemCode.TEST_UNDER_WAY),
         keeps_answers=True,
     ),
     Route(

@@ -40,20 +40,27 @@ def test_a_window_passes_so_many_wherever_it_begins_and_no_fewer(gaps: list[floa
     passed: list[float] = []
     for gap in gaps:
         now += gap
-        wait = windows.take("we_1", now)
+        wait = windows.wait("we_1", now)
         within = [one for one in passed if one > now - 60.0]
         assert (wait == 0.0) == (len(within) < 10)
         if wait == 0.0:
+            windows.take("we_1", now)
             passed.append(now)
 
 
-def test_names_of_windows_are_forgotten_the_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throttle, "_MOST_BUCKETS", 2)
-    windows = Windows(1, 60.0)
+def test_a_window_is_forgotten_once_it_is_past_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throttle, "_MOST_WINDOWS", 2)
+    windows = Windows(2, 60.0)
+    for name, now in (("a", 0.0), ("b", 1.0), ("a", 10.0)):
+        windows.take(name, now)
 
-    waits = [windows.take(name, 0.0) for name in ("a", "b", "a", "c", "a", "b")]
+    waits = [windows.wait("c", now) for now in (20.0, 60.5, 61.0)]
 
-    assert waits == [0.0, 0.0, 60.0, 0.0, 60.0, 0.0]
+    assert waits == [41.0, 0.5, 0.0]
+    assert list(windows._taken) == ["a"]
+    assert windows.wait("a", 61.0) == 0.0
+    assert windows.wait("c", 70.0) == 0.0
+    assert not windows._taken
 
 
 def test_one_callers_flood_leaves_the_others_alone() -> None:
