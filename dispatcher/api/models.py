@@ -29,7 +29,6 @@ MetadataValue = Annotated[str, Field(max_length=LONGEST_METADATA_VALUE)]
 Workflow = Annotated[str, Field(min_length=1, max_length=255)]
 Wait = Annotated[int, Field(ge=0, le=86_400, description="seconds")]
 RateLimit = Annotated[float, Field(ge=0.01, le=10_000, description="requests per second")]
-Variant = Literal["approved", "declined", "inconclusive", "non_ascii", "empty_optional", "largest"]
 CaseOutcome = Literal["approved", "declined", "inconclusive"]
 
 
@@ -276,54 +275,6 @@ class PhasesShown(Outgoing):
     connect_ms: float | None
     tls_ms: float | None
     wait_ms: float | None
-
-
-class TrialBody(Incoming):
-    """A test to make. `dry_run`: only show what would be sent."""
-
-    type: Annotated[str, Field(max_length=128)] = "verification.completed"
-    variant: Variant | None = None
-    dry_run: bool = False
-
-
-class SampleQuery(Incoming):
-    """Which variant of a sample."""
-
-    variant: Variant | None = None
-
-
-class RequestShown(Outgoing):
-    """A request as it was sent, or would be. Values of the endpoint's own headers are masked."""
-
-    method: Literal["POST"]
-    url: str
-    headers: dict[str, str]
-    body: str
-
-
-class TrialShown(Outgoing):
-    """A test and what became of it; of a dry run what would be sent.
-
-    `would_deliver`: whether a real event like this would be sent now, and if not, why. `error` is the likely cause in
-    words. `response_body` is the answer's first 16 KiB as text.
-    """
-
-    object: Literal["test"]
-    dry_run: bool
-    event_id: str
-    event_type: str
-    delivery_id: str | None
-    delivered: bool
-    would_deliver: bool
-    would_skip_because: Literal["not_subscribed", "filtered_outcome", "filtered_workflow", "held"] | None
-    outcome: OutcomeKind | None
-    status_code: int | None
-    duration_ms: int | None
-    phases: PhasesShown
-    response_body: str | None
-    response_cut: bool
-    error: str | None
-    request: RequestShown
 
 
 class HourShown(Outgoing):

@@ -10,9 +10,9 @@ import orjson
 
 from dispatcher.api.call import Answer, Call
 from dispatcher.api.idempotency import repeat
-from dispatcher.api.models import TrialBody
 from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found, refused
 from dispatcher.api.shapes import MASK
+from dispatcher.api.trial_models import TrialBody
 from dispatcher.kit import clock
 from dispatcher.ledger.deeds import Action
 from dispatcher.ledger.endpoints import StoredEndpoint

@@ -19,11 +19,10 @@ from dispatcher.api.models import (
     RotationBody,
     RotationShown,
     StatsShown,
-    TrialBody,
-    TrialShown,
 )
 from dispatcher.api.problems import PAGED, ProblemCode
 from dispatcher.api.replay_models import ReplayBody, ReplayCountShown, ReplayShown
+from dispatcher.api.trial_models import TrialBody, TrialShown
 from dispatcher.model.access import Scope
 
 ENDPOINT_ROUTES: Final = (

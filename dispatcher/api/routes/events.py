@@ -5,8 +5,9 @@ from typing import Final
 from dispatcher.api import listening, live, logs, trials
 from dispatcher.api.call import Route
 from dispatcher.api.live import LiveAttemptList, LiveQuery
-from dispatcher.api.models import EventList, EventShown, EventsQuery, EventTypeList, FreeObject, SampleQuery
+from dispatcher.api.models import EventList, EventShown, EventsQuery, EventTypeList, FreeObject
 from dispatcher.api.problems import PAGED, ProblemCode
+from dispatcher.api.trial_models import SampleQuery
 from dispatcher.model.access import Scope
 
 EVENT_ROUTES: Final = (
