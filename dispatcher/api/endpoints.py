@@ -14,7 +14,7 @@ from dispatcher.api.idempotency import repeat
 from dispatcher.api.models import EndpointBody, EndpointChangeBody
 from dispatcher.api.numbered import list_numbered
 from dispatcher.api.problems import Problem, ProblemCode, not_found
-from dispatcher.api.registration import EVERY_MEMBER, body_of, check, look_up, settings_of
+from dispatcher.api.registration import EVERY_MEMBER, body_of, check, demand_values, look_up, settings_of
 from dispatcher.api.shapes import MASK, show_endpoint, show_instant, show_new_endpoint
 from dispatcher.api.versions import mismatch, read_if_match, show_tag
 from dispatcher.ledger.deeds import Action, KeptAnswer
@@ -145,7 +145,9 @@ async def _change_settings(
 def _checked(call: Call, stored: StoredEndpoint, sealed: bytes | None, members: Collection[str]) -> EndpointBody:
     """Return the endpoint's body with the patch in it, or raise Problem with what is wrong with the patch."""
     changed = _changed(stored, sealed, call, members)
-    return check(changed, call.tenant.environment, call.services, members=members)
+    body = check(changed, call.tenant.environment, call.services, members=members)
+    demand_values(stored, body, (call.body.headers or {}) if "headers" in members else None)
+    return body
 
 
 def _changed(stored: StoredEndpoint, sealed: bytes | None, call: Call, members: Collection[str]) -> EndpointBody:
@@ -154,8 +156,8 @@ def _changed(stored: StoredEndpoint, sealed: bytes | None, call: Call, members: 
     try:
         body = body_of(stored, sealed, call.services)
     except SealBroken as fault:
-        # Only new header values can help here.
-        if patch.headers is None or MASK in patch.headers.values():
+        # Only new header values can help here, or none.
+        if "headers" not in members or MASK in (patch.headers or {}).values():
             raise Problem(ProblemCode.UNAVAILABLE, "the stored header values cannot be opened just now") from fault
         body = body_of(stored, None, call.services)
     news = {name: getattr(patch, name) for name in members}

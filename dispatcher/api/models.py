@@ -126,7 +126,8 @@ class EndpointChangeBody(Incoming):
     """Members to change; what is left out stays, and null takes an optional one away.
 
     `events`, `headers`, `filter`, `metadata` and `schedule` are replaced as a whole. A header whose value is given as
-    `********` keeps the one it has. At another host the endpoint has to answer with success again to be verified.
+    `********` keeps the one it has, but at another host: there all are given anew or left out (`header_value_needed`),
+    and the endpoint has to answer with success again to be verified.
     While it is paused or disabled, what it misses is kept; enabling sends it. The status changes last, by itself.
     """
 

@@ -1,7 +1,7 @@
 """What an owner says about an endpoint: checked against every rule, and turned into what is stored."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -43,6 +43,21 @@ def check(body: EndpointBody, environment: str, services: ApiServices, *, member
     if faults:
         raise refused(faults)
     return body if isinstance(url, UrlRefusal) else body.model_copy(update={"url": url.url})
+
+
+def demand_values(before: StoredEndpoint, after: EndpointBody, given: Mapping[str, str] | None) -> None:
+    """Raise Problem for every header value that would go along to another host without being given anew.
+
+    No answer shows a value. Whoever may move an endpoint could have it sent to a host of their own, and read it there.
+    `given` are the headers of this change, None where it says nothing of them; `after` has a checked URL.
+    """
+    if authority_of(after.url) == authority_of(before.url):
+        return
+    kept = before.header_names if given is None else [name for name, value in given.items() if value == MASK]
+    message = "stored values do not go along to another host: give this one anew, or leave the header out"
+    faults = [Fault(pointer(["headers", name]), "header_value_needed", message) for name in kept]
+    if faults:
+        raise refused(faults)
 
 
 async def look_up(url: str, services: ApiServices) -> list[str]:

@@ -21,7 +21,7 @@ def update(
     endpoint: EndpointArgument,
     *,
     members: Members,
-    url: Annotated[str | None, typer.Option(help="Send there from now on; waiting deliveries too.")] = None,
+    url: Annotated[str | None, typer.Option(help="Send there from now on; at another host say --header again.")] = None,
     events: Annotated[
         list[str] | None,
         typer.Option("--events", "-e", help="Replaces the list. Repeat it.", autocompletion=subscriptions),
@@ -29,6 +29,8 @@ def update(
     output: FormOption = Form.TABLE,
 ) -> None:
     """Change some members of an endpoint; what is not named stays, and what is named is replaced as a whole.
+
+    Waiting deliveries move along to a new URL. Header values do not to another host: give them again, or --header ''.
 
     Example: dispatcher endpoints update we_3JqPz7LmA0 --url https://example.com/hooks
     Example: dispatcher endpoints update we_3JqPz7LmA0 -e 'verification.*' -e check.completed --rate-limit 5

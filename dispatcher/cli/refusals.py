@@ -40,6 +40,10 @@ _CURES: Final[Mapping[str, str]] = {
     "needs_operator_key": (
         "The key from {source} belongs to an account. Make an operator's: `dispatcher keys create --operator`."
     ),
+    "header_value_needed": (
+        "Give all headers again with --header 'Name: value', or drop them with --header ''; "
+        "a key that may change an endpoint shall not read them at a host of its own."
+    ),
     "user_exists": "`dispatcher users renew EMAIL` invites them again, `dispatcher users remove EMAIL` removes them.",
     "invitation_void": (
         "Ask who invited you for a new one: `dispatcher users renew` makes it. "

@@ -110,6 +110,73 @@ async def test_a_masked_header_keeps_its_value_and_a_new_one_replaces_it(api: Ap
     assert changed.body["headers"] == {"X-Keep": "********", "X-Change": "********"}
 
 
+@pytest.mark.parametrize("url", ["https://example.org/", "https://example.com:8443/"])
+@pytest.mark.parametrize(
+    ("members", "needed"),
+    [
+        ({}, {"X-Token", "X-Team"}),
+        ({"headers": {"X-Token": "********", "X-Team": "anew"}}, {"X-Token"}),
+        ({"headers": {"X-Token": "********"}}, {"X-Token"}),
+    ],
+)
+async def test_at_another_host_header_values_have_to_be_given_anew(
+    api: Api, url: str, members: dict[str, Any], needed: set[str]
+) -> None:
+    made = await api.create(headers={"X-Token": "hush-hush-value", "X-Team": "risk"})
+    before = await api.get(path_of(made))
+
+    reply = await change(api, made, {"url": url, **members})
+
+    pointers = {f"/headers/{name}": "header_value_needed" for name in needed}
+    assert (reply.status, reply.code, reply.pointers) == (422, "header_value_needed", pointers)
+    assert (await api.get(path_of(made))).body == before.body
+
+
+@pytest.mark.parametrize(
+    ("url", "members", "stored"),
+    [
+        ("https://example.org/", {"headers": {"X-Token": "new"}}, {"X-Token": "new"}),
+        ("https://example.org/", {"headers": {}}, None),
+        ("https://example.org/", {"headers": None}, None),
+        ("https://EXAMPLE.com:443/other", {}, {"X-Token": "hush-hush-value", "X-Team": "risk"}),
+        ("https://example.com/other", {"headers": {"X-Token": "********"}}, {"X-Token": "hush-hush-value"}),
+    ],
+)
+async def test_header_values_given_anew_go_along_and_at_the_same_host_all_do(
+    api: Api, url: str, members: dict[str, Any], stored: dict[str, str] | None
+) -> None:
+    made = await api.create(headers={"X-Token": "hush-hush-value", "X-Team": "risk"})
+
+    reply = await change(api, made, {"url": url, **members})
+
+    async with api.sql() as sql:
+        sealed = await sql.fetchval("SELECT sealed_headers FROM endpoint WHERE public_id = $1", made.body["id"])
+    opened = None if sealed is None else orjson.loads(api.vault.open(sealed, f"endpoint_headers:{made.body['id']}"))
+    assert (reply.status, opened) == (200, stored)
+
+
+async def test_header_values_that_do_not_open_can_be_dropped_or_replaced_and_not_kept(api: Api) -> None:
+    made = await api.create(headers={"X-Token": "hush-hush-value"})
+    async with api.sql() as sql:
+        await sql.execute("UPDATE endpoint SET sealed_headers = 'broken' WHERE public_id = $1", made.body["id"])
+
+    kept = await change(api, made, {"url": "https://example.org/"})
+    replaced = await change(api, made, {"headers": {"X-Token": "new"}})
+    async with api.sql() as sql:
+        await sql.execute("UPDATE endpoint SET sealed_headers = 'broken' WHERE public_id = $1", made.body["id"])
+    dropped = await change(api, made, {"url": "https://example.org/", "headers": None})
+
+    assert (kept.status, kept.code) == (503, "unavailable")
+    assert (replaced.status, replaced.body["headers"]) == (200, {"X-Token": "********"})
+    assert (dropped.status, "headers" in dropped.body) == (200, False)
+
+
+async def test_an_endpoint_without_headers_moves_without_a_word_of_them(api: Api) -> None:
+    made = await api.create()
+
+    assert (await change(api, made, {"url": "https://example.org/"})).status == 200
+
+
 async def test_at_another_host_an_endpoint_proves_itself_again_and_what_waits_moves_along(api: Api) -> None:
     made = await api.create()
     async with api.sql() as sql:

@@ -232,6 +232,19 @@ async def test_what_destroys_asks_and_refuses_where_nobody_can_answer(shop: Shop
     assert "--yes" in said.err
 
 
+async def test_who_moves_an_endpoint_with_headers_is_told_to_give_them_again(shop: Shop) -> None:
+    made = await shop.api.create(headers={"X-Token": "hush-hush-value"})
+    update = ("endpoints", "update", made.body["id"], "--url", "https://example.org/")
+
+    refused = await shop.terminal.run(*update, code=1)
+    moved = await shop.terminal.run(*update, "--header", "", "-o", "json")
+
+    assert "(422, header_value_needed)" in refused.err
+    assert "  /headers/X-Token: " in refused.err
+    assert "--header 'Name: value'" in refused.err
+    assert (moved.json["url"], "headers" in moved.json) == ("https://example.org/", False)
+
+
 async def test_lists_are_paged_and_say_when_there_is_more(shop: Shop) -> None:
     async with shop.api.sql() as sql:
         seeds = Seeds(sql, shop.api.tenant)
