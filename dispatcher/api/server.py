@@ -53,7 +53,7 @@ NOBODYS: Final = Tenant(-1, "nobody")
 KEY_RATE: Final = Allowance(per_second=20.0, burst=40)
 STRANGER_RATE: Final = Allowance(per_second=10.0, burst=50)
 TRIALS_A_MINUTE: Final = 10
-HOST_TRIALS_A_MINUTE: Final = 60
+MOST_TRIALS_A_MINUTE: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,8 @@ class ApiOptions:
 
     `key_rate` is for the requests of one key, `stranger_rate` for the failed logins of one address (and the invitations
     it presents that are no good), `trials_a_minute` for the tests of one endpoint, and for those of one account and
-    environment to one host, `host_trials_a_minute` for those of all to one host; all hold in this process.
+    environment to one host, `most_trials_a_minute` for those of all to one host, and of one account and environment to
+    all hosts; all hold in this process.
     """
 
     body_bytes: int = 256 * 1024
@@ -80,7 +81,7 @@ class ApiOptions:
     key_rate: Allowance = KEY_RATE
     stranger_rate: Allowance = STRANGER_RATE
     trials_a_minute: int = TRIALS_A_MINUTE
-    host_trials_a_minute: int = HOST_TRIALS_A_MINUTE
+    most_trials_a_minute: int = MOST_TRIALS_A_MINUTE
 
 
 class ApiServer:
@@ -101,7 +102,7 @@ class ApiServer:
             strangers=self._stranger_rates,
         )
         self._rates = Buckets(self._options.key_rate)
-        self._trial_bounds = TrialBounds(self._options.trials_a_minute, self._options.host_trials_a_minute)
+        self._trial_bounds = TrialBounds(self._options.trials_a_minute, self._options.most_trials_a_minute)
         self._deeds = DeedLedger(services.pool)
         self._endpoints = EndpointLedger(services.pool, default_limits=services.host_defaults)
         self._logs = LogLedger(services.pool)

@@ -1,11 +1,14 @@
 """How many tests may be sent from one process: each is a request to somebody's host that no lane paces.
 
-10 a minute   of one endpoint
-10 a minute   of one account and environment to one host: an endpoint that is deleted and made anew opens nothing
-60 a minute   of all accounts to one host
-1 at a time   of an endpoint that has not answered with success yet
-5 at a time   of one account and environment: they may take eight seconds each
-50 at a time  of all
+    10 a minute   of one endpoint
+    10 a minute   of one account and environment to one host: an endpoint that is deleted and made anew opens nothing
+    60 a minute   of all accounts to one host
+    60 a minute   of one account and environment: what each sends and is answered is kept for days
+    1 at a time   of an endpoint that has not answered with success yet
+    5 at a time   of one account and environment: they may take eight seconds each
+    50 at a time  of all
+
+All of it is in memory, and forgotten when it is past.
 """
 
 import math
@@ -28,14 +31,16 @@ _MINUTE_SECONDS: Final = 60.0
 class TrialBounds:
     """The tests of one process: those of the last minute, and those under way. Touched between awaits only."""
 
-    def __init__(self, a_minute: int, host_a_minute: int) -> None:
+    def __init__(self, a_minute: int, most_a_minute: int) -> None:
         self._of_endpoint = Windows(a_minute, _MINUTE_SECONDS)
-        self._of_tenant = Windows(a_minute, _MINUTE_SECONDS)
-        self._of_host = Windows(host_a_minute, _MINUTE_SECONDS)
+        self._of_tenant_to_host = Windows(a_minute, _MINUTE_SECONDS)
+        self._of_host = Windows(most_a_minute, _MINUTE_SECONDS)
+        self._of_tenant = Windows(most_a_minute, _MINUTE_SECONDS)
         self._told = (
             f"at most {a_minute} tests of one endpoint in a minute",
             f"at most {a_minute} tests of one account to one host in a minute",
-            f"at most {host_a_minute} tests to one host in a minute, whoever asks for them",
+            f"at most {most_a_minute} tests to one host in a minute, whoever asks for them",
+            f"at most {most_a_minute} tests of one account in a minute",
         )
         self._unproved: set[str] = set()
         self._under_way: Counter[Tenant] = Counter()
@@ -70,7 +75,12 @@ class TrialBounds:
 
     def _take(self, tenant: Tenant, endpoint: str, authority: str) -> None:
         now = clock.mono()
-        names = ((self._of_endpoint, endpoint), (self._of_tenant, (tenant, authority)), (self._of_host, authority))
+        names = (
+            (self._of_endpoint, endpoint),
+            (self._of_tenant_to_host, (tenant, authority)),
+            (self._of_host, authority),
+            (self._of_tenant, tenant),
+        )
         for (windows, name), told in zip(names, self._told, strict=True):
             if wait := windows.wait(name, now):
                 raise Problem(ProblemCode.RATE_LIMITED, told, headers={"Retry-After": str(math.ceil(wait))})

@@ -128,7 +128,7 @@ ENDPOINT_ROUTES: Final = (
         handler=trials.send_test,
         scope=Scope.ENDPOINTS_WRITE,
         summary="Send a signed test event and tell what came of it; `dry_run` only shows it. Per process ten a minute "
-        "of an endpoint and of an account to a host, 60 to a host; one at a time before the first success",
+        "of an endpoint and of an account to a host, 60 to a host and of an account; one at a time before a success",
         answer=TrialShown,
         body=TrialBody,
         problems=(ProblemCode.NOT_DELIVERING, ProblemCode.TEST_UNDER_WAY),

@@ -71,6 +71,15 @@ def test_tests_to_one_host_are_counted_over_all_accounts(hours: Hours) -> None:
     assert send(bounds, "we_9", host="https://other.example:443") is None
 
 
+def test_tests_of_one_account_are_counted_over_all_hosts(hours: Hours) -> None:
+    bounds = TrialBounds(3, 5)
+
+    said = [send(bounds, f"we_{n}", host=f"https://{n}.example:443") for n in range(6)]
+
+    assert said == [None] * 5 + ["rate_limited 60"]
+    assert send(bounds, "we_9", tenant=OTHERS) is None
+
+
 def test_one_that_is_refused_counts_nowhere(hours: Hours) -> None:
     bounds = TrialBounds(1, 60)
 
