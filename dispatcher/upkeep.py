@@ -121,16 +121,15 @@ class Upkeep:
         """Delete what is old every hour, each kind for itself and batch by batch, until canceled."""
         while True:
             for old in Old:
-                await self._try(old, partial(self._forget, old))
+                await self._try(old, partial(_all_of, partial(self._books.forgetting.forget, old)))
+            await self._try("forget_trial_events", self._forget_trial_events)
             await self._try("forget_hosts", self._forget_hosts)
             await asyncio.sleep(_FORGET_SECONDS)
 
-    async def _forget(self, old: Old) -> None:
-        n_rows = await self._books.forgetting.forget(old)
-        while n_rows:
-            # The link serves the lease, too.
-            await asyncio.sleep(_BATCH_REST_SECONDS)
-            n_rows = await self._books.forgetting.forget(old)
+    async def _forget_trial_events(self) -> None:
+        days = self._keep_days.get(Daily.EVENT)
+        if days is not None:
+            await _all_of(partial(self._books.forgetting.forget_trial_events, days))
 
     async def _forget_hosts(self) -> None:
         last: int | None = 0
@@ -176,3 +175,11 @@ class Upkeep:
             await duty()
         except (Unavailable, PoisonBatch) as fault:
             _log.warning("duty_failed", duty=name, reason=str(fault))
+
+
+async def _all_of(forget: Callable[[], Awaitable[int]]) -> None:
+    n_rows = await forget()
+    while n_rows:
+        # The link serves the lease, too.
+        await asyncio.sleep(_BATCH_REST_SECONDS)
+        n_rows = await forget()

@@ -117,7 +117,7 @@ KINDS: Final[Mapping[ProblemCode, _Kind]] = {
     ProblemCode.DELIVERY_ENDED: _Kind(HTTPStatus.CONFLICT, "The delivery is finished"),
     ProblemCode.ATTEMPTS_USED_UP: _Kind(HTTPStatus.CONFLICT, "The delivery can be sent no more"),
     ProblemCode.EVENT_GONE: _Kind(HTTPStatus.GONE, "The event is past its retention"),
-    ProblemCode.TEST_NOT_KEPT: _Kind(HTTPStatus.CONFLICT, "The delivery was a test, which is sent once and not kept"),
+    ProblemCode.TEST_NOT_KEPT: _Kind(HTTPStatus.CONFLICT, "The delivery was a test, which is sent once"),
     ProblemCode.ROTATION_UNDER_WAY: _Kind(HTTPStatus.CONFLICT, "Two secrets of the endpoint are in force"),
     ProblemCode.ACCOUNT_EXISTS: _Kind(HTTPStatus.CONFLICT, "There is an account with this id"),
     ProblemCode.KEY_LIMIT: _Kind(HTTPStatus.CONFLICT, "There are as many live keys as there may be"),

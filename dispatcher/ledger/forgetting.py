@@ -5,7 +5,7 @@ take their host from their endpoint, as a statement of four seconds saw it, and 
 endpoint left it. So none comes to it any more, and those that it had before are looked for.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from functools import partial
 from typing import Final
@@ -57,11 +57,15 @@ class Forgetting:
         Raises:
             Unavailable: some of it may be gone; there is nothing to mend.
         """
+        return await self._link.transaction(partial(_delete, STATEMENTS[old], ()))
 
-        async def work(connection: asyncpg.Connection) -> int:
-            return count_of(await connection.execute(STATEMENTS[old]))
+    async def forget_trial_events(self, keep_days: int) -> int:
+        """Delete some events of tests whose day has been over for more than `keep_days`; else as `forget`."""
+        return await self._link.transaction(partial(_delete, STATEMENTS["forget_trial_events"], (keep_days,)))
 
-        return await self._link.transaction(work)
+
+async def _delete(statement: str, arguments: Sequence[object], connection: asyncpg.Connection) -> int:
+    return count_of(await connection.execute(statement, *arguments))
 
 
 async def _forget_hosts(hosts: Collection[int], connection: asyncpg.Connection) -> None:

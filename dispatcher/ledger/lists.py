@@ -6,7 +6,7 @@ a delivery changes.
 
     filter                     served by
     status, since, until       the order of the index that the list is read by
-    event, subject             an index of their own; of a subject the newest 100 events
+    event, subject             an index of their own; of a subject the newest 100 events, and as many tests
     reference                  an index of the events that introduce one, and then as subjects
     type, outcome, test        nothing: SCAN_ROWS are looked at per page, and the next page goes on behind them
 """

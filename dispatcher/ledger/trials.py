@@ -1,12 +1,13 @@
-"""Tests of endpoints: an attempt each, of a delivery that was never in the queue."""
+"""Tests of endpoints: an attempt each, of a delivery that was never in the queue and an event that is in no feed."""
 
 import datetime as dt
 from typing import Final
 
 import orjson
 
-from dispatcher.ledger.connections import Pool
+from dispatcher.ledger.connections import Pool, Session
 from dispatcher.ledger.deeds import Deed, KeptAnswer, begin, keep, note
+from dispatcher.ledger.responses import dump_headers, is_kept
 from dispatcher.model.delivery import Delivery
 from dispatcher.model.outcome import Outcome, OutcomeKind
 
@@ -37,37 +38,45 @@ class TrialLedger:
         *,
         answer: bytes,
     ) -> KeptAnswer | None:
-        """Write a test's attempt and its line in the audit log; a first success verifies the endpoint at its host.
+        """Write a test's attempt, its event, its answer and its line in the audit log.
 
-        A request that was made is written down whatever else happened: should another with the same idempotency key
-        have been faster, its answer is returned, and `answer` is not kept.
+        A first success verifies the endpoint at its host. A request that was made is written down whatever else
+        happened: should another with the same idempotency key have been faster, its answer is returned, and `answer` is
+        not kept.
         """
-        is_delivered = outcome.kind is OutcomeKind.DELIVERED
-        started_at: dt.datetime = delivery.created_at
         async with self._pool.transaction() as session:
             kept = await begin(session, deed)
-            await session.execute(
-                "record_trial",
-                started_at,
-                delivery.delivery_id,
-                delivery.endpoint_id,
-                *deed.owner,
-                delivery.event_id,
-                delivery.event_type,
-                delivery.subject,
-                delivery.client_reference,
-                round(outcome.duration_seconds * _MOST_MS),
-                outcome.status,
-                outcome.kind,
-                "delivered" if is_delivered else "exhausted",
-                orjson.dumps(_detail(outcome, key_ids)),
-            )
-            if is_delivered:
+            await _record(session, deed, delivery, outcome, key_ids)
+            if outcome.kind is OutcomeKind.DELIVERED:
                 await session.execute("verify_endpoint", delivery.endpoint_id, delivery.host_id)
             await note(session, deed, public_id, facts={"event_type": delivery.event_type, "outcome": outcome.kind})
             if kept is None:
                 await keep(session, deed, _OK, answer)
             return kept
+
+
+async def _record(session: Session, deed: Deed, delivery: Delivery, outcome: Outcome, key_ids: tuple[int, ...]) -> None:
+    named = (delivery.subject, delivery.client_reference)
+    started_at: dt.datetime = delivery.created_at
+    await session.execute(
+        "record_trial",
+        started_at,
+        delivery.delivery_id,
+        delivery.endpoint_id,
+        *deed.owner,
+        delivery.event_id,
+        delivery.event_type,
+        *named,
+        round(outcome.duration_seconds * _MOST_MS),
+        outcome.status,
+        outcome.kind,
+        "delivered" if outcome.kind is OutcomeKind.DELIVERED else "exhausted",
+        orjson.dumps(_detail(outcome, key_ids)),
+    )
+    await session.execute("record_trial_event", delivery.event_id, *deed.owner, *named, delivery.body)
+    if is_kept(outcome):
+        answer = (dump_headers(outcome.headers), outcome.body, outcome.body_cut)
+        await session.execute("record_trial_answer", started_at, delivery.delivery_id, *answer)
 
 
 def _detail(outcome: Outcome, key_ids: tuple[int, ...]) -> dict[str, object]:

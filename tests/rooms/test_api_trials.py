@@ -5,6 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import pytest
@@ -35,7 +36,7 @@ from tests.rooms.test_api_harness import (
     shared_api,
     vault,
 )
-from tests.support.sink import Sink, Step
+from tests.support.sink import Action, Sink, Step
 
 ENDPOINTS = "/v1/webhook_endpoints"
 RULES = UrlRules(ports=PortRules.parse("1-65535"), egress=LOOPBACK, allow_http=True, allow_localhost=True)
@@ -133,6 +134,69 @@ async def test_a_test_is_logged_and_verifies_the_endpoint(tested: Bench) -> None
         assert await sql.fetchval("SELECT count(*) FROM delivery") == 0
         actions = [row["action"] for row in await sql.fetch("SELECT action FROM audit_log ORDER BY audit_id")]
     assert actions == ["endpoint.created", "endpoint.tested"]
+
+
+async def test_the_log_of_a_test_shows_request_and_answer_whole(tested: Bench) -> None:
+    tested.sink.script("/hook", [Step(status=500, body="no", headers=(("X-Why", "because"),))])
+    made = (await tested.test()).body
+
+    shown = (await tested.api.get(f"/v1/deliveries/{made['delivery_id']}/attempts/1")).body
+
+    (request,) = tested.sink.requests
+    sent, answer = shown["request"], shown["response"]
+    headers = {one["name"]: one["value"] for one in sent["headers"]}
+    wire = {name.lower(): value for name, value in request.headers}
+    for name in ("webhook-id", "webhook-timestamp", "webhook-signature", "content-length", "x-webhook-attempt"):
+        assert headers[name] == wire[name]
+    assert (sent["body"].encode(), sent["without_body_because"]) == (request.body, None)
+    assert (sent["is_signed_again"], sent["unsigned_because"]) == (True, None)
+    assert (answer["status_code"], answer["body"], answer["is_cut"]) == (500, "no", False)
+    assert {"name": "X-Why", "value": "because"} in answer["headers"]
+
+
+async def test_a_long_answer_to_a_test_is_kept_up_to_a_bound(tested: Bench) -> None:
+    tested.sink.script("/hook", [Step(body="x" * 20_000)])
+    made = (await tested.test()).body
+
+    answer = (await tested.api.get(f"/v1/deliveries/{made['delivery_id']}/attempts/1")).body["response"]
+
+    assert (len(answer["body"]), answer["is_cut"]) == (16_384, True)
+
+
+async def test_a_test_that_nobody_answers_is_logged_with_its_request(tested: Bench) -> None:
+    tested.sink.script("/hook", [Step(action=Action.RESET)])
+    made = (await tested.test()).body
+
+    shown = (await tested.api.get(f"/v1/deliveries/{made['delivery_id']}/attempts/1")).body
+
+    assert (shown["response"], shown["request"]["body"]) == (None, made["request"]["body"])
+
+
+async def test_a_test_is_found_by_what_its_body_names(tested: Bench) -> None:
+    made = (await tested.test()).body
+    await tested.test(type="webhook.ping")
+    (shown,) = (await tested.api.get(f"/v1/deliveries?event_id={made['event_id']}")).body["data"]
+    named = {name: quote(shown[name]) for name in ("subject", "client_reference")}
+    by_both = "&".join(f"{name}={value}" for name, value in named.items())
+    queries = [f"{name}={value}" for name, value in named.items()]
+
+    for path in ("/v1/deliveries", f"{tested.path}/deliveries", f"{tested.path}/attempts"):
+        for query in (*queries, by_both, f"event_id={made['event_id']}&{by_both}", f"{queries[0]}&test=true"):
+            found = (await tested.api.get(f"{path}?{query}")).body["data"]
+            assert [one["event_id"] for one in found] == [made["event_id"]], (path, query)
+        for query in (f"{queries[0]}x", f"{queries[1]}x", f"event_id={made['event_id']}&{queries[0]}x"):
+            assert (await tested.api.get(f"{path}?{query}")).body["data"] == [], (path, query)
+
+
+async def test_no_other_account_finds_a_test(tested: Bench) -> None:
+    made = (await tested.test()).body
+    (shown,) = (await tested.api.get("/v1/deliveries")).body["data"]
+    key = await tested.api.new_key(await tested.api.other_tenant())
+
+    for query in (f"event_id={made['event_id']}", f"subject={quote(shown['subject'])}"):
+        assert (await tested.api.get(f"/v1/deliveries?{query}", key=key)).body["data"] == []
+    events = (await tested.api.get("/v1/events")).body["data"]
+    assert events == []
 
 
 async def test_a_success_at_a_host_that_the_endpoint_has_left_meanwhile_verifies_nothing(

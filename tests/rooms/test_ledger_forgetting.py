@@ -1,7 +1,7 @@
 """What is old is deleted in batches, on a real Postgres."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 
 import asyncpg
 import pytest
@@ -12,12 +12,15 @@ from dispatcher.ledger import forgetting as forgetting_module
 from dispatcher.ledger.connections import Pool
 from dispatcher.ledger.endpoints import EndpointLedger
 from dispatcher.ledger.forgetting import Forgetting, Old
+from dispatcher.ledger.retention import Daily
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.endpoint import HostLimits
 from dispatcher.telemetry.metrics import Metrics
 from dispatcher.upkeep import Books, Upkeep
 from tests.rooms.ledger_world import Process, World, open_ledger
 from tests.support.servers import DatabaseServer
+
+NOTHING: Mapping[Daily, int] = {}
 
 
 @pytest.fixture
@@ -38,11 +41,11 @@ async def bury(world: World, n: int, *, n_bytes: int = 1) -> None:
     )
 
 
-def an_upkeep(process: Process) -> Upkeep:
+def an_upkeep(process: Process, keep_days: Mapping[Daily, int] = NOTHING) -> Upkeep:
     control = process.links["control"]
     books = Books.of(process.members, process.claims, control, control._url)
     metrics = Metrics(CollectorRegistry(), [])
-    return Upkeep(process.replica, books, metrics, keep_days={}, on_announced=lambda _: None)
+    return Upkeep(process.replica, books, metrics, keep_days=keep_days, on_announced=lambda _: None)
 
 
 async def test_what_may_not_be_kept_longer_is_forgotten(world: World) -> None:
@@ -70,6 +73,34 @@ async def test_what_may_not_be_kept_longer_is_forgotten(world: World) -> None:
     assert await world.value("SELECT array_agg(thing) FROM audit_log") == ["364"]
     assert await world.value("SELECT array_agg(off ORDER BY off) FROM dead_event") == [12, 13]
     assert await world.value("SELECT count(*) FROM idempotency_key") == 2
+
+
+async def test_events_of_tests_are_kept_as_long_as_events(world: World) -> None:
+    process = await world.process()
+    await world.sql.execute(
+        "INSERT INTO trial_event (event_id, account_id, environment, body, created_at)"
+        " SELECT decode(lpad(n::text, 32, '0'), 'hex'), n, 'live', '',"
+        " ((now() AT TIME ZONE 'UTC')::date - n)::timestamp AT TIME ZONE 'UTC' FROM generate_series(1, 5) n"
+    )
+
+    done = [await Forgetting(process.links["control"]).forget_trial_events(3) for _ in range(2)]
+
+    assert done == [2, 0]
+    assert await world.value("SELECT array_agg(account_id ORDER BY account_id) FROM trial_event") == [1, 2, 3]
+
+
+async def test_upkeep_forgets_the_events_of_tests_by_the_retention_of_events(world: World) -> None:
+    process = await world.process()
+    await world.sql.execute(
+        "INSERT INTO trial_event (event_id, account_id, environment, body, created_at)"
+        " VALUES (decode(repeat('00', 16), 'hex'), 1, 'live', '', now() - interval '9 days')"
+    )
+
+    forgetting = spawn(an_upkeep(process, {Daily.EVENT: 7}).forget(), name="forgetting")
+    async with asyncio.timeout(20):
+        while await world.value("SELECT count(*) FROM trial_event"):
+            await asyncio.sleep(0.01)
+    forgetting.cancel()
 
 
 async def test_no_batch_is_longer_than_a_thousand_rows(world: World) -> None:

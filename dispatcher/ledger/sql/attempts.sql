@@ -24,8 +24,8 @@ ORDER BY w.started_at DESC, w.delivery_id DESC, w.attempt_no DESC
 
 -- name: attempts_of_events
 -- Read a page of the requests to an endpoint about one event, or about the newest $12 events with one subject or one of
--- the customer's references. Indexes: the event's key, event_reference, event_subject, attempt_event. $1 account,
--- $2 environment, $3 endpoint, $4 event, $5 subject and $15 reference, each or NULL, $6..$8 only before this place, $9 not
+-- the customer's references, and as many tests. Indexes: the event's key, event_reference, event_subject, those of
+-- trial_event, attempt_event. $1 account, $2 environment, $3 endpoint, $4 event, $5 subject and $15 reference, each or NULL, $6..$8 only before this place, $9 not
 -- begun before, $10 types, $11 outcomes, $13 whether tests, each or NULL, $14 rows.
 WITH introduced AS MATERIALIZED (
   SELECT subject FROM event
@@ -40,7 +40,9 @@ sought AS MATERIALIZED (
       AND ($15 IS NULL OR e.client_reference = $15)
     ORDER BY ingested_at DESC LIMIT $12) e
   ORDER BY e.ingested_at DESC LIMIT $12)
-SELECT a.* FROM (SELECT event_id FROM sought UNION ALL SELECT $4 WHERE $4 IS NOT NULL) n
+SELECT a.* FROM (SELECT event_id FROM sought
+                 UNION ALL SELECT event_id FROM trials_of($1, $2, $5, $15, $12) WHERE $4 IS NULL
+                 UNION ALL SELECT $4 WHERE $4 IS NOT NULL) n
 CROSS JOIN LATERAL (
   SELECT started_at, delivery_id, attempt_no, event_id, event_type, subject, client_reference, duration_ms, status, outcome,
          verdict, next_at, detail
@@ -55,16 +57,18 @@ ORDER BY a.started_at DESC, a.delivery_id DESC, a.attempt_no DESC LIMIT $14
 
 -- name: whole_attempt
 -- Read one request of one account with its endpoint, its event's body and what was kept of the answer; the latest,
--- should an interrupted attempt bear the same number. Indexes: attempt_delivery, the event's key, response_delivery.
+-- should an interrupted attempt bear the same number. Indexes: attempt_delivery, the event's key or the test's,
+-- response_delivery.
 -- $1 account, $2 environment, $3 delivery, $4 attempt.
 SELECT a.started_at, a.delivery_id, a.attempt_no, a.event_id, a.event_type, a.subject, a.client_reference, a.duration_ms,
        a.status, a.outcome, a.verdict, a.next_at, a.detail, p.endpoint_id, p.public_id AS endpoint, p.url, p.header_names, p.settings_at,
-       e.body AS event_body, r.headers, r.body, r.is_cut
+       COALESCE(e.body, t.body) AS event_body, r.headers, r.body, r.is_cut
 FROM attempt a
 JOIN endpoint p USING (endpoint_id)
 LEFT JOIN LATERAL (
   SELECT e.body FROM event e
   WHERE e.event_id = a.event_id AND e.account_id + 0 = a.account_id AND e.environment = a.environment LIMIT 1) e ON true
+LEFT JOIN trial_event t ON t.event_id = a.event_id AND t.account_id = a.account_id AND t.environment = a.environment
 LEFT JOIN LATERAL (
   SELECT r.headers, r.body, r.is_cut FROM response r
   WHERE r.delivery_id = a.delivery_id AND r.attempt_no = a.attempt_no AND r.started_at = a.started_at LIMIT 1) r ON true

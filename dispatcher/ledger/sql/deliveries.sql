@@ -82,8 +82,8 @@ ORDER BY w.created_at DESC, w.delivery_id DESC, w.is_final, w.last_at DESC
 
 -- name: deliveries_of_events
 -- Read a page of an account's deliveries of one event, or of the newest $14 events with one subject or one of the
--- customer's references. An open delivery is found by the time of its creation, which is that of its event's. Of an event
--- past its retention the ended ones are left.
+-- customer's references, and of as many tests. An open delivery is found by the time of its creation, which is that of its
+-- event's. Of an event past its retention the ended ones are left.
 -- Indexes: the event's key, event_reference or event_subject, then endpoint_list, delivery_endpoint and attempt_event; then
 -- as `list_deliveries`. $1 account, $2 environment, $3 endpoint, $4 event, $5 subject and $16 reference, each or NULL,
 -- $6..$10 as $4..$8 and $11..$13 as $10..$12 there, $15 rows.
@@ -104,6 +104,12 @@ sought AS MATERIALIZED (
        AND ($16 IS NULL OR e.client_reference = $16)
      ORDER BY ingested_at DESC LIMIT $14) e
    ORDER BY e.ingested_at DESC LIMIT $14)
+  UNION ALL
+  SELECT event_id, created_at FROM trials_of($1, $2, $5, $16, $14) WHERE $4 IS NULL
+  UNION ALL
+  SELECT event_id, created_at FROM trial_event
+  WHERE event_id = $4 AND account_id = $1 AND environment = $2 AND ($5 IS NULL OR subject = $5)
+    AND ($16 IS NULL OR client_reference = $16)
   UNION ALL
   SELECT $4, NULL WHERE $4 IS NOT NULL AND $5 IS NULL AND $16 IS NULL),
 found AS MATERIALIZED (

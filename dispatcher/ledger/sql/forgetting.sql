@@ -30,6 +30,14 @@ DELETE FROM dead_event WHERE ctid = ANY(ARRAY(SELECT place FROM summed WHERE n_b
 DELETE FROM replay WHERE ctid = ANY(ARRAY(
   SELECT ctid FROM replay WHERE ended_at < now() - interval '90 days' LIMIT 1000 FOR UPDATE SKIP LOCKED))
 
+-- name: forget_trial_events
+-- Delete some events of tests whose day (UTC) has been over for more than $1 days, as events are dropped.
+-- Index: trial_event_created.
+DELETE FROM trial_event WHERE ctid = ANY(ARRAY(
+  SELECT ctid FROM trial_event
+  WHERE created_at < ((now() AT TIME ZONE 'UTC')::date - $1::int)::timestamp AT TIME ZONE 'UTC'
+  ORDER BY created_at LIMIT 1000 FOR UPDATE SKIP LOCKED))
+
 -- name: idle_hosts
 -- Find hosts that may be forgotten, among the next $2 above number $1. Indexes: primary key, endpoint_of_host.
 WITH page AS MATERIALIZED (SELECT host_id FROM host WHERE host_id > $1 ORDER BY host_id LIMIT $2)
