@@ -14,7 +14,6 @@ from dispatcher.api.problems import not_found
 from dispatcher.api.shapes import MASK, show_attempt
 from dispatcher.ledger.attempts import AttemptLedger, SentTo, WholeAttempt
 from dispatcher.ledger.logs import LoggedAttempt, LoggedResponse
-from dispatcher.model.access import Scope
 from dispatcher.model.errors import SealBroken
 from dispatcher.model.ids import show_event_id
 from dispatcher.model.outcome import OutcomeKind
@@ -46,7 +45,7 @@ async def read_attempt(call: Call) -> Answer:
     if found is None:
         raise not_found()
     signature, unsigned_because = await _sign_again(call, ledger, found)
-    may_read = Scope.PAYLOADS_READ in call.bearer.scopes
+    may_read = call.may_read_payloads
     shown = {
         **show_attempt(found.attempt, call.services.delivery_ids),
         "endpoint_id": found.endpoint.public_id,

@@ -133,6 +133,11 @@ class Call:
         """Return who it is for an answer that waits."""
         return Asker(self.bearer.key_id, self.tenant, self.has_left)
 
+    @property
+    def may_read_payloads(self) -> bool:
+        """Tell whether the caller may see bodies, ours and theirs."""
+        return Scope.PAYLOADS_READ in self.bearer.scopes
+
     def deed(self, action: Action) -> Deed:
         """Return what is about to be done, for the ledger to write down and to do once."""
         return Deed(self.tenant, self.bearer.key_id, self.address, self.request_id, action, self.ask)
@@ -183,9 +188,10 @@ class Route:
     `path` may hold placeholders, `{id}`. `answer` is the model of a success with `status`, None for no content;
     `other_answers` are those of successes with another status, by status. `problems` are the refusals of its own, on
     top of those that every route has. `scope` OPERATOR: for operators alone; None: for everybody, without a key.
-    `keeps_answers`: takes an idempotency key; its handler keeps the answer through its deed. `has_versions`: takes
-    If-Match. `headers` are those of its own that every success with `status` bears. `opens_to_operators`: an operator's
-    key opens it, too, for all accounts at once.
+    `keeps_answers`: takes an idempotency key; its handler keeps the answer through its deed. `shows_payloads`: its
+    answer has bodies for keys with `payloads:read`, and none for others. `has_versions`: takes If-Match. `headers` are
+    those of its own that every success with `status` bears. `opens_to_operators`: an operator's key opens it, too, for
+    all accounts at once.
     """
 
     method: str
@@ -201,6 +207,7 @@ class Route:
     problems: tuple[ProblemCode, ...] = ()
     other_answers: Mapping[int, type[BaseModel]] = field(default_factory=dict)
     keeps_answers: bool = False
+    shows_payloads: bool = False
     has_versions: bool = False
     headers: tuple[Literal["ETag", "Location"], ...] = ()
     opens_to_operators: bool = False

@@ -178,7 +178,7 @@ class ApiServer:
         if route.body is not None:
             document = {} if route.may_lack_body and not request.body_exists else await self._body(request)
             body = check_body(route.body, document)
-        ask = read_ask(route, where, request.headers.get(KEY_HEADER), document)
+        ask = read_ask(route, where, request.headers.get(KEY_HEADER), document, bearer.scopes)
         if ask is not None and (kept := await self._deeds.kept_answer(tenant, ask.key)) is not None:
             return repeat(kept, ask)
         return await route.handler(

@@ -25,19 +25,24 @@ class SampleQuery(Incoming):
 
 
 class RequestShown(Outgoing):
-    """A request as it was sent, or would be. Values of the endpoint's own headers are masked."""
+    """A request as it was sent, or would be. Values of the endpoint's own headers are masked.
+
+    `without_body_because`: `scope` asks for a key with `payloads:read`.
+    """
 
     method: Literal["POST"]
     url: str
     headers: dict[str, str]
-    body: str
+    body: str | None
+    without_body_because: Literal["scope"] | None
 
 
 class TrialShown(Outgoing):
     """A test and what became of it; of a dry run what would be sent.
 
     `would_deliver`: whether a real event like this would be sent now, and if not, why. `error` is the likely cause in
-    words. `response_body` is the answer's first 16 KiB as text.
+    words. `response_body` is the answer's first 16 KiB as text, null without an answer, and to a key without
+    `payloads:read`, which `without_response_body_because` tells.
     """
 
     object: Literal["test"]
@@ -53,6 +58,7 @@ class TrialShown(Outgoing):
     duration_ms: int | None
     phases: PhasesShown
     response_body: str | None
+    without_response_body_because: Literal["scope"] | None
     response_cut: bool
     error: str | None
     request: RequestShown

@@ -52,6 +52,7 @@ _RAW_BODY_HINT: Final = (
 async def send_test(call: Call) -> Answer:
     """Send one signed test event, or (dry run) show what would be sent. Paused and disabled endpoints get it, too.
 
+    Bodies, ours and theirs, need the scope `payloads:read`.
     Two requests with one idempotency key at the same moment both send, and are answered the same.
     """
     body: TrialBody = call.body
@@ -143,7 +144,7 @@ def _sample(call: Call, example: bytes, event_id: bytes, endpoint_id: str, varia
 
 
 def _show(call: Call, endpoint: StoredEndpoint, delivery: Delivery, trial: Trial) -> dict[str, Any]:
-    outcome = trial.outcome
+    outcome, may_read = trial.outcome, call.may_read_payloads
     would_skip_because = _would_skip(call, endpoint, delivery)
     phases = NO_PHASES if outcome is None else outcome.phases
     return {
@@ -162,10 +163,11 @@ def _show(call: Call, endpoint: StoredEndpoint, delivery: Delivery, trial: Trial
             f"{name}_ms": None if seconds is None else round(seconds * 1_000, 1)
             for name, seconds in phases._asdict().items()
         },
-        "response_body": None if outcome is None else outcome.body.decode("utf-8", "replace"),
+        "response_body": outcome.body.decode("utf-8", "replace") if outcome is not None and may_read else None,
+        "without_response_body_because": None if outcome is None or may_read else "scope",
         "response_cut": outcome is not None and outcome.body_cut,
         "error": None if outcome is None else _cause(outcome),
-        "request": _show_request(trial.request, endpoint),
+        "request": _show_request(trial.request, endpoint, may_read=may_read),
     }
 
 
@@ -192,14 +194,15 @@ def _cause(outcome: Outcome) -> str | None:
     )
 
 
-def _show_request(request: bytes, endpoint: StoredEndpoint) -> dict[str, Any]:
+def _show_request(request: bytes, endpoint: StoredEndpoint, *, may_read: bool) -> dict[str, Any]:
     """Return a request taken apart; the customer's own headers keep their values to themselves."""
     head, _, body = request.partition(b"\r\n\r\n")
     lines = head.decode("ascii").split("\r\n")[1:]
     pairs = [line.partition(": ")[::2] for line in lines]
     secret_names = _lowered(endpoint.header_names)
     headers = {name: MASK if name.lower() in secret_names else value for name, value in pairs}
-    return {"method": "POST", "url": endpoint.url, "headers": headers, "body": body.decode()}
+    shown = {"body": body.decode() if may_read else None, "without_body_because": None if may_read else "scope"}
+    return {"method": "POST", "url": endpoint.url, "headers": headers, **shown}
 
 
 def _lowered(names: Collection[str]) -> frozenset[str]:

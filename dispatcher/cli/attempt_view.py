@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import typer
 
-from dispatcher.cli.exchange import phases_of, print_body, print_head
+from dispatcher.cli.exchange import phases_of, print_body, print_head, why_no_body
 from dispatcher.cli.output import say
 from dispatcher.cli.table import paint, plain
 from dispatcher.cli.times import relative
@@ -19,10 +19,6 @@ _UNSIGNED: Final[Mapping[str, str]] = {
     "secret_gone": "(the secret that signed it is gone)",
     "secret_unreadable": "(the secret that signed it cannot be opened: another key ring?)",
     "body_gone": "(the body is past its retention)",
-}
-_NO_BODY: Final[Mapping[str, str]] = {
-    "scope": "(a body needs a key with the scope payloads:read)",
-    "past_retention": "(the body is past its retention)",
 }
 
 
@@ -47,7 +43,7 @@ def _print_request(request: Mapping[str, Any]) -> None:
         for one in request["headers"]
     ]
     print_head(f"{request['method']} {request['url']}", headers)
-    print_body(request["body"] or _NO_BODY.get(request["without_body_because"] or "", ""))
+    print_body(request["body"] or why_no_body(request["without_body_because"]))
 
 
 def _outcome(found: Mapping[str, Any], started: dt.datetime) -> str:
@@ -71,7 +67,7 @@ def _print_answer(answer: Mapping[str, Any] | None, status: int | None) -> None:
     typer.echo("")
     print_head(f"HTTP {answer['status_code']}", ((one["name"], one["value"]) for one in answer["headers"]))
     if answer["body"] is None:
-        print_body(_NO_BODY.get(answer["without_body_because"] or "", ""))
+        print_body(why_no_body(answer["without_body_because"]))
     elif answer["body_encoding"] == "base64":
         print_body(f"({len(base64.b64decode(answer['body']))} bytes that are no text; -o json has them as base64)")
     else:

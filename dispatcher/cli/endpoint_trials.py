@@ -7,7 +7,7 @@ import typer
 from dispatcher.cli.client import Api, path_to
 from dispatcher.cli.completing import event_types
 from dispatcher.cli.endpoint_states import EndpointArgument
-from dispatcher.cli.exchange import phases_of, print_body, print_head
+from dispatcher.cli.exchange import phases_of, print_body, print_head, why_no_body
 from dispatcher.cli.output import Form, FormOption, show_one
 from dispatcher.cli.table import paint, plain
 
@@ -23,6 +23,8 @@ def try_out(
     output: FormOption = Form.TABLE,
 ) -> None:
     """Send one real, signed test event to an endpoint and show what came of it. Exits 3 when it was not delivered.
+
+    Bodies need a key with the scope payloads:read.
 
     Example: dispatcher endpoints test we_3JqPz7LmA0
     Example: dispatcher endpoints test we_3JqPz7LmA0 --type verification.expired --dry-run
@@ -41,7 +43,7 @@ def try_out(
 def _print(found: dict[str, Any]) -> None:
     request = found["request"]
     print_head(f"POST {request['url']}", request["headers"].items())
-    print_body(request["body"])
+    print_body(request["body"] or why_no_body(request["without_body_because"]))
     typer.echo("")
     if not found["would_deliver"]:
         typer.echo(f"a real event like this would not be sent: {plain(found['would_skip_because'])}")
@@ -53,4 +55,4 @@ def _print(found: dict[str, Any]) -> None:
     typer.echo(f"{verdict}  {said} in {found['duration_ms']} ms{steps and f' ({steps})'}")
     if found["error"]:
         typer.echo(f"  -> {plain(found['error'])}")
-    print_body(found["response_body"] or "")
+    print_body(found["response_body"] or why_no_body(found["without_response_body_because"]))

@@ -9,6 +9,11 @@ from dispatcher.cli.table import plain
 
 _PHASES: Final = {"dns_ms": "DNS", "connect_ms": "TCP", "tls_ms": "TLS", "wait_ms": "wait"}
 
+_NO_BODY: Final[Mapping[str, str]] = {
+    "scope": "(a body needs a key with the scope payloads:read)",
+    "past_retention": "(the body is past its retention)",
+}
+
 
 def print_head(first: str, headers: Iterable[tuple[str, str]]) -> None:
     """Print the first line and the headers. Nothing in them moves a cursor."""
@@ -22,6 +27,11 @@ def print_body(text: str) -> None:
     if text:
         typer.echo("")
     print_lines(text)
+
+
+def why_no_body(reason: str | None) -> str:
+    """Return in words why a body is not shown; an empty text where nothing is withheld."""
+    return _NO_BODY.get(reason or "", "")
 
 
 def print_lines(text: str) -> None:

@@ -16,6 +16,7 @@ from dispatcher.api.throttle import Allowance
 from dispatcher.directory import Directory
 from dispatcher.ledger.connections import Link, Pool
 from dispatcher.ledger.directory import DirectoryLedger
+from dispatcher.model.access import TENANT_SCOPES, Scope
 from dispatcher.model.delivery import Delivery
 from dispatcher.model.outcome import Outcome
 from dispatcher.model.trial import Admit, Trial
@@ -274,6 +275,39 @@ async def test_it_tells_why_a_real_event_would_not_come(
     reply = await tested.test(dry_run=True)
 
     assert (reply.body["would_deliver"], reply.body["would_skip_because"]) == (reason is None, reason)
+
+
+async def key_without_payloads(tested: Bench) -> str:
+    return await tested.api.new_key(tested.api.tenant, sorted(TENANT_SCOPES - {Scope.PAYLOADS_READ}))
+
+
+async def test_bodies_of_a_test_need_the_scope_for_payloads(tested: Bench) -> None:
+    tested.sink.script("/hook", [Step(body="thank you"), Step(body="thank you")])
+    key = await key_without_payloads(tested)
+
+    sent = (await tested.api.call("POST", f"{tested.path}/test", {}, key=key)).body
+    dry = (await tested.api.call("POST", f"{tested.path}/test", {"dry_run": True}, key=key)).body
+    open_ = (await tested.test()).body
+
+    assert (sent["response_body"], sent["without_response_body_because"]) == (None, "scope")
+    assert (dry["response_body"], dry["without_response_body_because"]) == (None, None)
+    for one in (sent, dry):
+        assert (one["request"]["body"], one["request"]["without_body_because"]) == (None, "scope")
+        assert one["request"]["headers"]["webhook-signature"]
+    assert (open_["response_body"], open_["without_response_body_because"]) == ("thank you", None)
+    assert open_["request"]["without_body_because"] is None
+
+
+async def test_an_idempotency_key_gives_no_bodies_to_who_may_not_read_them(tested: Bench) -> None:
+    tested.sink.script("/hook", [Step(body="thank you")])
+    key, named = await key_without_payloads(tested), {"Idempotency-Key": "k"}
+
+    first, again = [await tested.api.call("POST", f"{tested.path}/test", {}, headers=named) for _ in range(2)]
+    other = await tested.api.call("POST", f"{tested.path}/test", {}, key=key, headers=named)
+
+    assert first.body == again.body
+    assert (other.status, other.code) == (409, "idempotency_conflict")
+    assert len(tested.sink.requests) == 1
 
 
 async def test_a_disabled_endpoint_can_be_tested(tested: Bench) -> None:

@@ -245,6 +245,16 @@ async def test_who_moves_an_endpoint_with_headers_is_told_to_give_them_again(sho
     assert (moved.json["url"], "headers" in moved.json) == ("https://example.org/", False)
 
 
+async def test_a_test_without_the_scope_for_payloads_says_so_in_place_of_its_bodies(shop: Shop) -> None:
+    scopes = [Scope.ENDPOINTS_READ, Scope.ENDPOINTS_WRITE]
+    shop.terminal.environment["DISPATCHER_API_KEY"] = await shop.api.new_key(shop.api.tenant, scopes)
+
+    said = await shop.terminal.run("endpoints", "test", shop.endpoint)
+
+    assert said.out.count("(a body needs a key with the scope payloads:read)") == 2
+    assert "verification" not in said.out.partition("(a body")[2]
+
+
 async def test_lists_are_paged_and_say_when_there_is_more(shop: Shop) -> None:
     async with shop.api.sql() as sql:
         seeds = Seeds(sql, shop.api.tenant)

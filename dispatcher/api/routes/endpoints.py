@@ -133,6 +133,7 @@ ENDPOINT_ROUTES: Final = (
         body=TrialBody,
         problems=(ProblemCode.NOT_DELIVERING, ProblemCode.TEST_UNDER_WAY),
         keeps_answers=True,
+        shows_payloads=True,
     ),
     Route(
         method="GET",
