@@ -12,7 +12,7 @@ import pytest
 
 from dispatcher.api.call import Route
 from dispatcher.api.routes import ROUTES
-from dispatcher.api.waiting import MOST_OF_KEY
+from dispatcher.api.waiting import MOST_OF_KEY, MOST_OF_TENANT
 from dispatcher.ledger.connections import Pool
 from dispatcher.model.ids import new_endpoint_id, show_event_id
 from dispatcher.vault import Vault
@@ -545,7 +545,7 @@ async def test_the_feed_waits_at_its_end_for_the_next_event_and_no_longer(logged
 async def test_a_feed_that_waits_holds_no_connection(logged: Logged) -> None:
     feed = await logged.api.get("/v1/events?order=asc")
     path = f"/v1/events?order=asc&wait=8&after={feed.body['resume']}"
-    keys = [await logged.api.new_key(logged.api.tenant) for _ in range(4)]
+    keys = [await logged.api.new_key(logged.api.tenant) for _ in range(MOST_OF_TENANT // MOST_OF_KEY)]
 
     async with asyncio.TaskGroup() as group:
         waiting = [group.create_task(logged.api.get(path, key=key)) for key in keys for _ in range(MOST_OF_KEY)]
