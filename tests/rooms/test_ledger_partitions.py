@@ -24,6 +24,17 @@ from tests.support.servers import DatabaseServer
 
 T = TypeVar("T")
 
+# Functions that look up events, with what they look them up by.
+FUNCTIONS = {
+    "events_at": {"event_ids": "bytea[]", "accounts": "int[]", "environments": "text[]", "days": "date[]"},
+    "open_deliveries": {
+        "numbers": "bigint[]",
+        "first_day": "date",
+        "last_day": "date",
+        "born_at": "timestamptz",
+    },
+}
+
 # Its locks come before it, in statements of their own: no row of it can have changed since its snapshot.
 LOCKED_BEFORE = ["replay_step"]
 
@@ -134,7 +145,7 @@ async def test_no_statement_that_locks_rows_chooses_partitions_where_they_are_bu
         "whole_attempt",
         "resend",
         "open_delivery",
-        "list_deliveries",
+        "open_deliveries",
         "deliveries_of_events",
     ],
 )
@@ -143,7 +154,7 @@ async def test_an_event_is_looked_up_by_its_key_in_tables_without_statistics(wor
     await world.process()
     for setting, value in HOT.items():
         await world.sql.execute(f"SET {setting} = {value}")
-    text = await text_of_events_at(world.sql) if name == "events_at" else STATEMENTS[name]
+    text = await text_in(world.sql, name) if name in FUNCTIONS else STATEMENTS[name]
 
     plan = "\n".join(await explained(world.sql, text))
 
@@ -151,15 +162,13 @@ async def test_an_event_is_looked_up_by_its_key_in_tables_without_statistics(wor
     assert "_account_id_environment_xid_seq_idx" not in plan
 
 
-async def text_of_events_at(sql: asyncpg.Connection) -> str:
-    """Return the statement in it, with parameters of a statement's own."""
-    source: str = await sql.fetchval("SELECT prosrc FROM pg_proc WHERE proname = 'events_at'")
-    query, n_arguments = re.subn(
-        r"unnest\(event_ids, accounts, environments, days\)",
-        "unnest($1::bytea[], $2::int[], $3::text[], $4::date[])",
-        source.partition("RETURN QUERY")[2].partition(";")[0],
-    )
-    assert n_arguments == 1
+async def text_in(sql: asyncpg.Connection, function: str) -> str:
+    """Return the statement that a function answers with, with parameters of a statement's own."""
+    source: str = await sql.fetchval("SELECT prosrc FROM pg_proc WHERE proname = $1", function)
+    query = source.partition("RETURN QUERY")[2].partition(";")[0]
+    for n, (name, kind) in enumerate(FUNCTIONS[function].items(), start=1):
+        query, n_places = re.subn(rf"(?<!\.)\b{name}\b(?=[,) \n])", f"${n}::{kind}", query)
+        assert n_places, name
     return query
 
 

@@ -4,8 +4,11 @@
 -- and no less than a page: where a look ends before its rows do, the stretch ends for all. Then what was found is told,
 -- as far as it can be on the page: whether an open one is wanted shows only then, of an ended one its row tells.
 -- One snapshot, so that a delivery that ends meanwhile is shown once; of one that was sent again the row in its old
--- place is not current (OFFSET 0: looked up row by row). Types, outcomes and tests are filtered within the stretch; how
--- many rows it has, up to where it goes and whether more may follow is told in every row, and there is always one.
+-- place is not current. Types, outcomes and tests are filtered within the stretch; how many rows it has, up to where it
+-- goes and whether more may follow is told in every row, and there is always one.
+-- What is picked is told by all its numbers at once: row by row is dearer. The verdict is looked
+-- at behind OFFSET 0, out of reach of the index of final ones, which finds a number by being read from end to end. And IS
+-- TRUE makes IN a look into a hash: as a join it compares each with each.
 -- The life of an endpoint, and the bound on creation, leave out the tables of other days. Said of each look in terms of
 -- $8 and now(), though what it starts from implies it: so those tables are left out once, before the first row.
 -- Indexes: endpoint_tenant, delivery_endpoint for open ones, attempt_final for ended ones; then primary keys and
@@ -13,7 +16,7 @@
 -- before this place (creation, number), $8 not created before, $9 rows to scan, $10 types, $11 outcomes and $12 whether
 -- tests, each or NULL, $13 rows.
 WITH asked AS MATERIALIZED (
-  SELECT endpoint_id, created_at - interval '1 minute' AS born_at,
+  SELECT endpoint_id, public_id, cardinality(schedule) AS n_scheduled, created_at - interval '1 minute' AS born_at,
          CASE WHEN status = 'deleted' THEN changed_at ELSE now() END + interval '1 day' AS gone_at
   FROM endpoint
   WHERE account_id = $1 AND environment = $2 AND ($3::int IS NULL OR endpoint_id = $3)
@@ -37,7 +40,8 @@ found AS MATERIALIZED (
   CROSS JOIN LATERAL (
     SELECT a.delivery_created_at AS created_at, a.delivery_id, a.started_at,
            row_number() OVER (ORDER BY a.delivery_created_at DESC, a.delivery_id DESC) AS nth,
-           ($10::text[] IS NULL OR a.event_type = ANY($10)) AND ($11::text[] IS NULL OR a.outcome = ANY($11))
+           ($10::text[] IS NULL OR a.event_type = ANY($10))
+           AND ($11::text[] IS NULL OR COALESCE(a.outcome = ANY($11), false))
            AND ($12::boolean IS NULL OR (octet_length(a.event_id) = 16) = $12) AS is_wanted
     FROM attempt a
     WHERE a.endpoint_id = p.endpoint_id AND a.verdict = v.verdict AND a.verdict IN ('delivered', 'exhausted', 'canceled')
@@ -51,33 +55,41 @@ stretch AS MATERIALIZED (
   SELECT f.* FROM found f
   WHERE COALESCE((f.created_at, f.delivery_id) >= ((SELECT created_at FROM cut), (SELECT delivery_id FROM cut)), true)
   ORDER BY f.created_at DESC, f.delivery_id DESC, f.is_final, f.last_at DESC LIMIT $9),
-picked AS (
-  SELECT f.*, count(*) FILTER (WHERE is_wanted)
-                OVER (ORDER BY created_at DESC, delivery_id DESC, is_final, last_at DESC) AS n_wanted
+picked AS MATERIALIZED (
+  SELECT f.*, count(*) FILTER (WHERE is_wanted) OVER (
+                ORDER BY created_at DESC, delivery_id DESC, is_final, last_at DESC ROWS UNBOUNDED PRECEDING) AS n_wanted
   FROM stretch f WHERE is_wanted IS NOT false),
-told AS (
-  SELECT t.* FROM picked f CROSS JOIN LATERAL (
-    SELECT * FROM open_delivery o WHERE NOT f.is_final AND o.delivery_id = f.delivery_id
-    UNION ALL
-    SELECT * FROM ended_delivery e WHERE f.is_final AND e.delivery_id = f.delivery_id AND e.last_at = f.last_at
-      AND e.last_at >= $8 - interval '1 minute' AND e.last_at <= now() + interval '1 day') t
-  WHERE f.n_wanted <= $13),
+finals AS MATERIALIZED (SELECT array_agg(delivery_id) AS numbers FROM picked WHERE is_final AND n_wanted <= $13),
+ended AS (
+  SELECT a.*, row_number() OVER (PARTITION BY delivery_id ORDER BY last_at DESC) = 1
+              AND delivery_id <> ALL(ARRAY(SELECT delivery_id FROM delivery
+                                           WHERE delivery_id = ANY((SELECT numbers FROM finals)::bigint[]))) AS is_current
+  FROM (
+    SELECT delivery_id, delivery_created_at AS created_at, started_at AS last_at, endpoint_id, event_id, event_type, subject,
+           client_reference, verdict, status, outcome, duration_ms, detail,
+           CASE WHEN outcome IS NULL THEN attempt_no - 1 ELSE attempt_no END AS attempts
+    FROM attempt
+    WHERE delivery_id = ANY((SELECT numbers FROM finals)::bigint[])
+      AND started_at BETWEEN $8 - interval '1 minute' AND now() + interval '1 day' OFFSET 0) a
+  WHERE verdict IN ('delivered', 'exhausted', 'canceled')),
 wanted AS (
-  SELECT * FROM told
-  WHERE ($10::text[] IS NULL OR event_type = ANY($10)) AND ($11::text[] IS NULL OR outcome = ANY($11))
-    AND ($12::boolean IS NULL OR (octet_length(event_id) = 16) = $12)
+  SELECT o.delivery_id, o.created_at, o.endpoint_id, o.event_id, o.event_type, o.subject, o.client_reference, o.state,
+         o.attempts, o.attempts_before, o.next_at, o.status, o.outcome, o.duration_ms, o.last_at, false AS is_final,
+         NULL::bytea AS detail, true AS is_current
+  FROM open_deliveries((SELECT array_agg(delivery_id) FROM picked WHERE NOT is_final AND n_wanted <= $13)) o
+  WHERE ($10::text[] IS NULL OR o.event_type = ANY($10)) AND ($11::text[] IS NULL OR o.outcome = ANY($11))
+    AND ($12::boolean IS NULL OR (octet_length(o.event_id) = 16) = $12)
+  UNION ALL
+  SELECT delivery_id, created_at, endpoint_id, event_id, event_type, subject, client_reference, verdict, attempts, NULL, NULL,
+         status, outcome, duration_ms, last_at, true, detail, is_current
+  FROM ended
+  WHERE ((delivery_id, last_at) IN (SELECT delivery_id, last_at FROM picked WHERE is_final AND n_wanted <= $13)) IS TRUE
   ORDER BY created_at DESC, delivery_id DESC, is_final, last_at DESC LIMIT $13)
-SELECT n.*, b.*, w.*, p.public_id AS endpoint, cardinality(p.schedule) AS n_scheduled,
-       NOT w.is_final
-       OR (NOT EXISTS (SELECT FROM delivery d WHERE d.delivery_id = w.delivery_id OFFSET 0)
-           AND NOT EXISTS (SELECT FROM ended_delivery n WHERE n.delivery_id = w.delivery_id AND n.last_at > w.last_at
-                             AND n.last_at >= $8 - interval '1 minute' AND n.last_at <= now() + interval '1 day' OFFSET 0))
-       AS is_current
+SELECT n.*, b.*, w.*, p.public_id AS endpoint, p.n_scheduled
 FROM (SELECT count(*) AS n_scanned, count(*) = $9 OR EXISTS (SELECT FROM cut) AS is_cut FROM stretch) n
 LEFT JOIN (SELECT created_at AS scanned_to_at, delivery_id AS scanned_to_id FROM stretch
            ORDER BY created_at, delivery_id LIMIT 1) b ON true
-LEFT JOIN wanted w ON true
-LEFT JOIN endpoint p ON p.endpoint_id = w.endpoint_id
+LEFT JOIN (wanted w JOIN asked p ON p.endpoint_id = w.endpoint_id) ON true
 ORDER BY w.created_at DESC, w.delivery_id DESC, w.is_final, w.last_at DESC
 
 -- name: deliveries_of_events

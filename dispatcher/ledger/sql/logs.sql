@@ -40,10 +40,11 @@ ORDER BY r.started_at DESC LIMIT 1
 -- Only what no open transaction can still write before: nothing ever appears behind a reader's cursor.
 -- Index: event_feed; types are filtered within the $6 rows scanned. $3 and $4 only after this place, $5 types or NULL.
 WITH stretch AS (
-  SELECT xid, seq, body, $5::text[] IS NULL OR event_type = ANY($5) AS is_wanted FROM event
-  WHERE account_id = $1 AND environment = $2 AND xid < feed_floor()
-    AND (xid, seq) > ($3::bigint::text::xid8, $4::bigint)
-  ORDER BY xid, seq LIMIT $6)
+  SELECT e.xid, e.seq, e.body, $5::text[] IS NULL OR e.event_type = ANY($5) AS is_wanted FROM (
+    SELECT xid, seq, body, event_type FROM event
+    WHERE account_id = $1 AND environment = $2 AND xid < (SELECT feed_floor())
+      AND (xid, seq) > ((SELECT $3::bigint::text::xid8), $4::bigint)
+    ORDER BY xid, seq LIMIT $6) e)
 SELECT xid::text::bigint AS xid, seq, is_wanted,
        CASE WHEN is_wanted AND count(*) FILTER (WHERE is_wanted) OVER (ORDER BY xid, seq) <= $7 THEN body END AS body
 FROM stretch ORDER BY xid, seq
@@ -51,10 +52,11 @@ FROM stretch ORDER BY xid, seq
 -- name: events_descending
 -- Scan a stretch of the feed, newest first; else as `events_ascending`. $3 and $4 only before this place.
 WITH stretch AS (
-  SELECT xid, seq, body, $5::text[] IS NULL OR event_type = ANY($5) AS is_wanted FROM event
-  WHERE account_id = $1 AND environment = $2 AND xid < feed_floor()
-    AND (xid, seq) < ($3::bigint::text::xid8, $4::bigint)
-  ORDER BY xid DESC, seq DESC LIMIT $6)
+  SELECT e.xid, e.seq, e.body, $5::text[] IS NULL OR e.event_type = ANY($5) AS is_wanted FROM (
+    SELECT xid, seq, body, event_type FROM event
+    WHERE account_id = $1 AND environment = $2 AND xid < (SELECT feed_floor())
+      AND (xid, seq) < ((SELECT $3::bigint::text::xid8), $4::bigint)
+    ORDER BY xid DESC, seq DESC LIMIT $6) e)
 SELECT xid::text::bigint AS xid, seq, is_wanted,
        CASE WHEN is_wanted AND count(*) FILTER (WHERE is_wanted) OVER (ORDER BY xid DESC, seq DESC) <= $7 THEN body END
          AS body
