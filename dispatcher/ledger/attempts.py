@@ -8,7 +8,7 @@ import asyncpg
 
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
-from dispatcher.ledger.logs import LoggedAttempt, LoggedResponse, logged_attempt
+from dispatcher.ledger.logs import ATTEMPT_COLUMNS, LoggedAttempt, LoggedResponse, logged_attempt
 from dispatcher.ledger.responses import load_headers
 
 
@@ -43,7 +43,7 @@ class AttemptLedger:
         if row is None:
             return None
         endpoint = SentTo(row["endpoint_id"], row["endpoint"], row["url"], row["header_names"], row["settings_at"])
-        return WholeAttempt(logged_attempt(row), endpoint, row["event_body"], _response(row))
+        return WholeAttempt(logged_attempt(row[: len(ATTEMPT_COLUMNS)]), endpoint, row["event_body"], _response(row))
 
     async def sealed_keys(self, endpoint_id: int, key_ids: Sequence[int]) -> dict[int, bytes]:
         """Return those of an endpoint's secrets that are still there, sealed, by number."""

@@ -22,6 +22,8 @@ from dispatcher.kit import clock
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
 from dispatcher.ledger.logs import (
+    ATTEMPT_COLUMNS,
+    DELIVERY_COLUMNS,
     AttemptPlace,
     DeliveryPlace,
     LoggedAttempt,
@@ -44,6 +46,10 @@ SUBJECT_EVENTS: Final = 100
 _STEPS: Final = (dt.timedelta(hours=1), dt.timedelta(days=1), dt.timedelta(days=7))
 """How far back deliveries are looked for first. Attempts lie in a table for each day, and fifty endpoints are looked
 for in each: a page of the newest should not ask ninety days. A step that finds nothing takes 3 to 8 ms."""
+
+# Where in a row a delivery or an attempt begins: behind what is told of the page.
+_DELIVERY: Final = slice(-len(DELIVERY_COLUMNS), None)
+_ATTEMPT: Final = slice(-len(ATTEMPT_COLUMNS), None)
 
 _OPEN: Final = frozenset({DeliveryState.PENDING, DeliveryState.RETRYING, DeliveryState.HELD})
 _BEGINNING: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -191,7 +197,7 @@ class ListLedger:
                 "attempts_of_endpoint",
                 *(endpoint_id, *place, wanted.beginning(), n_next, *filters, wanted.is_test, limit + 1 - len(found)),
             )
-            found += [logged_attempt(row) for row in rows if row["delivery_id"] is not None]
+            found += [logged_attempt(row[_ATTEMPT]) for row in rows if row["delivery_id"] is not None]
             if len(found) > limit:
                 return AttemptPage(found[:limit], found[limit - 1].place)
             if rows[0]["n_scanned"] < n_next:
@@ -221,7 +227,7 @@ def _windows(wanted: LogFilter, place: DeliveryPlace) -> Iterator[dt.datetime]:
 
 def _told(rows: Sequence[asyncpg.Record]) -> list[tuple[bool, LoggedDelivery]]:
     """Return the deliveries of rows, each after whether it is current."""
-    return [(row["is_current"], logged_delivery(row)) for row in rows if row["delivery_id"] is not None]
+    return [(row["is_current"], logged_delivery(row[_DELIVERY])) for row in rows if row["delivery_id"] is not None]
 
 
 def _delivery_page(

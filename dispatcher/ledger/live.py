@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from dispatcher.kit import clock
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
-from dispatcher.ledger.logs import LoggedAttempt, logged_attempt
+from dispatcher.ledger.logs import ATTEMPT_COLUMNS, LoggedAttempt, logged_attempt
 
 _LATE: Final = dt.timedelta(seconds=60)
 """How long after its start an attempt may be recorded and still be seen: a slow answer, a flush, a short outage."""
@@ -15,6 +15,9 @@ _LATE: Final = dt.timedelta(seconds=60)
 SCAN_ROWS: Final = 6_000
 """Attempts looked at at a time, the newest of each endpoint that has any: all of a minute where there are a hundred a
 second, some seconds where there are a thousand. About 10 ms."""
+
+_ATTEMPT: Final = slice(-len(ATTEMPT_COLUMNS), None)
+"""Where in a row the attempt is: behind its place."""
 
 _LAST_DELIVERY: Final = (1 << 63) - 1
 _LAST_ATTEMPT: Final = (1 << 15) - 1
@@ -64,7 +67,7 @@ class LiveLedger:
         rows = await self._pool.fetch(
             "attempts_live", *tenant, begun_after, endpoint, types, *place[:3], limit + 1, SCAN_ROWS
         )
-        found = [LiveAttempt(row["endpoint"], logged_attempt(row)) for row in rows if row["xid"] is not None]
+        found = [LiveAttempt(row["endpoint"], logged_attempt(row[_ATTEMPT])) for row in rows if row["xid"] is not None]
         if len(found) > limit:
             last = rows[limit - 1]
             place = LivePlace(last["xid"], last["delivery_id"], last["attempt_no"], place.looked_at)

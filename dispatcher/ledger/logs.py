@@ -36,6 +36,38 @@ _STATES: Final = {state.value: state for state in DeliveryState}
 _OUTCOMES: Final = {kind.value: kind for kind in OutcomeKind}
 _VERDICTS: Final = {kind.value: kind for kind in VerdictKind}
 
+DELIVERY_COLUMNS: Final = (
+    *(
+        "delivery_id",
+        "endpoint",
+        "event_id",
+        "event_type",
+        "subject",
+        "client_reference",
+        "state",
+        "attempts",
+        "next_at",
+    ),
+    *(
+        "status",
+        "outcome",
+        "duration_ms",
+        "last_at",
+        "created_at",
+        "attempts_before",
+        "is_final",
+        "detail",
+        "n_scheduled",
+    ),
+)
+"""What a statement tells of a delivery, in this order."""
+
+ATTEMPT_COLUMNS: Final = (
+    *("started_at", "delivery_id", "attempt_no", "event_id", "event_type", "subject", "client_reference"),
+    *("duration_ms", "status", "outcome", "verdict", "next_at", "detail"),
+)
+"""What a statement tells of an attempt, in this order."""
+
 
 class DeliveryPlace(NamedTuple):
     """Where a delivery stands in the log of its endpoint."""
@@ -245,57 +277,61 @@ class LogLedger:
         return EventPage(bodies, last, len(rows) < scan)
 
 
-def logged_delivery(row: asyncpg.Record) -> LoggedDelivery:
-    """Return the delivery of a row."""
-    last_at: dt.datetime | None = row["last_at"]
-    outcome = row["outcome"]
-    ended_at = None
-    if row["is_final"] and last_at is not None:
-        ended_at = last_at + dt.timedelta(milliseconds=row["duration_ms"])
-    was_sent = outcome is not None
+def logged_delivery(values: asyncpg.Record | Sequence[Any]) -> LoggedDelivery:
+    """Return the delivery of what a row has in DELIVERY_COLUMNS."""
+    # By place: by name it takes twice as long, of every row of every page.
+    (delivery_id, endpoint, event_id, event_type, subject, client_reference, state, attempts, next_at) = values[:9]
+    (status, outcome, duration_ms, last_at, created_at, attempts_before, is_final, detail, n_scheduled) = values[9:]
+    ended_at = last_attempt = None
+    if is_final:
+        ended_at = last_at + dt.timedelta(milliseconds=duration_ms)
+        # As its last request told. An open one has what its endpoint's own schedule says.
+        last_attempt = None if detail is None else orjson.loads(detail).get("of")
+    elif n_scheduled is not None:
+        last_attempt = attempts_before + n_scheduled
+    kind = None
+    if outcome is None:
+        # There was no request, or none yet: what the row has is of its end.
+        duration_ms = last_at = None
+    else:
+        kind = _OUTCOMES[outcome]
     return LoggedDelivery(
-        delivery_id=row["delivery_id"],
-        endpoint=row["endpoint"],
-        event_id=row["event_id"],
-        event_type=row["event_type"],
-        subject=row["subject"],
-        client_reference=row["client_reference"],
-        state=_STATES[row["state"]],
-        attempts=row["attempts"],
-        next_at=row["next_at"],
-        status=row["status"],
-        outcome=_OUTCOMES[outcome] if was_sent else None,
-        duration_ms=row["duration_ms"] if was_sent else None,
-        last_at=last_at if was_sent else None,
-        ended_at=ended_at,
-        created_at=row["created_at"],
-        attempts_before=row["attempts_before"] or 0,
-        last_attempt=_last_attempt(row),
+        delivery_id,
+        endpoint,
+        event_id,
+        event_type,
+        subject,
+        client_reference,
+        _STATES[state],
+        attempts,
+        next_at,
+        status,
+        kind,
+        duration_ms,
+        last_at,
+        ended_at,
+        created_at,
+        attempts_before or 0,
+        last_attempt,
     )
 
 
-def _last_attempt(row: asyncpg.Record) -> int | None:
-    """Return it of an open delivery by its endpoint's own schedule, of a finished one as its last request told."""
-    if row["is_final"]:
-        told: int | None = None if row["detail"] is None else orjson.loads(row["detail"]).get("of")
-        return told
-    return None if row["n_scheduled"] is None else row["attempts_before"] + row["n_scheduled"]
-
-
-def logged_attempt(row: asyncpg.Record) -> LoggedAttempt:
-    """Return the attempt of a row."""
+def logged_attempt(values: asyncpg.Record | Sequence[Any]) -> LoggedAttempt:
+    """Return the attempt of what a row has in ATTEMPT_COLUMNS."""
+    (started_at, delivery_id, attempt_no, event_id, event_type, subject, client_reference) = values[:7]
+    (duration_ms, status, outcome, verdict, next_at, detail) = values[7:]
     return LoggedAttempt(
-        started_at=row["started_at"],
-        delivery_id=row["delivery_id"],
-        attempt_no=row["attempt_no"],
-        event_id=row["event_id"],
-        event_type=row["event_type"],
-        subject=row["subject"],
-        client_reference=row["client_reference"],
-        duration_ms=row["duration_ms"],
-        status=row["status"],
-        outcome=_OUTCOMES[row["outcome"]],
-        verdict=_VERDICTS[row["verdict"]],
-        next_at=row["next_at"],
-        detail={} if row["detail"] is None else orjson.loads(row["detail"]),
+        started_at,
+        delivery_id,
+        attempt_no,
+        event_id,
+        event_type,
+        subject,
+        client_reference,
+        duration_ms,
+        status,
+        _OUTCOMES[outcome],
+        _VERDICTS[verdict],
+        next_at,
+        {} if detail is None else orjson.loads(detail),
     )

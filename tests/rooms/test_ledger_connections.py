@@ -1,6 +1,7 @@
 """What Postgres and its driver raise, told apart on a real server: away for now, and why."""
 
 import asyncio
+import datetime as dt
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -181,3 +182,22 @@ async def _pid(pool: Pool) -> int:
     async with pool.transaction() as session:
         pid: int = session._connection.get_server_pid()
         return pid
+
+
+async def test_the_pool_gives_an_instant_as_it_was_stored_to_the_microsecond(world: World) -> None:
+    instants = [
+        dt.datetime(1970, 1, 1, tzinfo=dt.UTC),
+        dt.datetime(1999, 12, 31, 23, 59, 59, 999_999, tzinfo=dt.UTC),
+        dt.datetime(2026, 11, 27, 0, 30, 1, 123_457, tzinfo=dt.timezone(dt.timedelta(hours=2))),
+        dt.datetime(9000, 1, 1, tzinfo=dt.UTC),
+    ]
+    await world.sql.execute("INSERT INTO counted_hour SELECT at, at FROM unnest($1::timestamptz[]) AS at", instants)
+    pool = await Pool.open(world.url)
+    async with pool.transaction() as session:
+        found = [await session._connection.fetchval("SELECT $1::timestamptz", one) for one in (*instants, None)]
+        stored = await session._connection.fetch("SELECT hour FROM counted_hour ORDER BY hour")
+    await pool.aclose()
+
+    assert found == [*instants, None]
+    assert [row["hour"] for row in stored] == sorted(instants)
+    assert {one.tzinfo for one in found[:-1]} == {dt.UTC}

@@ -514,6 +514,24 @@ async def test_every_other_log_is_served_by_an_index(crowded: Room) -> None:
     assert [rows_looked_at(plan) for plan in plans if rows_looked_at(plan) >= FEW_ROWS] == []
 
 
+_TOLD = [
+    *((name, logs.DELIVERY_COLUMNS, slice(None)) for name in ("open_delivery", "ended_delivery")),
+    *((name, logs.DELIVERY_COLUMNS, slice(-18, None)) for name in ("list_deliveries", "deliveries_of_events")),
+    *((name, logs.ATTEMPT_COLUMNS, slice(None)) for name in ("attempts_of_delivery", "attempts_of_events")),
+    *((name, logs.ATTEMPT_COLUMNS, slice(-13, None)) for name in ("attempts_of_endpoint", "attempts_live")),
+    ("whole_attempt", logs.ATTEMPT_COLUMNS, slice(13)),
+]
+
+
+@pytest.mark.parametrize(("statement", "columns", "place"), _TOLD)
+async def test_what_is_read_by_its_place_stands_there(
+    room: Room, statement: str, columns: tuple[str, ...], place: slice
+) -> None:
+    prepared = await room.sql.prepare(STATEMENTS[statement])
+
+    assert tuple(one.name for one in prepared.get_attributes())[place] == columns
+
+
 async def test_a_watcher_looks_at_so_many_attempts_and_no_more(crowded: Room) -> None:
     await crowded.sql.execute(
         "INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpoint_id, account_id, environment, "

@@ -85,7 +85,10 @@ wanted AS (
   FROM ended
   WHERE ((delivery_id, last_at) IN (SELECT delivery_id, last_at FROM picked WHERE is_final AND n_wanted <= $13)) IS TRUE
   ORDER BY created_at DESC, delivery_id DESC, is_final, last_at DESC LIMIT $13)
-SELECT n.*, b.*, w.*, p.public_id AS endpoint, p.n_scheduled
+SELECT n.*, b.*, w.is_current,
+       w.delivery_id, p.public_id AS endpoint, w.event_id, w.event_type, w.subject, w.client_reference, w.state, w.attempts,
+       w.next_at, w.status, w.outcome, w.duration_ms, w.last_at, w.created_at, w.attempts_before, w.is_final, w.detail,
+       p.n_scheduled
 FROM (SELECT count(*) AS n_scanned, count(*) = $9 OR EXISTS (SELECT FROM cut) AS is_cut FROM stretch) n
 LEFT JOIN (SELECT created_at AS scanned_to_at, delivery_id AS scanned_to_id FROM stretch
            ORDER BY created_at, delivery_id LIMIT 1) b ON true
@@ -155,10 +158,12 @@ wanted AS (
   WHERE ($11::text[] IS NULL OR event_type = ANY($11)) AND ($12::text[] IS NULL OR outcome = ANY($12))
     AND ($13::boolean IS NULL OR (octet_length(event_id) = 16) = $13)
   ORDER BY created_at DESC, delivery_id DESC, is_final, last_at DESC LIMIT $15)
-SELECT w.*, p.public_id AS endpoint, cardinality(p.schedule) AS n_scheduled,
-       NOT w.is_final
+SELECT NOT w.is_final
        OR (NOT EXISTS (SELECT FROM delivery d WHERE d.delivery_id = w.delivery_id OFFSET 0)
            AND NOT EXISTS (SELECT FROM ended_delivery n WHERE n.delivery_id = w.delivery_id AND n.last_at > w.last_at OFFSET 0))
-       AS is_current
+       AS is_current,
+       w.delivery_id, p.public_id AS endpoint, w.event_id, w.event_type, w.subject, w.client_reference, w.state, w.attempts,
+       w.next_at, w.status, w.outcome, w.duration_ms, w.last_at, w.created_at, w.attempts_before, w.is_final, w.detail,
+       cardinality(p.schedule) AS n_scheduled
 FROM wanted w JOIN endpoint p USING (endpoint_id)
 ORDER BY w.created_at DESC, w.delivery_id DESC, w.is_final, w.last_at DESC

@@ -8,12 +8,18 @@ SELECT endpoint_id FROM endpoint WHERE public_id = $1
 
 -- name: open_delivery
 -- Read one delivery that is not finished, of one account. Index: primary keys, attempt_delivery.
-SELECT d.*, p.public_id AS endpoint, cardinality(p.schedule) AS n_scheduled FROM open_delivery d JOIN endpoint p USING (endpoint_id)
+SELECT d.delivery_id, p.public_id AS endpoint, d.event_id, d.event_type, d.subject, d.client_reference, d.state, d.attempts,
+       d.next_at, d.status, d.outcome, d.duration_ms, d.last_at, d.created_at, d.attempts_before, d.is_final, d.detail,
+       cardinality(p.schedule) AS n_scheduled
+FROM open_delivery d JOIN endpoint p USING (endpoint_id)
 WHERE d.delivery_id = $3 AND d.account_id = $1 AND d.environment = $2
 
 -- name: ended_delivery
 -- Read one finished delivery of one account by its last attempt with a final verdict. Index: attempt_delivery.
-SELECT d.*, p.public_id AS endpoint, cardinality(p.schedule) AS n_scheduled FROM ended_delivery d JOIN endpoint p USING (endpoint_id)
+SELECT d.delivery_id, p.public_id AS endpoint, d.event_id, d.event_type, d.subject, d.client_reference, d.state, d.attempts,
+       d.next_at, d.status, d.outcome, d.duration_ms, d.last_at, d.created_at, d.attempts_before, d.is_final, d.detail,
+       cardinality(p.schedule) AS n_scheduled
+FROM ended_delivery d JOIN endpoint p USING (endpoint_id)
 WHERE d.delivery_id = $3 AND d.account_id = $1 AND d.environment = $2
 ORDER BY d.last_at DESC LIMIT 1
 
