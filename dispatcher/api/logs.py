@@ -12,7 +12,6 @@ from dispatcher.api.filters import read_filter, read_types
 from dispatcher.api.models import DeliveriesQuery, EventsQuery, LogQuery, PageQuery
 from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found
 from dispatcher.api.shapes import show_attempt, show_delivery, show_event_type, show_instant, show_stats
-from dispatcher.ledger.hours import read_week
 from dispatcher.ledger.lists import ListLedger, LogFilter
 from dispatcher.ledger.logs import AttemptPlace, DeliveryPlace, EventPage, EventPlace, LoggedAttempt
 from dispatcher.model.ids import parse_event_id
@@ -109,7 +108,7 @@ async def list_event_types(call: Call) -> Answer:
 async def read_stats(call: Call) -> Answer:
     """Sum up what an endpoint met within a day and within a week, and what waits for it."""
     number = await _endpoint(call)
-    stats, week = await call.logs.stats(number), await read_week(call.services.pool, number)
+    stats, week = await call.logs.stats(number)
     return Answer(show_stats(call.path["id"], stats, week))
 
 

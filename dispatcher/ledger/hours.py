@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import asyncpg
 
 from dispatcher.kit import clock
-from dispatcher.ledger.connections import Pool, Session, connect
+from dispatcher.ledger.connections import connect
 from dispatcher.ledger.faults import translate
 from dispatcher.ledger.statements import STATEMENTS
 
@@ -68,11 +68,13 @@ class HourCounter:
             connection.terminate()
 
 
-async def read_week(pool: Pool | Session, endpoint_id: int) -> Week:
-    """Return what an endpoint met, as far as it was counted."""
-    rows = await pool.fetch("hours_of_endpoint", endpoint_id)
-    hours = [Hour(row["hour"], row["n_attempts"], row["n_delivered"]) for row in rows if row["hour"] is not None]
-    return Week(rows[0]["counted_to"], hours)
+def read_week(row: asyncpg.Record) -> Week:
+    """Return what an endpoint met, as far as it was counted, as its statistics tell it."""
+    counted_to, ago, n_attempts, n_delivered = row["counted_to"], *row[-3:]
+    if ago is None:
+        return Week(counted_to, [])
+    begins = (counted_to - dt.timedelta(hours=n) for n in ago)
+    return Week(counted_to, list(map(Hour, begins, n_attempts, n_delivered)))
 
 
 async def _count_due(connection: asyncpg.Connection) -> int:

@@ -13,6 +13,7 @@ import orjson
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool, Session
 from dispatcher.ledger.deeds import OPERATORS
+from dispatcher.ledger.hours import Week, read_week
 from dispatcher.ledger.responses import Headers, load_headers
 from dispatcher.model.delivery import DeliveryState
 from dispatcher.model.outcome import OutcomeKind, VerdictKind
@@ -209,11 +210,11 @@ class LogLedger:
             del self._numbers[next(iter(self._numbers))]
         return self._numbers.setdefault((tenant, public_id), int(row["endpoint_id"]))
 
-    async def stats(self, endpoint_id: int) -> EndpointStats:
-        """Return what an endpoint met within 24 hours and what waits for it."""
+    async def stats(self, endpoint_id: int) -> tuple[EndpointStats, Week]:
+        """Return what an endpoint met within 24 hours and what waits for it, and what it met within a week."""
         row = await self._pool.fetchrow("endpoint_stats", endpoint_id, STATS_ROWS, COUNT_ROWS)
         assert row is not None
-        return EndpointStats(*row)
+        return EndpointStats(*row[: len(EndpointStats._fields)]), read_week(row)
 
     async def delivery(self, tenant: Tenant, delivery_id: int) -> LoggedDelivery | None:
         """Return one delivery of the tenant, None when it is not there or past its retention."""

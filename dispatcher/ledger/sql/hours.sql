@@ -39,11 +39,3 @@ SELECT is_ours FROM turn
 WITH old AS (DELETE FROM counted_hour WHERE hour < now() - interval '8 days')
 DELETE FROM endpoint_hour WHERE ctid = ANY(ARRAY(
   SELECT ctid FROM endpoint_hour WHERE hour < now() - interval '8 days' ORDER BY hour LIMIT 1000 FOR UPDATE SKIP LOCKED))
-
--- name: hours_of_endpoint
--- Read what an endpoint met in the week before the first hour that is not counted yet, hour by hour, the oldest first;
--- hours without a request are absent, and there is always one row. Index: primary keys. $1 endpoint.
-SELECT c.counted_to, h.hour, h.n_attempts, h.n_delivered
-FROM (SELECT max(hour) + interval '1 hour' AS counted_to FROM counted_hour) c
-LEFT JOIN endpoint_hour h ON h.endpoint_id = $1 AND h.hour < c.counted_to AND h.hour >= c.counted_to - interval '7 days'
-ORDER BY h.hour

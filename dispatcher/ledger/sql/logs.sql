@@ -74,18 +74,19 @@ SELECT body FROM event WHERE event_id = $3 AND account_id + 0 = $1 AND environme
 
 -- name: endpoint_stats
 -- Sum up what an endpoint ($1) met within 24 hours, by its newest $2 requests at most, and what waits for it, counted up
--- to $3 in each state. Indexes: attempt_endpoint, delivery_endpoint, delivery_due.
+-- to $3 in each state; and what it met in the week before the first hour that is not counted yet: the hours with requests
+-- by how many of them ago they began, the oldest first, NULL without any.
+-- Indexes: attempt_endpoint, delivery_endpoint, delivery_due, primary keys.
 WITH recent AS (
-  SELECT started_at, verdict, duration_ms FROM attempt
+  SELECT started_at, duration_ms, CASE WHEN verdict = 'delivered' THEN started_at END AS delivered_at FROM attempt
   WHERE endpoint_id = $1 AND outcome IS NOT NULL AND verdict <> 'interrupted' AND started_at > now() - interval '24 hours'
     AND started_at <= now() + interval '1 day'
   ORDER BY started_at DESC LIMIT $2),
 summed AS (
-  SELECT count(*) AS n_attempts, count(*) FILTER (WHERE verdict = 'delivered') AS n_delivered,
+  SELECT count(*) AS n_attempts, count(delivered_at) AS n_delivered,
          percentile_disc(0.5) WITHIN GROUP (ORDER BY duration_ms) AS p50_ms,
          percentile_disc(0.95) WITHIN GROUP (ORDER BY duration_ms) AS p95_ms,
-         min(started_at) AS since, max(started_at) AS last_attempt_at,
-         max(started_at) FILTER (WHERE verdict = 'delivered') AS last_delivered_at
+         min(started_at) AS since, max(started_at) AS last_attempt_at, max(delivered_at) AS last_delivered_at
   FROM recent),
 waiting AS (
   SELECT w.state, n.n, n.oldest FROM (VALUES ('pending', false, false), ('retrying', false, true),
@@ -94,12 +95,20 @@ waiting AS (
     SELECT count(*) AS n, min(created_at) AS oldest FROM (
       SELECT created_at FROM delivery d
       WHERE d.endpoint_id = $1 AND d.held = w.held AND (d.attempts > 0) = w.tried
-      ORDER BY d.created_at LIMIT $3) found) n)
+      ORDER BY d.created_at LIMIT $3) found) n),
+counted AS MATERIALIZED (SELECT max(hour) + interval '1 hour' AS counted_to FROM counted_hour),
+week AS (
+  SELECT array_agg((extract(epoch FROM c.counted_to - h.hour) / 3600)::int ORDER BY h.hour) AS hours_ago,
+         array_agg(h.n_attempts ORDER BY h.hour) AS n_attempts, array_agg(h.n_delivered ORDER BY h.hour) AS n_delivered
+  FROM counted c JOIN endpoint_hour h ON h.endpoint_id = $1 AND h.hour < c.counted_to
+                                     AND h.hour >= c.counted_to - interval '7 days')
 SELECT summed.*,
        LEAST($3::bigint, (SELECT sum(n) FROM waiting WHERE state = 'pending'))::bigint AS n_pending,
        LEAST($3::bigint, (SELECT sum(n) FROM waiting WHERE state = 'retrying'))::bigint AS n_retrying,
        LEAST($3::bigint, (SELECT sum(n) FROM waiting WHERE state = 'held'))::bigint AS n_held,
        (SELECT min(oldest) FROM waiting WHERE state <> 'held') AS oldest_waiting_at,
        (SELECT min(d.due_at) FROM endpoint e JOIN delivery d ON d.host_id = e.host_id AND d.endpoint_id = e.endpoint_id
-         WHERE e.endpoint_id = $1 AND d.owner IS NULL AND NOT d.held) AS next_attempt_at
-FROM summed
+         WHERE e.endpoint_id = $1 AND d.owner IS NULL AND NOT d.held) AS next_attempt_at,
+       (SELECT counted_to FROM counted) AS counted_to, week.hours_ago, week.n_attempts AS n_attempts_by_hour,
+       week.n_delivered AS n_delivered_by_hour
+FROM summed, week
