@@ -37,3 +37,15 @@ BEGIN
     ORDER BY a.started_at DESC LIMIT 1) l ON true
   WHERE d.delivery_id = ANY(numbers);
 END $$;
+
+-- When an endpoint met its latest success before a moment, the first failure of a row: looked for among the hundred
+-- attempts there. A function for the reason above: it is called for few endpoints.
+CREATE FUNCTION last_success(endpoint_no int, before timestamptz) RETURNS timestamptz LANGUAGE plpgsql STABLE STRICT AS $$
+BEGIN
+  RETURN (
+    SELECT x.started_at FROM (
+      SELECT a.started_at, a.outcome FROM attempt a
+      WHERE a.endpoint_id = endpoint_no AND a.started_at < before AND a.started_at <= now() + interval '1 day'
+      ORDER BY a.started_at DESC LIMIT 100) x
+    WHERE x.outcome = 'delivered' ORDER BY x.started_at DESC LIMIT 1);
+END $$;

@@ -8,6 +8,7 @@ WITH stretch AS (
          verdict, next_at, detail
   FROM attempt
   WHERE endpoint_id = $1 AND outcome IS NOT NULL AND started_at <= $2::timestamptz AND started_at >= $5::timestamptz
+    AND started_at <= now() + interval '1 day'
     AND (started_at, delivery_id, attempt_no) < ($2, $3::bigint, $4::smallint)
   ORDER BY started_at DESC, delivery_id DESC, attempt_no DESC LIMIT $6),
 wanted AS (

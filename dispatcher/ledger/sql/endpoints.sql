@@ -68,7 +68,7 @@ INSERT INTO endpoint_secret (secret_id, endpoint_id, sealed_key, last4) VALUES (
 
 -- name: list_endpoints
 -- Read a page of one account's endpoints, newest first, deleted ones left out. Indexes: endpoint_list, attempt_endpoint.
--- The latest success stands right before the failures in a row: it is looked for among the hundred attempts there.
+-- The latest success is the latest attempt, mostly; else it stands right before the failures in a row.
 -- $3 only below this number, $4 rows.
 WITH page AS (
   SELECT * FROM endpoint
@@ -79,23 +79,21 @@ SELECT e.endpoint_id, e.public_id, e.environment, e.url, e.description, e.events
        e.metadata, e.status, e.disabled_reason, e.held_since, e.verified_at, e.created_at, e.settings_at,
        s.last4, p.expires_at AS previous_expires_at,
        l.started_at AS last_attempt_at, l.status AS last_status, l.outcome AS last_outcome,
-       COALESCE(h.failures, 0) AS failures, f.failing_since, w.started_at AS last_success_at
+       COALESCE(h.failures, 0) AS failures, f.failing_since,
+       CASE WHEN l.outcome = 'delivered' AND l.started_at < COALESCE(h.failing_since, 'infinity') AND e.verified_at IS NOT NULL
+            THEN l.started_at
+            ELSE last_success(CASE WHEN e.verified_at IS NOT NULL THEN e.endpoint_id END, COALESCE(h.failing_since, 'infinity'))
+       END AS last_success_at
 FROM page e
 LEFT JOIN LATERAL (SELECT last4 FROM endpoint_secret WHERE endpoint_id = e.endpoint_id AND expires_at IS NULL
                    ORDER BY secret_id DESC LIMIT 1) s ON true
 LEFT JOIN LATERAL (SELECT expires_at FROM endpoint_secret WHERE endpoint_id = e.endpoint_id AND expires_at > now()
                    ORDER BY secret_id DESC LIMIT 1) p ON true
 LEFT JOIN LATERAL (SELECT started_at, status, outcome FROM attempt
-                   WHERE endpoint_id = e.endpoint_id AND outcome IS NOT NULL
+                   WHERE endpoint_id = e.endpoint_id AND outcome IS NOT NULL AND started_at <= now() + interval '1 day'
                    ORDER BY started_at DESC LIMIT 1) l ON true
 LEFT JOIN endpoint_health h USING (endpoint_id)
 LEFT JOIN failing_endpoint f USING (endpoint_id)
-LEFT JOIN LATERAL (SELECT x.started_at FROM (
-                     SELECT started_at, outcome FROM attempt
-                     WHERE endpoint_id = e.endpoint_id AND e.verified_at IS NOT NULL
-                       AND started_at < COALESCE(h.failing_since, 'infinity')
-                     ORDER BY started_at DESC LIMIT 100) x
-                   WHERE x.outcome = 'delivered' ORDER BY x.started_at DESC LIMIT 1) w ON true
 ORDER BY e.endpoint_id DESC
 
 -- name: find_endpoint
@@ -106,23 +104,21 @@ SELECT e.endpoint_id, e.public_id, e.environment, e.url, e.description, e.events
        e.metadata, e.status, e.disabled_reason, e.held_since, e.verified_at, e.created_at, e.settings_at,
        s.last4, p.expires_at AS previous_expires_at,
        l.started_at AS last_attempt_at, l.status AS last_status, l.outcome AS last_outcome,
-       COALESCE(h.failures, 0) AS failures, f.failing_since, w.started_at AS last_success_at
+       COALESCE(h.failures, 0) AS failures, f.failing_since,
+       CASE WHEN l.outcome = 'delivered' AND l.started_at < COALESCE(h.failing_since, 'infinity') AND e.verified_at IS NOT NULL
+            THEN l.started_at
+            ELSE last_success(CASE WHEN e.verified_at IS NOT NULL THEN e.endpoint_id END, COALESCE(h.failing_since, 'infinity'))
+       END AS last_success_at
 FROM endpoint e
 LEFT JOIN LATERAL (SELECT last4 FROM endpoint_secret WHERE endpoint_id = e.endpoint_id AND expires_at IS NULL
                    ORDER BY secret_id DESC LIMIT 1) s ON true
 LEFT JOIN LATERAL (SELECT expires_at FROM endpoint_secret WHERE endpoint_id = e.endpoint_id AND expires_at > now()
                    ORDER BY secret_id DESC LIMIT 1) p ON true
 LEFT JOIN LATERAL (SELECT started_at, status, outcome FROM attempt
-                   WHERE endpoint_id = e.endpoint_id AND outcome IS NOT NULL
+                   WHERE endpoint_id = e.endpoint_id AND outcome IS NOT NULL AND started_at <= now() + interval '1 day'
                    ORDER BY started_at DESC LIMIT 1) l ON true
 LEFT JOIN endpoint_health h USING (endpoint_id)
 LEFT JOIN failing_endpoint f USING (endpoint_id)
-LEFT JOIN LATERAL (SELECT x.started_at FROM (
-                     SELECT started_at, outcome FROM attempt
-                     WHERE endpoint_id = e.endpoint_id AND e.verified_at IS NOT NULL
-                       AND started_at < COALESCE(h.failing_since, 'infinity')
-                     ORDER BY started_at DESC LIMIT 100) x
-                   WHERE x.outcome = 'delivered' ORDER BY x.started_at DESC LIMIT 1) w ON true
 WHERE e.public_id = $3 AND e.account_id = $1 AND e.environment = $2 AND e.status <> 'deleted'
 
 -- name: find_headers
