@@ -287,7 +287,7 @@ class HourShown(Outgoing):
 
 
 class StatsShown(Outgoing):
-    """What an endpoint met within 24 hours and within a week, and what waits for it now.
+    """What an endpoint met within 24 hours and within a week, and what waits for it; as of up to a second ago.
 
     `success_rate` and the durations (milliseconds, of the whole request) are over `attempts` requests since `since`,
     the newest 2,000 at most; all null without any. What waits is counted up to 10,000 in each state.

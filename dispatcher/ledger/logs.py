@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import asyncpg
 import orjson
 
+from dispatcher.kit import clock
 from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool, Session
 from dispatcher.ledger.deeds import OPERATORS
@@ -26,6 +27,13 @@ STATS_ROWS: Final = 2_000
 
 COUNT_ROWS: Final = 10_000
 """Waiting deliveries counted in each state. With both full, statistics take about 50 ms."""
+
+STATS_SECONDS: Final = 1.0
+"""How old statistics may be: to look at 2,000 requests takes as long as ten small statements, and all who look at an
+endpoint's page ask for the same."""
+
+_MOST_STATS: Final = 1_000
+"""Endpoints whose statistics are remembered."""
 
 _MOST_NUMBERS: Final = 10_000
 """Endpoints whose numbers are remembered."""
@@ -187,6 +195,14 @@ class EventPage(NamedTuple):
     is_end: bool
 
 
+class _KnownStats(NamedTuple):
+    """Statistics of an endpoint that will do until then (monotonic)."""
+
+    until: float
+    stats: EndpointStats
+    week: Week
+
+
 class LogLedger:
     """Reads only; through a session what that has changed, too. Every call raises Unavailable when Postgres is away."""
 
@@ -194,6 +210,8 @@ class LogLedger:
         self._pool = pool
         # An endpoint keeps its number and its tenant, deleted or not: what was found once need not be looked for again.
         self._numbers: dict[tuple[Tenant, str], int] = {}
+        # The oldest first.
+        self._stats: dict[int, _KnownStats] = {}
 
     async def endpoint_number(self, tenant: Tenant, public_id: str) -> int | None:
         """Return the number of the tenant's endpoint, of anybody's for OPERATORS; None when there was never one."""
@@ -211,10 +229,22 @@ class LogLedger:
         return self._numbers.setdefault((tenant, public_id), int(row["endpoint_id"]))
 
     async def stats(self, endpoint_id: int) -> tuple[EndpointStats, Week]:
-        """Return what an endpoint met within 24 hours and what waits for it, and what it met within a week."""
-        row = await self._pool.fetchrow("endpoint_stats", endpoint_id, STATS_ROWS, COUNT_ROWS)
-        assert row is not None
-        return EndpointStats(*row[: len(EndpointStats._fields)]), read_week(row)
+        """Return what an endpoint met within 24 hours and what waits for it, and what it met within a week.
+
+        As it was up to STATS_SECONDS ago.
+        """
+        now = clock.mono()
+        known = self._stats.get(endpoint_id)
+        if known is None or now >= known.until:
+            row = await self._pool.fetchrow("endpoint_stats", endpoint_id, STATS_ROWS, COUNT_ROWS)
+            assert row is not None
+            stats = EndpointStats(*row[: len(EndpointStats._fields)])
+            known = _KnownStats(now + STATS_SECONDS, stats, read_week(row))
+            self._stats.pop(endpoint_id, None)
+            self._stats[endpoint_id] = known
+            if len(self._stats) > _MOST_STATS:
+                del self._stats[next(iter(self._stats))]
+        return known.stats, known.week
 
     async def delivery(self, tenant: Tenant, delivery_id: int) -> LoggedDelivery | None:
         """Return one delivery of the tenant, None when it is not there or past its retention."""

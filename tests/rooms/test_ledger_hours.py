@@ -171,15 +171,14 @@ async def test_a_count_that_cannot_be_made_is_for_the_next_round(world: World) -
 
 async def test_a_week_ends_where_counting_did(world: World, pool: Pool) -> None:
     endpoint = await an_endpoint(world)
-    logs = LogLedger(pool)
-    _, nothing = await logs.stats(endpoint)
+    _, nothing = await LogLedger(pool).stats(endpoint)
     for ago in (150, 30, 3):
         await attempts(world, endpoint, hours_ago(ago), ["delivered", "retry"])
     await count_all(world)
     await world.sql.execute("DELETE FROM counted_hour WHERE hour >= $1", hours_ago(30))
     await world.sql.execute("INSERT INTO endpoint_hour VALUES ($1, $2, 9, 9)", endpoint, hours_ago(30 + 7 * 24 + 1))
 
-    _, week = await logs.stats(endpoint)
+    _, week = await LogLedger(pool).stats(endpoint)
 
     assert nothing == Week(None, [])
     assert week == Week(hours_ago(30), [Hour(hours_ago(150), 2, 1)])

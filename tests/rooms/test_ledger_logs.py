@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from dispatcher.kit import clock
 from dispatcher.ledger import logs
 from dispatcher.ledger.accounts import AccountLedger, Tenant
 from dispatcher.ledger.connections import LISTED, Pool
@@ -111,6 +112,24 @@ async def test_an_endpoints_number_is_remembered_for_its_tenant_alone(
     assert found == [*names, *names]
     assert strangers == [None, None]
     assert len(room.ledger._numbers) == 1
+
+
+async def test_statistics_are_a_second_old_at_most_and_nobody_elses(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(clock, "mono", lambda: now)
+    monkeypatch.setattr(logs, "_MOST_STATS", 1)
+    found = []
+    for moment in (1_000.0, 1_000.9, 1_001.0):
+        now = moment
+        await room.seeds.delivery(room.endpoint)
+        found.append((await room.ledger.stats(room.endpoint))[0].n_pending)
+
+    others = (await room.ledger.stats(await room.seeds.endpoint()))[0].n_pending
+
+    assert (found, others) == ([1, 1, 3], 0)
+    assert len(room.ledger._stats) == 1
 
 
 @pytest.mark.parametrize("verdict", ["delivered", "exhausted", "canceled"])
