@@ -22,6 +22,7 @@ from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.delivery import DeliveryState
 from dispatcher.model.ids import show_event_id
 from dispatcher.model.outcome import OutcomeKind, VerdictKind
+from tests.rooms.function_texts import FUNCTIONS, text_in
 from tests.rooms.test_api_harness import Seeds, ledger_template, ledger_url, pool
 from tests.support.servers import DatabaseServer, fresh_database
 
@@ -474,6 +475,24 @@ async def test_every_filter_of_deliveries_is_served_by_an_index(
             assert rows_looked_at(plan) < most
 
 
+async def test_open_deliveries_are_told_by_their_keys_from_tables_of_their_days_alone(crowded: Room) -> None:
+    numbers = await crowded.sql.fetchval(
+        "SELECT array_agg(delivery_id) FROM (SELECT delivery_id FROM delivery ORDER BY 1 LIMIT 26) d"
+    )
+    bounds = await crowded.sql.fetchrow(
+        "SELECT min(event_day), max(event_day), min(created_at) FROM delivery WHERE delivery_id = ANY($1)", numbers
+    )
+    assert bounds is not None
+    first, last, born = bounds
+
+    plan = await _plan(crowded, "open_deliveries", numbers, first, last, born)
+
+    assert rows_looked_at(plan) < FEW_ROWS
+    assert len(set(re.findall(r" on event_(\d{8}) ", "\n".join(plan)))) == (last - first).days + 1
+    # From the day of the oldest to tomorrow.
+    assert len(set(re.findall(r" on attempt_(\d{8}) ", "\n".join(plan)))) <= (last - first).days + 3
+
+
 @pytest.mark.parametrize("named", ["event", "subject", "reference"])
 async def test_what_is_asked_for_by_event_subject_or_reference_is_found_by_it(crowded: Room, named: str) -> None:
     event_id = await crowded.sql.fetchval("SELECT event_id FROM event WHERE account_id = $1", crowded.tenant.account_id)
@@ -568,7 +587,8 @@ async def test_a_watcher_looks_at_so_many_attempts_and_no_more(crowded: Room) ->
 
 async def _plan(room: Room, statement: str, *arguments: object) -> list[str]:
     """Run a statement by the plan that a connection of the pool keeps for it."""
-    await room.sql.execute(f"PREPARE planned AS {STATEMENTS[statement]}")
+    text = await text_in(room.sql, statement) if statement in FUNCTIONS else STATEMENTS[statement]
+    await room.sql.execute(f"PREPARE planned AS {text}")
     given = ", ".join(map(_literal, arguments))
     rows = await room.sql.fetch(f"EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF) EXECUTE planned({given})")
     await room.sql.execute("DEALLOCATE planned")
@@ -582,6 +602,6 @@ def _literal(value: object) -> str:
         case bytes():
             return f"'\\x{value.hex()}'"
         case list():
-            return f"'{{{','.join(value)}}}'"
+            return f"'{{{','.join(map(str, value))}}}'"
         case _:
             return f"'{value}'"

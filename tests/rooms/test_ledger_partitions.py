@@ -19,21 +19,11 @@ from dispatcher.kit.supervise import spawn
 from dispatcher.ledger.connections import HOT
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.batch import Batch, PlacedEvent
+from tests.rooms.function_texts import FUNCTIONS, text_in
 from tests.rooms.ledger_world import Process, World, a_batch, an_event, open_ledger
 from tests.support.servers import DatabaseServer
 
 T = TypeVar("T")
-
-# Functions that look up events, with what they look them up by.
-FUNCTIONS = {
-    "events_at": {"event_ids": "bytea[]", "accounts": "int[]", "environments": "text[]", "days": "date[]"},
-    "open_deliveries": {
-        "numbers": "bigint[]",
-        "first_day": "date",
-        "last_day": "date",
-        "born_at": "timestamptz",
-    },
-}
 
 # Its locks come before it, in statements of their own: no row of it can have changed since its snapshot.
 LOCKED_BEFORE = ["replay_step"]
@@ -160,16 +150,6 @@ async def test_an_event_is_looked_up_by_its_key_in_tables_without_statistics(wor
 
     assert "_pkey on event_" in plan
     assert "_account_id_environment_xid_seq_idx" not in plan
-
-
-async def text_in(sql: asyncpg.Connection, function: str) -> str:
-    """Return the statement that a function answers with, with parameters of a statement's own."""
-    source: str = await sql.fetchval("SELECT prosrc FROM pg_proc WHERE proname = $1", function)
-    query = source.partition("RETURN QUERY")[2].partition(";")[0]
-    for n, (name, kind) in enumerate(FUNCTIONS[function].items(), start=1):
-        query, n_places = re.subn(rf"(?<!\.)\b{name}\b(?=[,) \n])", f"${n}::{kind}", query)
-        assert n_places, name
-    return query
 
 
 async def explained(sql: asyncpg.Connection, statement: str) -> list[str]:
