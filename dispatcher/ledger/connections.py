@@ -22,7 +22,7 @@ from asyncpg.protocol import protocol as _driver
 
 from dispatcher.kit import clock
 from dispatcher.ledger.faults import DEMOTED, DRIVER_FAULTS, UNKNOWN_FAULTS, no_connection, sqlstate_of, translate
-from dispatcher.ledger.loans import Loans
+from dispatcher.ledger.loans import Loans, take_turn
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.errors import PoisonBatch, Unavailable
 
@@ -57,6 +57,9 @@ it is empty, as they do after every drained backlog."""
 LISTED: Final = {**HOT, "enable_bitmapscan": "off"}
 """Pages are read in the order of an index, whose rows nobody sorts."""
 
+
+AT_ONCE: Final = 2
+"""Single statements of a pool that run at the same time."""
 
 _EPOCH: Final = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND: Final = dt.timedelta(microseconds=1)
@@ -257,6 +260,27 @@ class _Loan:
             raise translated from fault
 
 
+class _Turn:
+    """A turn for the time of a block, of those there are for single statements."""
+
+    __slots__ = ("_statement", "_turns")
+
+    def __init__(self, turns: asyncio.Semaphore, statement: str) -> None:
+        self._turns = turns
+        self._statement = statement
+
+    async def __aenter__(self) -> None:
+        try:
+            await take_turn(self._turns, seconds=_CONNECT_SECONDS)
+        except TimeoutError as fault:
+            raise translate(fault, self._statement) from fault
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._turns.release()
+
+
 async def _connect_pool(url: str) -> asyncpg.Connection:
     connection = await connect(url, "pool", planning=LISTED)
     # The driver takes four times as long by itself, and a page has a hundred instants, most of them seen before.
@@ -268,10 +292,15 @@ async def _connect_pool(url: str) -> asyncpg.Connection:
 
 
 class Pool:
-    """A few connections shared by the API and the command line; never by the hot path."""
+    """A few connections shared by the API and the command line; never by the hot path.
+
+    Of single statements, such as pages of lists, two run at a time: each keeps a core of Postgres busy that settlements
+    wait for, and each further connection plans them all for itself. Transactions have connections besides.
+    """
 
     def __init__(self, loans: Loans) -> None:
         self._loans = loans
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     @classmethod
     async def open(cls, url: str, *, size: int = 5) -> "Pool":
@@ -286,17 +315,17 @@ class Pool:
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         """Run the named statement on a free connection and return its rows; Unavailable when away."""
-        async with _Loan(self._loans, statement) as session:
+        async with _Turn(self._turns, statement), _Loan(self._loans, statement) as session:
             return await session.fetch(statement, *arguments)
 
     async def fetchrow(self, statement: str, *arguments: object) -> asyncpg.Record | None:
         """Run the named statement and return its first row or None; Unavailable when away."""
-        async with _Loan(self._loans, statement) as session:
+        async with _Turn(self._turns, statement), _Loan(self._loans, statement) as session:
             return await session.fetchrow(statement, *arguments)
 
     async def execute(self, statement: str, *arguments: object) -> str:
         """Run the named statement and return its command tag; Unavailable when away."""
-        async with _Loan(self._loans, statement) as session:
+        async with _Turn(self._turns, statement), _Loan(self._loans, statement) as session:
             return await session.execute(statement, *arguments)
 
     @asynccontextmanager

@@ -13,6 +13,15 @@ import asyncpg
 from dispatcher.model.errors import Unavailable
 
 
+async def take_turn(turns: asyncio.Semaphore, *, seconds: float) -> None:
+    """Acquire a turn, in the order of asking; a timer is made only by who has to wait. Raises TimeoutError."""
+    if turns.locked():
+        async with asyncio.timeout(seconds):
+            await turns.acquire()
+    else:
+        await turns.acquire()
+
+
 class Loans:
     """Up to `most` connections from `open_one`. Who waits for one comes in turn. Own it with `close`."""
 
@@ -33,11 +42,7 @@ class Loans:
             Unavailable: none can be opened, or this was closed.
         """
         self._check_open()
-        if self._turns.locked():
-            async with asyncio.timeout(seconds):
-                await self._turns.acquire()
-        else:
-            await self._turns.acquire()
+        await take_turn(self._turns, seconds=seconds)
         try:
             connection = self._kept() or await self._open_one()
         except BaseException:

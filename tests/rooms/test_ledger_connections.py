@@ -9,6 +9,7 @@ import pytest
 
 from dispatcher.ledger import connections
 from dispatcher.ledger.connections import Link, Pool, patiently
+from dispatcher.ledger.loans import Loans
 from dispatcher.model.errors import Unavailable
 from tests.rooms.ledger_world import World, open_ledger
 from tests.support.servers import DatabaseServer
@@ -132,6 +133,46 @@ async def test_a_pool_is_waited_for_but_not_for_ever(world: World, monkeypatch: 
         assert await waiting
 
     await pool.aclose()
+
+
+class Holding:
+    """A connection whose statements go on until all may end."""
+
+    def __init__(self, begun: list[str], may_end: asyncio.Event) -> None:
+        self._begun = begun
+        self._may_end = may_end
+
+    async def fetch(self, text: str, *_: object) -> list[object]:
+        self._begun.append(text)
+        await self._may_end.wait()
+        return []
+
+    def is_closed(self) -> bool:
+        return False
+
+    is_in_transaction = is_closed
+
+
+async def test_of_single_statements_two_run_at_a_time_whatever_else_does() -> None:
+    begun, may_end = list[str](), asyncio.Event()
+
+    async def open_one() -> Holding:
+        return Holding(begun, may_end)
+
+    loans = Loans(open_one, most=5)
+    pool = Pool(loans)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(pool.fetch("partition_days"))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        n_begun = len(begun)
+        besides = [await loans.borrow(seconds=0.01) for _ in range(3)]
+        may_end.set()
+        for one in besides:
+            loans.give_back(one, is_sound=True)
+
+    assert (n_begun, len(begun)) == (2, 4)
 
 
 async def test_a_pool_that_was_closed_lends_nothing(world: World) -> None:
