@@ -233,9 +233,14 @@ class RouteTable:
     """Finds the route of a request; the order of the table does not matter."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
+        # Paths without placeholders are looked up, the others tried one by one.
+        self._by_path: dict[str, dict[str, Route]] = {}
         self._by_pattern: dict[re.Pattern[str], dict[str, Route]] = {}
         for route in routes:
-            self._by_pattern.setdefault(route.pattern(), {})[route.method] = route
+            if route.placeholders:
+                self._by_pattern.setdefault(route.pattern(), {})[route.method] = route
+            else:
+                self._by_path.setdefault(route.path, {})[route.method] = route
 
     def find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
         """Return the route and its placeholders' values; HEAD is answered as GET.
@@ -254,6 +259,8 @@ class RouteTable:
         return _listed(self._at(path)[0])
 
     def _at(self, path: str) -> tuple[Mapping[str, Route], Mapping[str, str]]:
+        if methods := self._by_path.get(path):
+            return methods, {}
         for pattern, methods in self._by_pattern.items():
             if found := pattern.fullmatch(path):
                 return methods, found.groupdict()

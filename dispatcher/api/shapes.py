@@ -177,7 +177,7 @@ def show_delivery(
 
 def show_attempt(attempt: LoggedAttempt, ids: DeliveryIds) -> dict[str, Any]:
     """Return an attempt. A refused target's address stays with us: it would make us a scanner."""
-    detail = attempt.detail
+    told = attempt.detail.get
     is_refused = attempt.outcome is OutcomeKind.ADDRESS_FORBIDDEN
     return {
         "object": "attempt",
@@ -194,10 +194,15 @@ def show_attempt(attempt: LoggedAttempt, ids: DeliveryIds) -> dict[str, Any]:
         "outcome": attempt.outcome,
         "verdict": attempt.verdict,
         "next_at": show_instant(attempt.next_at),
-        "phases": {name: detail.get(name) for name in ("dns_ms", "connect_ms", "tls_ms", "wait_ms")},
-        "reused_connection": bool(detail.get("reused")),
-        "address": None if is_refused else detail.get("peer"),
-        "reason": detail.get("reason"),
+        "phases": {
+            "dns_ms": told("dns_ms"),
+            "connect_ms": told("connect_ms"),
+            "tls_ms": told("tls_ms"),
+            "wait_ms": told("wait_ms"),
+        },
+        "reused_connection": bool(told("reused")),
+        "address": None if is_refused else told("peer"),
+        "reason": told("reason"),
     }
 
 
