@@ -11,7 +11,7 @@ import structlog
 from dispatcher.kit import clock
 from dispatcher.ledger.claims import ClaimLedger
 from dispatcher.ledger.connections import Link
-from dispatcher.ledger.forgetting import Forgetting, Old
+from dispatcher.ledger.forgetting import FIRST_DELETED, Deleted, Forgetting, Old
 from dispatcher.ledger.health import HealthLedger
 from dispatcher.ledger.hours import HourCounter
 from dispatcher.ledger.replicas import MARGIN_SECONDS, Membership, Replica
@@ -29,6 +29,7 @@ _ROUNDS_PER_HOUR: Final = 240
 _ROUNDS_PER_COUNT: Final = 20
 _FORGET_SECONDS: Final = 3_600.0
 _BATCH_REST_SECONDS: Final = 0.05
+_HISTORY_BATCHES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,8 @@ class Upkeep:
         self._on_announced = on_announced
         self._counts = metrics.counts
         self._lease_seconds = replica.lease_seconds
+        # Touched by keep_up alone: the last endpoint whose history was looked at.
+        self._history_after = 0
 
     async def keep_lease(self) -> None:
         """Renew the lease at least every third of it; settlements renew it, too."""
@@ -114,6 +117,7 @@ class Upkeep:
             await self._try("backlog", self._read_backlog)
             await self._try("burden", self._read_burden)
             await self._try("move_waiting", self._books.claims.move_waiting)
+            await self._try("close_histories", self._close_histories)
             rounds += 1
             await asyncio.sleep(_BACKLOG_SECONDS)
 
@@ -123,6 +127,7 @@ class Upkeep:
             for old in Old:
                 await self._try(old, partial(_all_of, partial(self._books.forgetting.forget, old)))
             await self._try("forget_trial_events", self._forget_trial_events)
+            await self._try("forget_endpoints", self._forget_endpoints)
             await self._try("forget_hosts", self._forget_hosts)
             await asyncio.sleep(_FORGET_SECONDS)
 
@@ -135,6 +140,22 @@ class Upkeep:
         last: int | None = 0
         while last is not None:
             last = await self._books.forgetting.forget_hosts(last)
+            await asyncio.sleep(_BATCH_REST_SECONDS)
+
+    async def _forget_endpoints(self) -> None:
+        keep_days = self._keep_days[Daily.ATTEMPT]
+        last: Deleted | None = FIRST_DELETED
+        while last is not None:
+            last = await self._books.forgetting.forget_endpoints(last, keep_days=keep_days)
+            await asyncio.sleep(_BATCH_REST_SECONDS)
+
+    async def _close_histories(self) -> None:
+        """Some at a time: the next round goes on behind them, so that what stays open keeps nobody from their turn."""
+        for _ in range(_HISTORY_BATCHES):
+            last = await self._books.forgetting.close_histories(self._history_after)
+            self._history_after = last or 0
+            if last is None:
+                return
             await asyncio.sleep(_BATCH_REST_SECONDS)
 
     async def _make_days(self) -> None:

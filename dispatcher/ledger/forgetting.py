@@ -3,12 +3,20 @@
 Hosts are forgotten, too, once nothing has them: every change of an endpoint's address may leave one behind. Deliveries
 take their host from their endpoint, as a statement of four seconds saw it, and a host is idle a day after the last
 endpoint left it. So none comes to it any more, and those that it had before are looked for.
+
+A deleted endpoint stays as long as its history, and goes when nothing refers to it:
+
+    deleted ──nothing is open──► history closed ──its attempts go, day by day──► bare ──► forgotten
+
+Once closed, its row tells from when to when there are deliveries of it, and whoever lists an account's deliveries need
+not look into all the endpoints that it ever had.
 """
 
+import datetime as dt
 from collections.abc import Collection, Sequence
 from enum import StrEnum
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import asyncpg
 
@@ -20,6 +28,26 @@ HOSTS_AT_ONCE: Final = 5_000
 """Hosts looked at per statement: 20 ms, and 0.2 s where all of them go."""
 
 
+HISTORIES_AT_ONCE: Final = 100
+"""Deleted endpoints whose histories are closed per statement: about 10 ms."""
+
+ENDPOINTS_AT_ONCE: Final = 100
+"""Deleted endpoints looked at per statement: each in every day's table of attempts, about 50 ms."""
+
+_BEGINNING: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+class Deleted(NamedTuple):
+    """Where an endpoint stands among those that were deleted."""
+
+    deleted_at: dt.datetime
+    endpoint_id: int
+
+
+FIRST_DELETED: Final = Deleted(_BEGINNING, 0)
+"""Before all of them."""
+
+
 class Old(StrEnum):
     """What grows old, by the statement that deletes some of it."""
 
@@ -29,6 +57,7 @@ class Old(StrEnum):
     DEAD_EVENTS = "forget_dead_events"
     REPLAYS = "forget_replays"
     HOURS = "forget_hours"
+    KEYS = "forget_keys"
 
 
 class Forgetting:
@@ -62,6 +91,37 @@ class Forgetting:
     async def forget_trial_events(self, keep_days: int) -> int:
         """Delete some events of tests whose day has been over for more than `keep_days`; else as `forget`."""
         return await self._link.transaction(partial(_delete, STATEMENTS["forget_trial_events"], (keep_days,)))
+
+    async def close_histories(self, after: int) -> int | None:
+        """Close the histories of the next deleted endpoints above `after`, as far as nothing of them is open.
+
+        Return the last one looked at, None at the end.
+
+        Raises:
+            Unavailable: some of them may be closed; there is nothing to mend.
+        """
+        page = await self._link.fetchrow("unclosed_histories", after, HISTORIES_AT_ONCE)
+        if page["endpoints"]:
+            await self._link.fetch("close_histories", page["endpoints"], page["firsts"], page["lasts"])
+        last: int | None = page["last"]
+        return last
+
+    async def forget_endpoints(self, after: Deleted, *, keep_days: int) -> Deleted | None:
+        """Forget those of the next endpoints deleted more than `keep_days` and a day ago to which nothing refers.
+
+        Return where the last one looked at stands, None at the end.
+
+        Raises:
+            Unavailable: some of them may be gone; there is nothing to mend.
+        """
+        # The table of a day goes when the day has been over for so long.
+        pages = await self._link.fetch("bare_endpoints", *after, keep_days + 1, ENDPOINTS_AT_ONCE)
+        if not pages:
+            return None
+        (page,) = pages
+        if page["bare"]:
+            await self._link.fetch("forget_endpoints", page["bare"])
+        return Deleted(page["changed_at"], page["endpoint_id"])
 
 
 async def _delete(statement: str, arguments: Sequence[object], connection: asyncpg.Connection) -> int:

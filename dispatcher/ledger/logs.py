@@ -35,8 +35,11 @@ endpoint's page ask for the same."""
 _MOST_STATS: Final = 1_000
 """Endpoints whose statistics are remembered."""
 
-_MOST_NUMBERS: Final = 10_000
-"""Endpoints whose numbers are remembered."""
+_MOST_NUMBERS: Final = 200
+"""Endpoints whose numbers are remembered, of the account that a ledger serves."""
+
+_NUMBER_SECONDS: Final = 3_600.0
+"""How long a number is remembered: its endpoint may be forgotten meanwhile, history and all."""
 
 _LAST_NUMBER: Final = (1 << 63) - 1
 
@@ -208,16 +211,19 @@ class LogLedger:
 
     def __init__(self, pool: Pool | Session) -> None:
         self._pool = pool
-        # An endpoint keeps its number and its tenant, deleted or not: what was found once need not be looked for again.
-        self._numbers: dict[tuple[Tenant, str], int] = {}
+        # An endpoint keeps its number and its tenant, deleted or not; each with the moment until which it is remembered
+        # (monotonic), the oldest first.
+        self._numbers: dict[tuple[Tenant, str], tuple[int, float]] = {}
         # The oldest first.
         self._stats: dict[int, _KnownStats] = {}
 
     async def endpoint_number(self, tenant: Tenant, public_id: str) -> int | None:
-        """Return the number of the tenant's endpoint, of anybody's for OPERATORS; None when there was never one."""
-        number = self._numbers.get((tenant, public_id))
-        if number is not None:
+        """Return the number of the tenant's endpoint, of anybody's for OPERATORS; None: there is none (any more)."""
+        now = clock.mono()
+        number, until = self._numbers.get((tenant, public_id), (0, now))
+        if now < until:
             return number
+        self._numbers.pop((tenant, public_id), None)
         if tenant == OPERATORS:
             row = await self._pool.fetchrow("number_of_anybodys_endpoint", public_id)
         else:
@@ -226,7 +232,9 @@ class LogLedger:
             return None
         if len(self._numbers) >= _MOST_NUMBERS:
             del self._numbers[next(iter(self._numbers))]
-        return self._numbers.setdefault((tenant, public_id), int(row["endpoint_id"]))
+        number = int(row["endpoint_id"])
+        self._numbers[tenant, public_id] = (number, now + _NUMBER_SECONDS)
+        return number
 
     async def stats(self, endpoint_id: int) -> tuple[EndpointStats, Week]:
         """Return what an endpoint met within 24 hours and what waits for it, and what it met within a week.

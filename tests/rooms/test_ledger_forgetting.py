@@ -11,7 +11,7 @@ from dispatcher.kit.supervise import spawn
 from dispatcher.ledger import forgetting as forgetting_module
 from dispatcher.ledger.connections import Pool
 from dispatcher.ledger.endpoints import EndpointLedger
-from dispatcher.ledger.forgetting import Forgetting, Old
+from dispatcher.ledger.forgetting import FIRST_DELETED, Deleted, Forgetting, Old
 from dispatcher.ledger.retention import Daily
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.endpoint import HostLimits
@@ -45,7 +45,8 @@ def an_upkeep(process: Process, keep_days: Mapping[Daily, int] = NOTHING) -> Upk
     control = process.links["control"]
     books = Books.of(process.members, process.claims, control, control._url)
     metrics = Metrics(CollectorRegistry(), [])
-    return Upkeep(process.replica, books, metrics, keep_days=keep_days, on_announced=lambda _: None)
+    kept = {Daily.ATTEMPT: 90, **keep_days}
+    return Upkeep(process.replica, books, metrics, keep_days=kept, on_announced=lambda _: None)
 
 
 async def test_what_may_not_be_kept_longer_is_forgotten(world: World) -> None:
@@ -65,14 +66,21 @@ async def test_what_may_not_be_kept_longer_is_forgotten(world: World) -> None:
         " SELECT now() - n * interval '1 day', 'key', 'req', 'endpoint.created', n::text, '{}'"
         " FROM unnest('{364, 366}'::int[]) n"
     )
+    await world.sql.execute(
+        "INSERT INTO api_key (key_id, secret_sha256, scopes, revoked_at, expires_at)"
+        " SELECT row_number() OVER (), sha256(''), '{}', now() - r * interval '1 day', now() - e * interval '1 day'"
+        " FROM unnest('{367, 365, NULL, NULL, NULL, 367, 365}'::int[], '{NULL, NULL, 367, 365, NULL, 1, 367}'::int[])"
+        " AS ends(r, e)"
+    )
 
     forgetting = Forgetting(process.links["control"])
     done = [await forgetting.forget(old) for old in Old]
 
-    assert done == [3, 1, 0, 3, 0, 0]
+    assert done == [3, 1, 0, 3, 0, 0, 4]
     assert await world.value("SELECT array_agg(thing) FROM audit_log") == ["364"]
     assert await world.value("SELECT array_agg(off ORDER BY off) FROM dead_event") == [12, 13]
     assert await world.value("SELECT count(*) FROM idempotency_key") == 2
+    assert await world.value("SELECT array_agg(key_id ORDER BY key_id) FROM api_key") == ["2", "4", "5"]
 
 
 async def test_events_of_tests_are_kept_as_long_as_events(world: World) -> None:
@@ -248,3 +256,172 @@ async def test_who_comes_to_a_host_that_is_being_forgotten_makes_it_again(world:
 
     assert {await coming} == await hosts(world) != {host}
     await pool.aclose()
+
+
+async def a_deleted_endpoint(world: World, account: str, *, days: float = 92.0, is_closed: bool = True) -> int:
+    """Make an endpoint that was deleted so long ago and left nothing."""
+    number = await world.endpoint(account, status="deleted")
+    await world.sql.execute(
+        "UPDATE endpoint SET created_at = now() - $2 * interval '1 day' - interval '1 hour',"
+        " changed_at = now() - $2 * interval '1 day',"
+        " last_delivery_at = CASE WHEN $3 THEN '-infinity' ELSE 'infinity' END::timestamptz WHERE endpoint_id = $1",
+        number,
+        days,
+        is_closed,
+    )
+    return number
+
+
+async def attempted(world: World, endpoint: int, verdict: str, *, hours: float) -> None:
+    """Make an attempt of a delivery that was created so many hours ago."""
+    await world.sql.execute(
+        "INSERT INTO attempt (started_at, delivery_id, delivery_created_at, endpoint_id, account_id, environment,"
+        " event_id, event_type, attempt_no, duration_ms, outcome, verdict, replica_id)"
+        " SELECT now() - $3 * interval '1 hour', nextval('delivery_seq'), now() - $3 * interval '1 hour', endpoint_id,"
+        " account_id, environment, '', 'verification.completed', 1, 1, 'delivered', $2, 0"
+        " FROM endpoint WHERE endpoint_id = $1",
+        endpoint,
+        verdict,
+        hours,
+    )
+
+
+async def endpoints(world: World) -> set[int]:
+    return {row["endpoint_id"] for row in await world.rows("SELECT endpoint_id FROM endpoint")}
+
+
+async def forget_all_endpoints(forgetting: Forgetting, *, keep_days: int = 90) -> None:
+    last: Deleted | None = FIRST_DELETED
+    while last is not None:
+        last = await forgetting.forget_endpoints(last, keep_days=keep_days)
+
+
+REFERRING = [
+    f"INSERT INTO {what} FROM endpoint WHERE endpoint_id = $1"
+    for what in (
+        (
+            "delivery (event_day, event_id, account_id, environment, endpoint_id, host_id, due_at, held)"
+            " SELECT current_date, '', account_id, environment, endpoint_id, host_id, now(), true"
+        ),
+        (
+            "attempt (started_at, delivery_id, delivery_created_at, endpoint_id, account_id, environment, event_id,"
+            " event_type, attempt_no, duration_ms, verdict, replica_id)"
+            " SELECT now(), 1, now(), endpoint_id, account_id, environment, '', 'unknown', 1, 0, 'canceled', 0"
+        ),
+        (
+            "replay (public_id, account_id, environment, endpoint_id, kind, what, rate, state, n_expected, is_minimum,"
+            " created_at, ready_at, ended_at) SELECT 'rpl_' || endpoint_id, account_id, environment, endpoint_id,"
+            " 'replay', 'all', 1, 'done', 0, false, now(), now(), now()"
+        ),
+        "endpoint_hour (endpoint_id, hour, n_attempts, n_delivered) SELECT endpoint_id, now(), 1, 1",
+        "endpoint_secret (endpoint_id, sealed_key, last4) SELECT endpoint_id, '', 'abcd'",
+    )
+]
+
+
+async def test_a_deleted_endpoint_is_forgotten_once_nothing_refers_to_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forgetting_module, "ENDPOINTS_AT_ONCE", 2)
+    process = await world.process()
+    account = await world.account()
+    kept = {await world.endpoint(account), await a_deleted_endpoint(world, account, days=90.5)}
+    for statement in REFERRING:
+        number = await a_deleted_endpoint(world, account)
+        await world.sql.execute(statement, number)
+        kept.add(number)
+    for _ in range(5):
+        number = await a_deleted_endpoint(world, account)
+        await world.sql.execute("INSERT INTO endpoint_pace (endpoint_id) VALUES ($1)", number)
+        await world.sql.execute("INSERT INTO endpoint_health (endpoint_id) VALUES ($1)", number)
+
+    await forget_all_endpoints(Forgetting(process.links["control"]))
+
+    assert await endpoints(world) == kept
+    assert await world.value("SELECT count(*) FROM endpoint_pace") == 0
+    assert await world.value("SELECT count(*) FROM endpoint_health") == 0
+
+
+async def test_the_hourly_turn_forgets_endpoints_by_how_long_attempts_are_kept(world: World) -> None:
+    process = await world.process()
+    account = await world.account()
+    kept = await a_deleted_endpoint(world, account, days=89)
+    await a_deleted_endpoint(world, account, days=92)
+
+    forgetting = spawn(an_upkeep(process).forget(), name="forgetting")
+    while await world.value("SELECT count(*) FROM endpoint") > 1:
+        await asyncio.sleep(0.01)
+    forgetting.cancel()
+
+    assert await endpoints(world) == {kept}
+
+
+async def test_an_endpoint_that_another_replica_forgets_is_left_to_it(world: World) -> None:
+    forgetting = Forgetting((await world.process()).links["control"])
+    account = await world.account()
+    both = {await a_deleted_endpoint(world, account) for _ in range(2)}
+
+    async with world.sql.transaction():
+        await world.sql.execute("SELECT FROM endpoint WHERE endpoint_id = $1 FOR UPDATE", min(both))
+        await forget_all_endpoints(forgetting)
+        left = await endpoints(world)
+
+    assert left == {min(both)}
+
+
+async def test_a_history_is_closed_once_nothing_of_it_is_open(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forgetting_module, "HISTORIES_AT_ONCE", 2)
+    process = await world.process()
+    account = await world.account()
+    minute = 1 / 1440
+    bare, ended, open_, young = [
+        await a_deleted_endpoint(world, account, days=days, is_closed=False)
+        for days in (2 * minute, 2.0, 2.0, 0.5 * minute)
+    ]
+    live = await world.endpoint(account)
+    for verdict, hours in (("exhausted", 47.0), ("retry", 48.9), ("canceled", 48.5), ("delivered", 48.1)):
+        await attempted(world, ended, verdict, hours=hours)
+    await attempted(world, open_, "delivered", hours=48.1)
+    await world.sql.execute(REFERRING[0], open_)
+
+    forgetting = Forgetting(process.links["control"])
+    last: int | None = 0
+    while last is not None:
+        last = await forgetting.close_histories(last)
+
+    told = {
+        row["endpoint_id"]: (row["first"], row["last"])
+        for row in await world.rows(
+            "SELECT endpoint_id, CASE WHEN isfinite(first_delivery_at)"
+            " THEN round(extract(epoch FROM now() - first_delivery_at) / 360)::text ELSE first_delivery_at::text END"
+            " AS first, CASE WHEN isfinite(last_delivery_at)"
+            " THEN round(extract(epoch FROM now() - last_delivery_at) / 360)::text ELSE last_delivery_at::text END"
+            " AS last FROM endpoint"
+        )
+    }
+    unknown = ("-infinity", "infinity")
+    assert told == {
+        bare: ("-infinity", "-infinity"),
+        ended: ("485", "470"),
+        open_: unknown,
+        young: unknown,
+        live: unknown,
+    }
+
+
+async def test_a_round_closes_so_many_histories_and_the_next_one_goes_on_behind_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forgetting_module, "HISTORIES_AT_ONCE", 1)
+    monkeypatch.setattr("dispatcher.upkeep._HISTORY_BATCHES", 2)
+    account = await world.account()
+    for n in range(4):
+        number = await a_deleted_endpoint(world, account, is_closed=False)
+        if n < 2:
+            await world.sql.execute(REFERRING[0], number)
+    upkeep = an_upkeep(await world.process())
+
+    for n_closed in (0, 2, 2):
+        await upkeep._close_histories()
+
+        assert await world.value("SELECT count(*) FROM endpoint WHERE last_delivery_at < 'infinity'") == n_closed
