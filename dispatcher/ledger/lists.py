@@ -43,6 +43,12 @@ _HELPING: Final = 3
 SUBJECT_EVENTS: Final = 100
 """Newest events of one subject or reference that its deliveries are looked for by; a verification has about ten."""
 
+ENDPOINTS_AT_ONCE: Final = 100
+"""Deleted endpoints looked into per statement, when deliveries of all endpoints are wanted: about 10 ms."""
+
+MOST_CUTS: Final = 4
+"""Statements that may end before their time does, for one page."""
+
 _STEPS: Final = (dt.timedelta(hours=1), dt.timedelta(days=1), dt.timedelta(days=7))
 """How far back deliveries are looked for first. Attempts lie in a table for each day, and fifty endpoints are looked
 for in each: a page of the newest should not ask ninety days. A step that finds nothing takes 3 to 8 ms."""
@@ -138,28 +144,31 @@ class ListLedger:
         place = end if before is None else min(end, before)
         if wanted.names_events:
             return await self._deliveries_of_events(tenant, endpoint_id, wanted, place, limit)
-        found: list[tuple[bool, LoggedDelivery]] = []
-        n_left = SCAN_ROWS if wanted.is_scanned else limit + 1
-        n_next = _first_helping(n_left, limit)
+        found: list[LoggedDelivery] = []
+        n_left, n_cuts, is_thinned = SCAN_ROWS, 0, False
         for since in _windows(wanted, place.created_at, _STEPS):
             is_cut = True
             while is_cut:
+                n_missing = limit + 1 - len(found)
+                n_next = _helping(wanted, n_left, n_missing, is_thinned=is_thinned)
+                n_told = n_missing if wanted.is_scanned else n_next
                 rows = await self._pool.fetch(
                     "list_deliveries",
                     *(*tenant, endpoint_id, *_split(wanted.states), *place, since, n_next, *wanted.scanned()),
-                    limit + 1 - len(found),
+                    *(n_told, ENDPOINTS_AT_ONCE),
                 )
-                found += _told(rows)
-                is_last, is_cut = n_next == n_left, rows[0]["is_cut"]
-                n_left = n_next = n_left - rows[0]["n_scanned"]
-                if is_cut:
-                    place = DeliveryPlace(rows[0]["scanned_to_at"], rows[0]["scanned_to_id"])
-                    if is_last or len(found) > limit:
-                        return _delivery_page(found, limit, place)
+                told = _told(rows)
+                found += [delivery for is_current, delivery in told if is_current]
+                if len(found) > limit:
+                    return DeliveryPage(found[:limit], found[limit - 1].place)
+                is_thinned |= not all(is_current for is_current, _ in told)
+                n_left -= rows[0]["n_scanned"]
+                place, is_cut = _gone_on(rows[0], told, n_told)
+                n_cuts += is_cut
+                if is_cut and (n_left == 0 or n_cuts == MOST_CUTS):
+                    return DeliveryPage(found, place)
             place = DeliveryPlace(since, 0)
-            if len(found) > limit:
-                break
-        return _delivery_page(found, limit, None)
+        return DeliveryPage(found, None)
 
     async def _deliveries_of_events(
         self, tenant: Tenant, endpoint_id: int | None, wanted: LogFilter, place: DeliveryPlace, limit: int
@@ -169,7 +178,9 @@ class ListLedger:
             *(*tenant, endpoint_id, wanted.event_id, wanted.subject, *_split(wanted.states), *place),
             *(wanted.beginning(), *wanted.scanned(), SUBJECT_EVENTS, limit + 1, wanted.client_reference),
         )
-        return _delivery_page(_told(rows), limit, None)
+        found = _told(rows)
+        following = found[limit - 1][1].place if len(found) > limit else None
+        return DeliveryPage([delivery for is_current, delivery in found[:limit] if is_current], following)
 
     async def attempts(
         self,
@@ -217,6 +228,25 @@ class ListLedger:
         return AttemptPage(found, None)
 
 
+def _helping(wanted: LogFilter, n_left: int, n_missing: int, *, is_thinned: bool) -> int:
+    """Return how many of `n_left` rows to look at next for `n_missing` deliveries.
+
+    Where every row is wanted, as many, unless some turned out to be former ends of deliveries that were sent again.
+    """
+    if not (wanted.is_scanned or is_thinned):
+        return min(n_left, n_missing)
+    return n_left if n_left < SCAN_ROWS and wanted.is_scanned else min(n_left, _HELPING * n_missing)
+
+
+def _gone_on(
+    looked: asyncpg.Record, told: Sequence[tuple[bool, LoggedDelivery]], n_told: int
+) -> tuple[DeliveryPlace, bool]:
+    """Return where to go on within the same time, and whether there is more of it."""
+    if len(told) == n_told:
+        return told[-1][1].place, True
+    return DeliveryPlace(looked["scanned_to_at"], looked["scanned_to_id"]), bool(looked["is_cut"])
+
+
 def _first_helping(n_rows: int, limit: int) -> int:
     """Return how many rows of `n_rows` to look at first: most filters let most rows pass, few need all of them."""
     return min(n_rows, _HELPING * (limit + 1))
@@ -238,11 +268,3 @@ def _windows(wanted: LogFilter, before: dt.datetime, steps: Sequence[dt.timedelt
 def _told(rows: Sequence[asyncpg.Record]) -> list[tuple[bool, LoggedDelivery]]:
     """Return the deliveries of rows, each after whether it is current."""
     return [(row["is_current"], logged_delivery(row[_DELIVERY])) for row in rows if row["delivery_id"] is not None]
-
-
-def _delivery_page(
-    found: Sequence[tuple[bool, LoggedDelivery]], limit: int, following: DeliveryPlace | None
-) -> DeliveryPage:
-    if len(found) > limit:
-        following = found[limit - 1][1].place
-    return DeliveryPage([delivery for is_current, delivery in found[:limit] if is_current], following)

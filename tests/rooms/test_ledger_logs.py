@@ -52,6 +52,30 @@ class Room:
         )
         return list(page.attempts)
 
+    async def ended_at(self, endpoint: int, age: float, verdict: str = "delivered") -> int:
+        """Make a delivery that ended just now, created so many seconds before today began, to the microsecond."""
+        number = await self.seeds.ended(endpoint, verdict, ago=1.0)
+        await self.sql.execute(
+            "UPDATE attempt SET delivery_created_at = (now() AT TIME ZONE 'UTC')::date AT TIME ZONE 'UTC'"
+            " - $2 * interval '1 second' WHERE delivery_id = $1",
+            number,
+            age,
+        )
+        return number
+
+    async def delete(self, endpoint: int, *, is_closed: bool = True) -> None:
+        """Let an endpoint be deleted just now, and its history be closed."""
+        await self.sql.execute(
+            "UPDATE endpoint SET status = 'deleted', changed_at = now() WHERE endpoint_id = $1", endpoint
+        )
+        if is_closed:
+            await self.sql.execute(
+                "UPDATE endpoint SET (first_delivery_at, last_delivery_at) = (SELECT"
+                " COALESCE(min(delivery_created_at), '-infinity'), COALESCE(max(delivery_created_at), '-infinity')"
+                " FROM attempt WHERE attempt.endpoint_id = endpoint.endpoint_id) WHERE endpoint_id = $1",
+                endpoint,
+            )
+
 
 @asynccontextmanager
 async def open_room(url: str, pool: Pool) -> AsyncIterator[Room]:
@@ -96,6 +120,22 @@ async def test_an_open_delivery_is_called_by_what_its_row_says(
     assert (listed.event_type, listed.ended_at) == ("verification.completed", None)
     assert (listed.next_at is None) == (state is DeliveryState.HELD)
     assert others == []
+
+
+async def test_an_endpoints_number_is_remembered_for_a_while_only_since_endpoints_are_forgotten(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = await room.seeds.endpoint("we_gone")
+    now = clock.mono()
+    before = await room.ledger.endpoint_number(room.tenant, "we_gone")
+    await room.sql.execute("DELETE FROM endpoint WHERE endpoint_id = $1", gone)
+
+    found = []
+    for seconds in (logs._NUMBER_SECONDS - 60, logs._NUMBER_SECONDS + 60):
+        monkeypatch.setattr(clock, "mono", lambda at=now + seconds: at)
+        found.append(await room.ledger.endpoint_number(room.tenant, "we_gone"))
+
+    assert [before, *found] == [gone, gone, None]
 
 
 async def test_an_endpoints_number_is_remembered_for_its_tenant_alone(
@@ -266,6 +306,120 @@ async def test_an_accounts_pages_hold_what_all_its_endpoints_met_in_the_order_of
     assert len({one.delivery_id for one in paged}) == len(paged) == len(met) + 2
     assert [one.created_at for one in paged] == sorted((one.created_at for one in paged), reverse=True)
     assert retried in {one.delivery_id for one in paged}
+
+
+@pytest.mark.parametrize("n_again", [1, 3])
+async def test_pages_are_full_after_deliveries_were_sent_again(room: Room, n_again: int) -> None:
+    numbers = [await room.seeds.ended(room.endpoint, age=5.0 * n, ago=4.0) for n in range(1, 25)]
+    for n, number in enumerate(numbers, start=1):
+        for again in range(n_again):
+            await room.seeds.attempt(room.endpoint, number, "delivered", number=2 + again, age=5.0 * n, ago=3.0 - again)
+    await room.sql.execute(
+        "UPDATE attempt SET delivery_created_at = (SELECT min(o.delivery_created_at) FROM attempt o"
+        " WHERE o.delivery_id = attempt.delivery_id)"
+    )
+
+    pages: list[list[int]] = []
+    place = None
+    while not pages or place is not None:
+        page = await room.lists.deliveries(room.tenant, before=place, limit=10)
+        pages.append([one.delivery_id for one in page.deliveries])
+        place = page.next
+
+    assert [len(page) for page in pages] == [10, 10, 4]
+    assert [number for page in pages for number in page] == numbers
+
+
+async def test_a_page_that_is_filled_up_looks_at_so_many_rows_and_no_more(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.ledger.lists.SCAN_ROWS", 14)
+    looked = []
+    fetch = room.lists._pool.fetch
+
+    async def watched(statement: str, *arguments: object) -> list[asyncpg.Record]:
+        rows = await fetch(statement, *arguments)
+        looked.append(rows[0]["n_scanned"])
+        return rows
+
+    monkeypatch.setattr(room.lists._pool, "fetch", watched)
+    number = await room.seeds.ended(room.endpoint, age=5.0, ago=4.0)
+    for n in range(30):
+        await room.seeds.attempt(room.endpoint, number, "delivered", number=2 + n, age=5.0, ago=3.0 - n / 100)
+
+    page = await room.lists.deliveries(room.tenant, limit=4)
+
+    assert [one.delivery_id for one in page.deliveries] == [number]
+    assert page.next is not None
+    assert sum(looked) <= 14
+
+
+@pytest.mark.parametrize("limit", [5, 100])
+async def test_what_deleted_endpoints_left_is_listed_whole_however_many_they_are(
+    room: Room, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr("dispatcher.ledger.lists.ENDPOINTS_AT_ONCE", 2)
+    monkeypatch.setattr("dispatcher.ledger.lists._STEPS", (dt.timedelta(days=1),))
+    made, rare = {await room.ended_at(room.endpoint, 3_600.0 * n) for n in (1, 30, 400)}, set()
+    for n in range(24):
+        # Three end at one moment each; some reach far back, some are not closed, some left nothing.
+        deleted = await room.seeds.endpoint()
+        last = 3_600.0 * 10 * (n // 3)
+        ages = [] if n % 6 == 5 else [last, last + 60, last + 1_000_000.0 * (n % 2)]
+        made |= {await room.ended_at(deleted, age) for age in ages}
+        if n in {9, 21}:
+            rare.add(await room.ended_at(deleted, last + 30, "exhausted"))
+        await room.delete(deleted, is_closed=n % 7 != 6)
+
+    for states, expected in (([DeliveryState.DELIVERED], made), ([DeliveryState.EXHAUSTED], rare)):
+        paged: list[LoggedDelivery] = []
+        place, n_pages = None, 0
+        while n_pages == 0 or place is not None:
+            page = await room.lists.deliveries(room.tenant, wanted=LogFilter(states), before=place, limit=limit)
+            paged += page.deliveries
+            place, n_pages = page.next, n_pages + 1
+            assert n_pages < 40
+
+        assert [one.place for one in paged] == sorted((one.place for one in paged), reverse=True)
+        assert {one.delivery_id for one in paged} == expected
+        assert len(paged) == len(expected)
+
+
+async def test_endpoints_that_left_nothing_are_not_looked_into(room: Room) -> None:
+    deleted = await room.seeds.endpoint()
+    await room.delete(deleted)
+    columns = "account_id, environment, host_id, url, events, api_version, status, first_delivery_at, last_delivery_at"
+    await room.sql.execute(
+        f"INSERT INTO endpoint (public_id, {columns}) SELECT 'we_' || n, {columns}"
+        " FROM endpoint, generate_series(1, 1000) n WHERE endpoint_id = $1",
+        deleted,
+    )
+    await room.sql.execute("ANALYZE endpoint")
+    for statement, *rest in (
+        ("list_deliveries", None, OPEN_STATES, FINAL_STATES, END, 0, LONG_AGO, 26, None, None, None, 26, 100),
+        ("attempts_live", dt.datetime.now(dt.UTC), None, None, 0, 0, 0, 26, 6_000),
+    ):
+        plan = await _plan(room, statement, *room.tenant, *rest)
+        looks = [re.search(r"Index.* on (?:delivery|attempt).*loops=(\d+)", line) for line in plan]
+
+        assert max(int(match[1]) for match in looks if match) <= 4, statement
+        assert rows_looked_at(plan) < FEW_ROWS, statement
+
+
+async def test_one_page_looks_into_so_many_deleted_endpoints_and_no_more(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.ledger.lists.ENDPOINTS_AT_ONCE", 2)
+    for n in range(20):
+        deleted = await room.seeds.endpoint()
+        await room.seeds.ended(deleted, age=3_600.0 * n, ago=1.0)
+        await room.delete(deleted)
+
+    page = await room.lists.deliveries(room.tenant, wanted=LogFilter([DeliveryState.EXHAUSTED]), limit=5)
+
+    assert page.deliveries == []
+    assert page.next is not None
+    assert page.next.created_at > dt.datetime.now(dt.UTC) - dt.timedelta(hours=10)
 
 
 async def test_a_bound_before_all_time_is_as_good_as_any(room: Room) -> None:
@@ -470,7 +624,7 @@ async def test_every_filter_of_deliveries_is_served_by_an_index(
         # An account's page looks at a page of each of its five endpoints in each state.
         for endpoint, most in ((crowded.endpoint, FEW_ROWS), (None, 5 * 7 * 26)):
             scope = (*crowded.tenant, endpoint, open_states, final_states)
-            plan = await _plan(crowded, "list_deliveries", *scope, *before, LONG_AGO, 26, None, None, None, 26)
+            plan = await _plan(crowded, "list_deliveries", *scope, *before, LONG_AGO, 26, None, None, None, 26, 100)
 
             assert rows_looked_at(plan) < most
 
@@ -516,9 +670,9 @@ async def test_a_filter_without_an_index_looks_at_so_many_rows_and_no_more(crowd
     tenant = crowded.tenant
     most = {
         "endpoint": await _plan(
-            crowded, "list_deliveries", *tenant, crowded.endpoint, *bounds, SCAN_ROWS, *filters, 26
+            crowded, "list_deliveries", *tenant, crowded.endpoint, *bounds, SCAN_ROWS, *filters, 26, 100
         ),
-        "account": await _plan(crowded, "list_deliveries", *tenant, None, *bounds, SCAN_ROWS, *filters, 26),
+        "account": await _plan(crowded, "list_deliveries", *tenant, None, *bounds, SCAN_ROWS, *filters, 26, 100),
         "attempts": await _plan(
             crowded, "attempts_of_endpoint", crowded.endpoint, END, 0, 0, LONG_AGO, SCAN_ROWS, *filters, 26
         ),

@@ -98,6 +98,7 @@ def calls(stage: Stage) -> dict[str, list[Any]]:
             None,
             None,
             26,
+            100,
         ],
     }
 

@@ -1,26 +1,46 @@
 -- name: list_deliveries
 -- Read a page of an account's deliveries, or of one endpoint's, open and ended, newest first by creation: a delivery
 -- keeps its place whatever becomes of it. One look per endpoint and wanted state, each for its share of the rows to scan
--- and no less than a page: where a look ends before its rows do, the stretch ends for all. Then what was found is told,
--- as far as it can be on the page: whether an open one is wanted shows only then, of an ended one its row tells.
--- One snapshot, so that a delivery that ends meanwhile is shown once; of one that was sent again the row in its old
--- place is not current. Types, outcomes and tests are filtered within the stretch; how many rows it has, up to where it
+-- and no less than a page: where a look ends before its rows do, the stretch ends for all. Of the endpoints that were
+-- deleted those are looked at whose history lies around the place to begin at, and those before it, the last ones first,
+-- some at a time: where the next one's history ends, the stretch ends, too. (LEAST keeps the planner from an index of all
+-- that was changed.) Then what was found is told, as far as it can be on the page: whether an open one is wanted shows
+-- only then, of an ended one its row tells.
+-- One snapshot, so that a delivery that ends meanwhile is shown once; of one that was sent again all rows but the last are
+-- not current. They have one place, so a look ends behind all of them. Types, outcomes and tests are filtered within the stretch; how many rows it has, up to where it
 -- goes and whether more may follow is told in every row, and there is always one.
 -- What is picked is told by all its numbers at once: row by row is dearer. The verdict is looked
 -- at behind OFFSET 0, out of reach of the index of final ones, which finds a number by being read from end to end. And IS
 -- TRUE makes IN a look into a hash: as a join it compares each with each.
 -- The life of an endpoint, and the bound on creation, leave out the tables of other days. Said of each look in terms of
 -- $8 and now(), though what it starts from implies it: so those tables are left out once, before the first row.
--- Indexes: endpoint_tenant, delivery_endpoint for open ones, attempt_final for ended ones; then primary keys and
--- attempt_delivery. $1 account, $2 environment, $3 endpoint or NULL, $4 open states, $5 final verdicts, $6 and $7 only
--- before this place (creation, number), $8 not created before, $9 rows to scan, $10 types, $11 outcomes and $12 whether
--- tests, each or NULL, $13 rows.
+-- Indexes: endpoint_list, endpoint_history, delivery_endpoint for open ones, attempt_final for ended ones; then primary
+-- keys and attempt_delivery. $1 account, $2 environment, $3 endpoint or NULL, $4 open states, $5 final verdicts, $6 and $7
+-- only before this place (creation, number), $8 not created before, $9 rows to scan, $10 types, $11 outcomes and $12
+-- whether tests, each or NULL, $13 rows, $14 deleted endpoints.
 WITH asked AS MATERIALIZED (
   SELECT endpoint_id, public_id, cardinality(schedule) AS n_scheduled, created_at - interval '1 minute' AS born_at,
-         CASE WHEN status = 'deleted' THEN changed_at ELSE now() END + interval '1 day' AS gone_at
-  FROM endpoint
-  WHERE account_id = $1 AND environment = $2 AND ($3::int IS NULL OR endpoint_id = $3)
-    AND (status <> 'deleted' OR changed_at >= $8::timestamptz)),
+         CASE WHEN status = 'deleted' THEN changed_at ELSE now() END + interval '1 day' AS gone_at,
+         CASE WHEN status = 'deleted' THEN LEAST(last_delivery_at, $6::timestamptz) ELSE $6 END AS last_at
+  FROM (
+    SELECT * FROM endpoint
+    WHERE endpoint_id = $3::int AND account_id = $1 AND environment = $2 AND (status <> 'deleted' OR changed_at >= $8::timestamptz)
+    UNION ALL
+    SELECT * FROM endpoint WHERE $3 IS NULL AND account_id = $1 AND environment = $2 AND status <> 'deleted'
+    UNION ALL
+    SELECT * FROM endpoint
+    WHERE $3 IS NULL AND account_id = $1 AND environment = $2 AND status = 'deleted' AND LEAST(changed_at) >= $8
+      AND last_delivery_at >= GREATEST($6, $8) AND first_delivery_at <= $6
+    UNION ALL
+    (SELECT * FROM endpoint
+     WHERE $3 IS NULL AND account_id = $1 AND environment = $2 AND status = 'deleted' AND LEAST(changed_at) >= $8
+       AND last_delivery_at >= $8 AND last_delivery_at < $6
+     ORDER BY last_delivery_at DESC FETCH FIRST $14 ROWS WITH TIES)) e),
+passed_over AS MATERIALIZED (
+  SELECT last_delivery_at + interval '1 microsecond' AS created_at FROM endpoint
+  WHERE $3 IS NULL AND account_id = $1 AND environment = $2 AND status = 'deleted' AND LEAST(changed_at) >= $8
+    AND last_delivery_at >= $8 AND last_delivery_at < (SELECT min(last_at) FROM asked)
+  ORDER BY last_delivery_at DESC LIMIT 1),
 share AS MATERIALIZED (SELECT GREATEST($13::bigint, $9::bigint / GREATEST(count(*), 1)) AS n FROM asked),
 found AS MATERIALIZED (
   SELECT false AS is_final, d.created_at, d.delivery_id, NULL::timestamptz AS last_at, d.nth, NULL::boolean AS is_wanted
@@ -48,9 +68,11 @@ found AS MATERIALIZED (
       AND (a.delivery_created_at, a.delivery_id) < ($6, $7) AND a.delivery_created_at >= $8
       AND a.started_at >= $8 - interval '1 minute' AND a.started_at BETWEEN p.born_at AND p.gone_at
       AND a.started_at <= now() + interval '1 day'
-    ORDER BY a.delivery_created_at DESC, a.delivery_id DESC LIMIT (SELECT n FROM share)) a),
+    ORDER BY a.delivery_created_at DESC, a.delivery_id DESC FETCH FIRST (SELECT n FROM share) ROWS WITH TIES) a),
 cut AS MATERIALIZED (
-  SELECT created_at, delivery_id FROM found, share WHERE nth = n ORDER BY created_at DESC, delivery_id DESC LIMIT 1),
+  SELECT created_at, delivery_id FROM found, share WHERE nth = n
+  UNION ALL SELECT created_at, 0 FROM passed_over
+  ORDER BY created_at DESC, delivery_id DESC LIMIT 1),
 stretch AS MATERIALIZED (
   SELECT f.* FROM found f
   WHERE COALESCE((f.created_at, f.delivery_id) >= ((SELECT created_at FROM cut), (SELECT delivery_id FROM cut)), true)
@@ -90,7 +112,9 @@ SELECT n.*, b.*, w.is_current,
        w.next_at, w.status, w.outcome, w.duration_ms, w.last_at, w.created_at, w.attempts_before, w.is_final, w.detail,
        p.n_scheduled
 FROM (SELECT count(*) AS n_scanned, count(*) = $9 OR EXISTS (SELECT FROM cut) AS is_cut FROM stretch) n
-LEFT JOIN (SELECT created_at AS scanned_to_at, delivery_id AS scanned_to_id FROM stretch
+LEFT JOIN (SELECT created_at AS scanned_to_at, delivery_id AS scanned_to_id FROM (
+             SELECT created_at, delivery_id FROM stretch
+             UNION ALL SELECT created_at, delivery_id FROM cut WHERE (SELECT count(*) FROM stretch) < $9) ends
            ORDER BY created_at, delivery_id LIMIT 1) b ON true
 LEFT JOIN (wanted w JOIN asked p ON p.endpoint_id = w.endpoint_id) ON true
 ORDER BY w.created_at DESC, w.delivery_id DESC, w.is_final, w.last_at DESC

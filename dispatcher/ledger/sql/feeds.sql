@@ -35,15 +35,21 @@ SELECT xid::text::bigint AS xid, seq FROM stretch WHERE ingested_at >= $3 ORDER 
 -- A row's own transaction number is its place: rows are never updated. It is completed from how many transactions ago
 -- it was, counted from the same next one for all. Only what no open transaction can still write before.
 -- Each endpoint that has any gets its share of the rows to scan, the newest first, and no less than a page; whether one
--- is wanted shows only then. Index: attempt_endpoint, two looks per endpoint. $4 endpoint or NULL, $5 types or NULL,
+-- is wanted shows only then. Of those that were deleted more than an hour before none has. Index: endpoint_list,
+-- endpoint_history, attempt_endpoint, two looks per endpoint. $4 endpoint or NULL, $5 types or NULL,
 -- $6..$8 only after this place, $9 rows, $10 rows to scan. Always one row: without an attempt it tells up to where
 -- everything was looked at.
 WITH seen AS MATERIALIZED (
   SELECT feed_floor()::text::bigint AS safe, feed_ceiling()::text::bigint + age((top & 4294967295)::text::xid) AS next
   FROM (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS top) s),
 asked AS MATERIALIZED (
-  SELECT e.endpoint_id, e.public_id FROM endpoint e
-  WHERE e.account_id = $1 AND e.environment = $2 AND ($4::text IS NULL OR e.public_id = $4)
+  SELECT e.endpoint_id, e.public_id FROM (
+    SELECT * FROM endpoint WHERE account_id = $1 AND environment = $2 AND status <> 'deleted'
+    UNION ALL
+    SELECT * FROM endpoint
+    WHERE account_id = $1 AND environment = $2 AND status = 'deleted' AND last_delivery_at > '-infinity'
+      AND changed_at > GREATEST($3::timestamptz, now() - interval '1 hour') - interval '1 hour') e
+  WHERE ($4::text IS NULL OR e.public_id = $4)
     AND EXISTS (SELECT FROM attempt a WHERE a.endpoint_id = e.endpoint_id
                   AND a.started_at > GREATEST($3::timestamptz, now() - interval '1 hour')
                   AND a.started_at <= now() + interval '1 day' OFFSET 0)),
