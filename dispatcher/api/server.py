@@ -14,6 +14,7 @@ from aiohttp import web
 
 from dispatcher.api.call import Answer, ApiServices, Call, Route, RouteTable, Takeover, plain_path
 from dispatcher.api.crowd import Crowd
+from dispatcher.api.desks import Desks
 from dispatcher.api.idempotency import KEY_HEADER, read_ask, repeat
 from dispatcher.api.identity import KeyRing
 from dispatcher.api.json_body import read_json
@@ -25,10 +26,8 @@ from dispatcher.api.throttle import Allowance, Buckets, rate_headers
 from dispatcher.api.trial_bounds import TrialBounds
 from dispatcher.kit import clock
 from dispatcher.ledger.accounts import Tenant
-from dispatcher.ledger.deeds import OPERATORS, DeedLedger
-from dispatcher.ledger.endpoints import EndpointLedger
+from dispatcher.ledger.deeds import OPERATORS
 from dispatcher.ledger.keys import Bearer, KeyLedger
-from dispatcher.ledger.logs import LogLedger
 from dispatcher.model.access import Scope
 from dispatcher.model.errors import Unavailable
 
@@ -103,9 +102,7 @@ class ApiServer:
         )
         self._rates = Buckets(self._options.key_rate)
         self._trial_bounds = TrialBounds(self._options.trials_a_minute, self._options.most_trials_a_minute)
-        self._deeds = DeedLedger(services.pool)
-        self._endpoints = EndpointLedger(services.pool, default_limits=services.host_defaults)
-        self._logs = LogLedger(services.pool)
+        self._desks = Desks(services)
         self._crowd = Crowd(_SECURITY_HEADERS)
         self._runner: web.ServerRunner | None = None
         self.url = ""
@@ -179,13 +176,14 @@ class ApiServer:
             document = {} if route.may_lack_body and not request.body_exists else await self._body(request)
             body = check_body(route.body, document)
         ask = read_ask(route, where, request.headers.get(KEY_HEADER), document, bearer.scopes)
-        if ask is not None and (kept := await self._deeds.kept_answer(tenant, ask.key)) is not None:
+        desk = self._desks.of(tenant)
+        if ask is not None and (kept := await desk.deeds.kept_answer(tenant, ask.key)) is not None:
             return repeat(kept, ask)
         return await route.handler(
             Call(
-                services=self._services,
-                endpoints=self._endpoints,
-                logs=self._logs,
+                services=desk.services,
+                endpoints=desk.endpoints,
+                logs=desk.logs,
                 bearer=bearer,
                 tenant=tenant,
                 path=path,

@@ -61,6 +61,9 @@ LISTED: Final = {**HOT, "enable_bitmapscan": "off"}
 AT_ONCE: Final = 2
 """Single statements of a pool that run at the same time."""
 
+LONG_SECONDS: Final = 0.1
+"""After so long a statement gives up its turn: small ones, of whoever else there is, need not wait for its end."""
+
 _EPOCH: Final = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND: Final = dt.timedelta(microseconds=1)
 
@@ -261,24 +264,56 @@ class _Loan:
 
 
 class _Turn:
-    """A turn for the time of a block, of those there are for single statements."""
+    """A turn for the time of a block, of those there are for single statements; given up before a long one's end."""
 
-    __slots__ = ("_statement", "_turns")
+    __slots__ = ("_giving_up", "_statement", "_turns")
 
     def __init__(self, turns: asyncio.Semaphore, statement: str) -> None:
         self._turns = turns
         self._statement = statement
+        self._giving_up: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> None:
         try:
             await take_turn(self._turns, seconds=_CONNECT_SECONDS)
         except TimeoutError as fault:
             raise translate(fault, self._statement) from fault
+        self._giving_up = asyncio.get_running_loop().call_later(LONG_SECONDS, self._give_up)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._giving_up = None
         self._turns.release()
+
+
+class _Place:
+    """A place for the time of a block, of those that a part of a pool has; the whole has none to take."""
+
+    __slots__ = ("_places",)
+
+    def __init__(self, places: asyncio.Semaphore | None) -> None:
+        self._places = places
+
+    async def __aenter__(self) -> None:
+        if self._places is None:
+            return
+        try:
+            await take_turn(self._places, seconds=_CONNECT_SECONDS)
+        except TimeoutError as fault:
+            message = "the caller has as many statements under way as it may have"
+            raise Unavailable(message, why="too many requests of this account are under way") from fault
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._places is not None:
+            self._places.release()
 
 
 async def _connect_pool(url: str) -> asyncpg.Connection:
@@ -295,12 +330,16 @@ class Pool:
     """A few connections shared by the API and the command line; never by the hot path.
 
     Of single statements, such as pages of lists, two run at a time: each keeps a core of Postgres busy that settlements
-    wait for, and each further connection plans them all for itself. Transactions have connections besides.
+    wait for, and each further connection plans them all for itself. One that takes long is not waited for. Transactions
+    have connections besides. `portion` gives a part of it to one caller, that the rest may be left to others.
     """
 
-    def __init__(self, loans: Loans) -> None:
+    def __init__(
+        self, loans: Loans, *, turns: asyncio.Semaphore | None = None, places: asyncio.Semaphore | None = None
+    ) -> None:
         self._loans = loans
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._turns = turns or asyncio.Semaphore(AT_ONCE)
+        self._places = places
 
     @classmethod
     async def open(cls, url: str, *, size: int = 5) -> "Pool":
@@ -313,25 +352,33 @@ class Pool:
         loans.give_back(await loans.borrow(seconds=_CONNECT_SECONDS), is_sound=True)
         return cls(loans)
 
+    def portion(self, most: int) -> "Pool":
+        """Return a pool that has at most `most` of these connections at a time; whoever owns this one closes them.
+
+        Who finds that many in use waits in turn, for three seconds at most, and is Unavailable then. That comes first:
+        who waits here is in nobody else's way.
+        """
+        return Pool(self._loans, turns=self._turns, places=asyncio.Semaphore(most))
+
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         """Run the named statement on a free connection and return its rows; Unavailable when away."""
-        async with _Turn(self._turns, statement), _Loan(self._loans, statement) as session:
+        async with _Place(self._places), _Turn(self._turns, statement), _Loan(self._loans, statement) as session:
             return await session.fetch(statement, *arguments)
 
     async def fetchrow(self, statement: str, *arguments: object) -> asyncpg.Record | None:
         """Run the named statement and return its first row or None; Unavailable when away."""
-        async with _Turn(self._turns, statement), _Loan(self._loans, statement) as session:
+        async with _Place(self._places), _Turn(self._turns, statement), _Loan(self._loans, statement) as session:
             return await session.fetchrow(statement, *arguments)
 
     async def execute(self, statement: str, *arguments: object) -> str:
         """Run the named statement and return its command tag; Unavailable when away."""
-        async with _Turn(self._turns, statement), _Loan(self._loans, statement) as session:
+        async with _Place(self._places), _Turn(self._turns, statement), _Loan(self._loans, statement) as session:
             return await session.execute(statement, *arguments)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Session]:
         """Give a session inside one transaction; commits on a clean exit, rolls back otherwise."""
-        async with _Loan(self._loans, "transaction") as session, session.transaction():
+        async with _Place(self._places), _Loan(self._loans, "transaction") as session, session.transaction():
             yield session
 
     async def aclose(self) -> None:
