@@ -8,20 +8,18 @@ import orjson
 
 from dispatcher.api.administration_models import KeyBody, NewAccountBody
 from dispatcher.api.call import Answer, Call
+from dispatcher.api.cursors import from_micros, to_micros
 from dispatcher.api.idempotency import repeat
+from dispatcher.api.models import PageQuery
 from dispatcher.api.numbered import list_numbered
 from dispatcher.api.problems import Fault, Problem, ProblemCode, not_found, pointer, refused
 from dispatcher.api.shapes import show_instant
 from dispatcher.kit import clock
 from dispatcher.ledger.accounts import Account, AccountLedger, Tenant
 from dispatcher.ledger.deeds import Action, DeedLedger, KeptAnswer, Line
-from dispatcher.ledger.keys import MOST_KEYS, KeyFacts, KeyLedger, KeyWish, NewKey, TooManyKeys
+from dispatcher.ledger.keys import KeyFacts, KeyLedger, KeyPlace, KeyWish, NewKey, TooManyKeys
 from dispatcher.ledger.openings import open_account
-from dispatcher.ledger.users import MOST_USERS
 from dispatcher.model.access import Scope
-
-_KEPT_ENDED = 50
-"""Ended keys listed behind the live ones."""
 
 
 async def create_key(call: Call) -> Answer:
@@ -60,9 +58,17 @@ async def create_key_for_account(call: Call) -> Answer:
 
 
 async def list_keys(call: Call) -> Answer:
-    """List the keys of the caller's account and environment; never their secret parts."""
-    found = await KeyLedger(call.services.pool).of_tenant(call.tenant, limit=MOST_KEYS + MOST_USERS + _KEPT_ENDED)
-    return Answer({"data": [_show_key(one) for one in found], "next": None})
+    """List the keys of the caller's account and environment, live ones first; never their secret parts."""
+    query: PageQuery = call.query
+    cursors, after = call.cursors("api_keys"), None
+    if query.after is not None:
+        is_ended, micros, key_id = cursors.read(query.after, 3)
+        after = KeyPlace(bool(is_ended), from_micros(micros), key_id)
+    page = await KeyLedger(call.services.pool).of_tenant(call.tenant, after=after, limit=query.limit)
+    following = None
+    if page.next is not None:
+        following = cursors.show([int(page.next.is_ended), to_micros(page.next.at), page.next.key_id])
+    return Answer({"data": [_show_key(one) for one in page.keys], "next": following})
 
 
 async def revoke_key(call: Call) -> Answer:

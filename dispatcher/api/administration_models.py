@@ -71,10 +71,10 @@ class KeyShown(Outgoing):
 
 
 class KeyList(Outgoing):
-    """All live keys, and the last of those that ended."""
+    """A page of keys: live ones, newest first, then those that ended within a year, the last ones first."""
 
     data: list[KeyShown]
-    next: None
+    next: str | None
 
 
 class NewAccountBody(Incoming):

@@ -102,7 +102,14 @@ async def read_event(call: Call) -> Answer:
 
 async def list_event_types(call: Call) -> Answer:
     """List the event types that exist, in published order."""
-    return Answer({"data": [show_event_type(one) for one in call.services.catalogue.types], "next": None})
+    query: PageQuery = call.query
+    cursors, begin = call.cursors("event_types"), 0
+    if query.after is not None:
+        (begin,) = cursors.read(query.after, 1)
+    types = call.services.catalogue.types
+    end = begin + query.limit
+    following = cursors.show([end]) if end < len(types) else None
+    return Answer({"data": [show_event_type(one) for one in types[begin:end]], "next": following})
 
 
 async def read_stats(call: Call) -> Answer:

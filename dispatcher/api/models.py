@@ -445,7 +445,7 @@ class EventList(Outgoing):
 
 
 class EventTypeList(Outgoing):
-    """The catalogue, in published order."""
+    """A page of the catalogue, in published order."""
 
     data: list[EventTypeShown]
-    next: None
+    next: str | None

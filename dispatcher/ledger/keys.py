@@ -33,6 +33,11 @@ MOST_KEYS: Final = 50
 MOST_OF_NAME: Final = 2
 """Live keys of one name: the one in use and the one that follows it."""
 
+_FIRST_KEY: Final = (dt.datetime(9000, 1, 1, tzinfo=dt.UTC), "")
+"""Before every key of a list."""
+_NO_KEY: Final = (dt.datetime(1970, 1, 1, tzinfo=dt.UTC), "")
+"""Behind every key."""
+
 _PREFIX: Final = "whd"
 _OPERATOR: Final = "op"
 _KEY_ID_LENGTH: Final = 12
@@ -109,6 +114,21 @@ class KeyFacts(NamedTuple):
     expires_at: dt.datetime | None
 
 
+class KeyPlace(NamedTuple):
+    """Where a key stands in its account's list: by its creation, and behind the live ones by its end."""
+
+    is_ended: bool
+    at: dt.datetime
+    key_id: str
+
+
+class KeyPage(NamedTuple):
+    """Keys, live ones first. `next` is where to go on, None at the end."""
+
+    keys: list[KeyFacts]
+    next: KeyPlace | None
+
+
 def parse_key(text: str) -> KeyParts | None:
     """Return the parts of a key's text, None when it cannot be one of ours (its check is wrong, too)."""
     prefix, _, rest = text.partition("_")
@@ -179,9 +199,21 @@ class KeyLedger:
             await keep(session, deed, 201, show(made))
             return made
 
-    async def of_tenant(self, tenant: Tenant, *, limit: int) -> list[KeyFacts]:
-        """Return up to `limit` keys of an account and environment, live ones first. Raises Unavailable."""
-        return [_facts(row) for row in await self._pool.fetch("keys_of_tenant", *tenant, limit)]
+    async def of_tenant(self, tenant: Tenant, *, after: KeyPlace | None = None, limit: int) -> KeyPage:
+        """Return up to `limit` keys of an account and environment behind a place. Raises Unavailable.
+
+        Live ones come first, the newest before the others; then those that ended, the last ones before the others. Who
+        ends while somebody turns the pages may be on two of them, and is on one at least.
+        """
+        live, ended = _FIRST_KEY, _FIRST_KEY
+        if after is not None:
+            live, ended = (_NO_KEY, after[1:]) if after.is_ended else (after[1:], _FIRST_KEY)
+        rows = await self._pool.fetch("keys_of_tenant", *tenant, *live, *ended, limit + 1)
+        page = rows[:limit]
+        following = None
+        if len(rows) > limit:
+            following = KeyPlace(page[-1]["is_ended"], page[-1]["at"], page[-1]["key_id"])
+        return KeyPage([_facts(row) for row in page], following)
 
     async def withdraw(self, deed: Deed, key_id: str) -> bool:
         """End a key of the deed's owner; tell whether it was there and live. Raises Unavailable."""

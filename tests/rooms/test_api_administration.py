@@ -142,6 +142,26 @@ async def test_a_revoked_key_and_one_that_has_expired_open_nothing(ledger_url: s
     assert (gone.status, again.status) == (204, 404)
 
 
+async def test_the_list_of_keys_comes_in_pages(api: Api) -> None:
+    made = [(await issue(api)).body["id"] for _ in range(5)]
+    await api.call("DELETE", f"{KEYS}/{made[3]}")
+    await api.call("DELETE", f"{KEYS}/{made[1]}")
+
+    whole = await api.get(f"{KEYS}?limit=100")
+    pages = [await api.get(f"{KEYS}?limit=2")]
+    while (following := pages[-1].body["next"]) is not None:
+        pages.append(await api.get(f"{KEYS}?limit=2&after={following}"))
+    other_list = await api.get(f"/v1/audit_log?after={pages[0].body['next']}")
+
+    shown = [one["id"] for one in whole.body["data"]]
+    assert [one["id"] for page in pages for one in page.body["data"]] == shown
+    assert [len(page.body["data"]) for page in pages] == [2, 2, 2]
+    assert [one for one in shown if one in made] == [made[4], made[2], made[0], made[1], made[3]]
+    assert shown[-2:] == [made[1], made[3]]
+    assert (other_list.status, other_list.code) == (400, "invalid_cursor")
+    assert (await api.get(f"{KEYS}?limit=101")).status == 400
+
+
 async def test_a_key_asked_for_twice_under_one_idempotency_key_is_one(api: Api) -> None:
     headers = {"Idempotency-Key": "k"}
     replies = [await api.call("POST", KEYS, {"name": "n"}, headers=headers) for _ in range(2)]

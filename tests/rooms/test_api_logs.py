@@ -426,6 +426,17 @@ async def test_a_number_is_written_in_digits_of_ascii_alone(api: Api, name: str,
     assert (await api.get(f"/v1/events?order=asc&{name}=05")).status == 200
 
 
+async def test_event_types_come_in_pages_if_asked_for(api: Api) -> None:
+    whole = await api.get("/v1/event_types?limit=100")
+    pages = [await api.get("/v1/event_types?limit=7")]
+    while (following := pages[-1].body["next"]) is not None:
+        pages.append(await api.get(f"/v1/event_types?limit=7&after={following}"))
+
+    assert [one for page in pages for one in page.body["data"]] == whole.body["data"]
+    assert [len(page.body["data"]) for page in pages[:-1]] == [7] * (len(pages) - 1)
+    assert whole.body["next"] is None
+
+
 async def test_the_catalogue_is_listed_in_published_order(api: Api) -> None:
     reply = await api.get("/v1/event_types")
 

@@ -5,7 +5,7 @@ from typing import Final
 from dispatcher.api import listening, live, logs, trials
 from dispatcher.api.call import Route
 from dispatcher.api.live import LiveAttemptList, LiveQuery
-from dispatcher.api.models import EventList, EventShown, EventsQuery, EventTypeList, FreeObject
+from dispatcher.api.models import EventList, EventShown, EventsQuery, EventTypeList, FreeObject, PageQuery
 from dispatcher.api.problems import PAGED, ProblemCode
 from dispatcher.api.trial_models import SampleQuery
 from dispatcher.model.access import Scope
@@ -39,6 +39,8 @@ EVENT_ROUTES: Final = (
         scope=Scope.EVENTS_READ,
         summary="List the event types that exist",
         answer=EventTypeList,
+        query=PageQuery,
+        problems=PAGED,
     ),
     Route(
         method="GET",

@@ -29,8 +29,10 @@ KEY_ROUTES: Final = (
         operation_id="listApiKeys",
         handler=administration.list_keys,
         scope=Scope.KEYS_WRITE,
-        summary="List the keys of the same account and environment, live ones first",
+        summary="List the keys of the same account and environment, live ones first; ended ones are kept for a year",
         answer=KeyList,
+        query=PageQuery,
+        problems=PAGED,
     ),
     Route(
         method="DELETE",

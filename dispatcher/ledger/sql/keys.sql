@@ -7,18 +7,26 @@ RETURNING created_at, expires_at
 
 -- name: count_live_keys
 -- Count the keys of one account and environment that open something, and those of them of one name. $3 name or null.
--- Those of people are not among them: of these there is one for each. Index: api_key_account.
+-- Those of people are not among them: of these there is one for each. Index: api_key_tenant.
 SELECT count(*) AS n, count(*) FILTER (WHERE name IS NOT DISTINCT FROM $3::text) AS n_named FROM api_key
-WHERE account_id = $1 AND environment = $2 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
-  AND user_id IS NULL
+WHERE account_id = $1 AND environment = $2 AND ends_at > now() AND user_id IS NULL
 
 -- name: keys_of_tenant
--- Read the keys of one account and environment, newest first, the live ones before the ended. Index: api_key_account.
+-- Read a page of the keys of one account and environment: those that open something, newest first, of which there are few;
+-- then those that ended, the last ones first. Index: api_key_tenant. $3 and $4 only before this place among the live ones
+-- (creation, id), $5 and $6 only before this one among the others (end, id), $7 rows.
+WITH page AS (
+  (SELECT false AS is_ended, created_at AS at, * FROM api_key
+   WHERE account_id = $1 AND environment = $2 AND ends_at > now() AND (created_at, key_id) < ($3::timestamptz, $4::text)
+   ORDER BY created_at DESC, key_id DESC LIMIT $7)
+  UNION ALL
+  (SELECT true, ends_at, * FROM api_key
+   WHERE account_id = $1 AND environment = $2 AND ends_at <= now() AND (ends_at, key_id) < ($5::timestamptz, $6::text)
+   ORDER BY ends_at DESC, key_id DESC LIMIT $7))
 SELECT k.key_id, u.public_id AS user_id, k.environment, k.scopes, k.name, k.created_at, k.last_used_at, k.revoked_at,
-       k.expires_at
-FROM api_key k LEFT JOIN app_user u ON u.user_id = k.user_id
-WHERE k.account_id = $1 AND k.environment = $2
-ORDER BY (k.revoked_at IS NOT NULL OR COALESCE(k.expires_at <= now(), false)), k.created_at DESC, k.key_id LIMIT $3
+       k.expires_at, k.is_ended, k.at
+FROM page k LEFT JOIN app_user u ON u.user_id = k.user_id
+ORDER BY k.is_ended, k.at DESC, k.key_id DESC LIMIT $7
 
 -- name: withdraw_key
 -- End a key of one account and environment; no row when it is not theirs, does not exist or was revoked before.
@@ -26,7 +34,7 @@ UPDATE api_key SET revoked_at = now()
 WHERE key_id = $3 AND account_id = $1 AND environment = $2 AND revoked_at IS NULL RETURNING name, scopes
 
 -- name: list_keys
--- Read every key of one account, or of the operators when $1 is NULL, newest first. Index: api_key_account.
+-- Read every key of one account, or of the operators when $1 is NULL, newest first. Index: api_key_tenant.
 SELECT k.key_id, u.public_id AS user_id, k.environment, k.scopes, k.name, k.created_at, k.last_used_at, k.revoked_at,
        k.expires_at
 FROM api_key k LEFT JOIN app_user u ON u.user_id = k.user_id
