@@ -123,14 +123,16 @@ async def test_a_restart_that_the_system_refuses_is_tried_again_and_ends_nobody_
 async def test_a_first_start_that_the_system_refuses_ends_the_whole_and_leaves_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ground = Ground(READY + LIVE)
+    ground, begun = Ground(READY + LIVE), asyncio.Event()
     start = ground.start
 
     async def refusing(number: int) -> Child:
-        if ground.children:
-            await ground.children[0].ready()
+        if number:
+            await begun.wait()
             raise BlockingIOError("Resource temporarily unavailable")
-        return await start(number)
+        child = await start(number)
+        begun.set()
+        return child
 
     monkeypatch.setattr(ground, "start", refusing)
 
