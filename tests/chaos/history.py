@@ -134,6 +134,10 @@ class Limit(NamedTuple):
     burst: float
     jitter_seconds: float = 0.05
 
+    def behind(self, pause_seconds: float) -> "Limit":
+        """Return what may arrive in a window behind proxies that held everything up for as long, and then let it go."""
+        return self._replace(jitter_seconds=max(self.jitter_seconds, pause_seconds))
+
 
 @dataclass(frozen=True, slots=True)
 class History:

@@ -81,7 +81,7 @@ async def run(folder: Path, wishes: Wishes, say: Callable[[str], None]) -> Repor
         history = await world.history()
         return Report(
             cycles,
-            check(history, wishes.host_limit),
+            check(history, wishes.host_limit.behind(world.links.worst_pause_seconds)),
             world.takeovers.seconds,
             tuple(exit_codes),
             tuple(world.processes.fallen),

@@ -279,3 +279,11 @@ def test_hosts_are_limited_each_by_itself_and_two_paths_of_one_host_together() -
 
     assert worst_excess(five_each(ALL, PICKY), LIMIT) == pytest.approx(0.0)
     assert worst_excess(five_each(ALL, PICKY._replace(host="host-a")), LIMIT) == pytest.approx(5.0)
+
+
+def test_what_the_harness_itself_held_up_may_come_at_once_and_no_more() -> None:
+    held_up = [Arrival(1.0, "/all", "", 1, "", 200, "valid", "") for _ in range(9)]
+    history = History((), (ALL,), held_up, (), {})
+
+    assert worst_excess(history, LIMIT.behind(0.4)) == pytest.approx(0.0)
+    assert worst_excess(history, LIMIT.behind(0.3)) == pytest.approx(1.0)
