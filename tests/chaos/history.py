@@ -105,13 +105,26 @@ class Attempt(NamedTuple):
     next_at: float | None
 
 
+KILLED: Final = "kill -9"
+"""What a fault is called after which a process sends nothing any more."""
+
+
 class Fault(NamedTuple):
-    """A process killed or frozen: which, when, and how many requests it had in flight or unwritten just then."""
+    """A process killed or frozen: which, when, and how many requests it had in flight or unwritten just then.
+
+    What a killed one had sent may still be on its way then, and comes later.
+    """
 
     sender: str
     what: str
     at: float
     exposed: int
+
+    def all_exposed(self, arrivals: Sequence[Arrival]) -> int:
+        """Return the requests that may be repeated for it: those known at once, and those that came afterwards."""
+        if self.what != KILLED:
+            return self.exposed
+        return self.exposed + sum(one.sender == self.sender and one.at > self.at for one in arrivals)
 
 
 class Deafness(NamedTuple):
@@ -180,7 +193,7 @@ def check(history: History, limit: Limit) -> Findings:
         n_deliveries=sum(one.verdict == "delivered" for one in history.attempts),
         n_duplicates=sum(len(more) for more in duplicates.values()),
         n_unheard=n_unheard,
-        bound=sum(fault.exposed for fault in history.faults),
+        bound=sum(fault.all_exposed(history.arrivals) for fault in history.faults),
         worst_excess=worst_excess(history, limit),
     )
     for part in (_lost, _foreign, _requests, _numbers, _due, _replaced):
@@ -342,7 +355,7 @@ def _judge_duplicates(
     """Each success that was not the recorded one came from a process killed or frozen, and they are few enough."""
     exposed: Counter[str] = Counter()
     for fault in history.faults:
-        exposed[fault.sender] += fault.exposed
+        exposed[fault.sender] += fault.all_exposed(history.arrivals)
     unwritten = Counter(arrival.sender for found in duplicates.values() for arrival in found)
     for sender, n in unwritten.items():
         if sender not in exposed:

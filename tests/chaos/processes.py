@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from dispatcher.kit.failpoints import VARIABLE
-from tests.chaos.history import Fault
+from tests.chaos.history import KILLED, Fault
 from tests.chaos.links import Links
 from tests.chaos.nursery import TELL
 from tests.chaos.toxics import Link
@@ -125,7 +125,7 @@ class Processes:
 
     async def kill(self, daemon: Daemon) -> Fault:
         """Kill a process at no particular moment."""
-        fault = await self.freeze(daemon, "kill -9")
+        fault = await self.freeze(daemon, KILLED)
         await daemon.kill()
         self.ends["kill -9"] += 1
         return fault

@@ -194,6 +194,17 @@ def test_duplicates_up_to_what_a_kill_had_in_flight_are_allowed_and_one_more_is_
     assert {one.rule for one in check(again(killed, 4), LIMIT).violations} == {Rule.TOO_MANY_DUPLICATES}
 
 
+@pytest.mark.parametrize(("what", "n_allowed"), [("kill -9", 2), ("SIGSTOP", 0)])
+def test_what_comes_of_a_killed_process_after_its_death_was_in_flight(what: str, n_allowed: int) -> None:
+    last = sorted(one.at for one in clean().arrivals if one.sender == "p0")[-2]
+    killed = replace(clean(), faults=[Fault("p0", what, last - 0.001, exposed=0)])
+
+    assert check(killed, LIMIT).bound == n_allowed
+    for n in (1, 2, 3):
+        is_allowed = check(again(killed, n), LIMIT).count(Rule.TOO_MANY_DUPLICATES) == 0
+        assert is_allowed == (n <= n_allowed)
+
+
 def test_a_kill_does_not_explain_what_another_process_sent() -> None:
     killed = replace(clean(), faults=[Fault("p0", "kill -9", 1030.0, exposed=3)])
 
