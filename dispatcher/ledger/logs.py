@@ -15,7 +15,7 @@ from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool, Session
 from dispatcher.ledger.deeds import OPERATORS
 from dispatcher.ledger.hours import Week, read_week
-from dispatcher.ledger.responses import Headers, load_headers
+from dispatcher.ledger.responses import Headers
 from dispatcher.model.delivery import DeliveryState
 from dispatcher.model.outcome import OutcomeKind, VerdictKind
 
@@ -49,34 +49,41 @@ _OUTCOMES: Final = {kind.value: kind for kind in OutcomeKind}
 _VERDICTS: Final = {kind.value: kind for kind in VerdictKind}
 
 DELIVERY_COLUMNS: Final = (
-    *(
-        "delivery_id",
-        "endpoint",
-        "event_id",
-        "event_type",
-        "subject",
-        "client_reference",
-        "state",
-        "attempts",
-        "next_at",
-    ),
-    *(
-        "status",
-        "outcome",
-        "duration_ms",
-        "last_at",
-        "created_at",
-        "attempts_before",
-        "is_final",
-        "detail",
-        "n_scheduled",
-    ),
+    "delivery_id",
+    "endpoint",
+    "event_id",
+    "event_type",
+    "subject",
+    "client_reference",
+    "state",
+    "attempts",
+    "next_at",
+    "status",
+    "outcome",
+    "duration_ms",
+    "last_at",
+    "created_at",
+    "attempts_before",
+    "is_final",
+    "detail",
+    "n_scheduled",
 )
 """What a statement tells of a delivery, in this order."""
 
 ATTEMPT_COLUMNS: Final = (
-    *("started_at", "delivery_id", "attempt_no", "event_id", "event_type", "subject", "client_reference"),
-    *("duration_ms", "status", "outcome", "verdict", "next_at", "detail"),
+    "started_at",
+    "delivery_id",
+    "attempt_no",
+    "event_id",
+    "event_type",
+    "subject",
+    "client_reference",
+    "duration_ms",
+    "status",
+    "outcome",
+    "verdict",
+    "next_at",
+    "detail",
 )
 """What a statement tells of an attempt, in this order."""
 
@@ -269,17 +276,6 @@ class LogLedger:
         place = before or (None, None, None)
         rows = await self._pool.fetch("attempts_of_delivery", *tenant, delivery_id, *place, limit)
         return [logged_attempt(row) for row in rows]
-
-    async def response_of(self, tenant: Tenant, delivery_id: int, attempt_no: int) -> LoggedResponse | None:
-        """Return what one of the tenant's attempts was answered.
-
-        None: no such attempt, no answer, one that is not kept (an empty 2xx), or one past its retention.
-        """
-        row = await self._pool.fetchrow("response_of_attempt", *tenant, delivery_id, attempt_no)
-        if row is None:
-            return None
-        headers = load_headers(row["headers"])
-        return LoggedResponse(row["started_at"], row["status"], headers, row["body"], row["is_cut"])
 
     async def events_after(
         self, tenant: Tenant, place: EventPlace | None = None, *, types: Sequence[str] | None = None, limit: int

@@ -8,8 +8,9 @@ import pytest
 
 from dispatcher.kit import clock
 from dispatcher.ledger.accounts import Tenant
+from dispatcher.ledger.attempts import AttemptLedger
 from dispatcher.ledger.connections import Pool
-from dispatcher.ledger.logs import LogLedger
+from dispatcher.ledger.logs import LoggedResponse
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.outcome import Outcome, OutcomeKind, Verdict, VerdictKind
@@ -26,10 +27,19 @@ async def world(postgres_server: DatabaseServer) -> AsyncIterator[World]:
         yield made
 
 
+class Responses(AttemptLedger):
+    """Reads what attempts were answered."""
+
+    async def of(self, tenant: Tenant, delivery_id: int, attempt_no: int) -> LoggedResponse | None:
+        """Return it, None where there is no such attempt or no answer of it."""
+        found = await self.find(tenant, delivery_id, attempt_no)
+        return None if found is None else found.response
+
+
 @pytest.fixture
-async def logs(world: World) -> AsyncIterator[LogLedger]:
+async def responses(world: World) -> AsyncIterator[Responses]:
     pool = await Pool.open(world.url)
-    yield LogLedger(pool)
+    yield Responses(pool)
     await pool.aclose()
 
 
@@ -50,7 +60,7 @@ def answered(delivery: Delivery, kind: OutcomeKind, status: int | None, **respon
     return Settlement(delivery, Outcome(kind, 0.01, status, **response), verdict, 1, now - 0.05, now)
 
 
-async def test_a_response_is_read_back_byte_for_byte(world: World, logs: LogLedger) -> None:
+async def test_a_response_is_read_back_byte_for_byte(world: World, responses: Responses) -> None:
     process = await world.process()
     delivery = await a_delivery(world, process)
     tenant = Tenant(delivery.account_id, "live")
@@ -59,7 +69,7 @@ async def test_a_response_is_read_back_byte_for_byte(world: World, logs: LogLedg
         [answered(delivery, OutcomeKind.HTTP_5XX, 503, headers=HEADERS, body=BODY, body_cut=True)]
     )
 
-    found = await logs.response_of(tenant, delivery.delivery_id, 1)
+    found = await responses.of(tenant, delivery.delivery_id, 1)
     assert found is not None
     assert (found.status, list(found.headers), found.body, found.is_cut) == (503, HEADERS, BODY, True)
     assert found.started_at == await world.value("SELECT started_at FROM attempt")
@@ -77,28 +87,28 @@ async def test_a_response_is_read_back_byte_for_byte(world: World, logs: LogLedg
     ],
 )
 async def test_only_an_answer_that_says_something_has_a_row(
-    world: World, logs: LogLedger, kind: OutcomeKind, status: int | None, body: bytes, is_kept: bool
+    world: World, responses: Responses, kind: OutcomeKind, status: int | None, body: bytes, is_kept: bool
 ) -> None:
     process = await world.process()
     delivery = await a_delivery(world, process)
 
     await process.settlements.settle([answered(delivery, kind, status, headers=HEADERS, body=body)])
 
-    found = await logs.response_of(Tenant(delivery.account_id, "live"), delivery.delivery_id, 1)
+    found = await responses.of(Tenant(delivery.account_id, "live"), delivery.delivery_id, 1)
     assert (found is not None) is is_kept
     assert await world.value("SELECT count(*) FROM attempt") == 1
 
 
-async def test_nobody_else_reads_a_response(world: World, logs: LogLedger) -> None:
+async def test_nobody_else_reads_a_response(world: World, responses: Responses) -> None:
     process = await world.process()
     delivery = await a_delivery(world, process)
     await process.settlements.settle([answered(delivery, OutcomeKind.HTTP_4XX, 404, body=b"secret")])
     owner = Tenant(delivery.account_id, "live")
 
-    assert await logs.response_of(owner, delivery.delivery_id, 1) is not None
-    assert await logs.response_of(owner._replace(environment="test"), delivery.delivery_id, 1) is None
-    assert await logs.response_of(owner._replace(account_id=owner.account_id + 1), delivery.delivery_id, 1) is None
-    assert await logs.response_of(owner, delivery.delivery_id, 2) is None
+    assert await responses.of(owner, delivery.delivery_id, 1) is not None
+    assert await responses.of(owner._replace(environment="test"), delivery.delivery_id, 1) is None
+    assert await responses.of(owner._replace(account_id=owner.account_id + 1), delivery.delivery_id, 1) is None
+    assert await responses.of(owner, delivery.delivery_id, 2) is None
 
 
 async def test_a_repeated_flush_keeps_a_response_once(world: World) -> None:
@@ -117,7 +127,7 @@ async def test_a_response_is_found_by_index(world: World) -> None:
     # Tables without rows are read whole whatever the index.
     await world.sql.execute("SET enable_seqscan = off")
 
-    plan = str(await world.rows("EXPLAIN " + STATEMENTS["response_of_attempt"], 1, "live", 1, 1))
+    plan = str(await world.rows("EXPLAIN " + STATEMENTS["whole_attempt"], 1, "live", 1, 1))
 
     assert re.search(r"attempt_\d+_delivery_id_idx", plan)
     assert re.search(r"response_\d+_delivery_id_idx", plan)

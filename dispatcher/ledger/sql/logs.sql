@@ -33,14 +33,6 @@ WHERE delivery_id = $3 AND account_id = $1 AND environment = $2 AND outcome IS N
   AND ($4::timestamptz IS NULL OR (started_at, delivery_id, attempt_no) < ($4, $5::bigint, $6::smallint))
 ORDER BY started_at DESC, delivery_id DESC, attempt_no DESC LIMIT $7
 
--- name: response_of_attempt
--- Read what an attempt was answered, within one account; the latest, should an interrupted attempt bear the same
--- number. Indexes: attempt_delivery, response_delivery. $1 account, $2 environment, $3 delivery, $4 attempt.
-SELECT r.started_at, a.status, r.headers, r.body, r.is_cut
-FROM attempt a JOIN response r ON r.delivery_id = a.delivery_id AND r.attempt_no = a.attempt_no AND r.started_at = a.started_at
-WHERE a.delivery_id = $3 AND a.account_id = $1 AND a.environment = $2 AND a.attempt_no = $4
-ORDER BY r.started_at DESC LIMIT 1
-
 -- name: events_ascending
 -- Scan a stretch of the feed, oldest first, and give the bodies of the first $7 events of the wanted types.
 -- Only what no open transaction can still write before: nothing ever appears behind a reader's cursor.
