@@ -12,6 +12,7 @@ from typing import Final, NoReturn, TypeAlias
 
 from dispatcher.model.event import DeadReason, Environment
 from dispatcher.model.ids import ACCOUNT_ID
+from dispatcher.policy.instants import read_instant
 from dispatcher.policy.schema_files import RECORD_DATA_URN, Json
 
 Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
@@ -42,10 +43,6 @@ _ATTRIBUTE_OF: Final = {
 _PRODUCER_TYPE: Final = re.compile(r"(?=.{1,256}\Z)[A-Za-z0-9_]+([.:/-][A-Za-z0-9_]+)*")
 _OUR_SCHEMAS: Final = RECORD_DATA_URN.rpartition(":")[0] + ":"
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_RFC3339: Final = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?"
-    r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
-)
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -164,16 +161,14 @@ def environment_of(attributes: Attributes) -> str:
 
 
 def instant_of(attributes: Attributes) -> dt.datetime:
-    """Return when it happened, aware UTC; any RFC 3339 fraction and offset."""
+    """Return when it happened, aware UTC; any RFC 3339 fraction and offset, and a space for the T, as some write it."""
     text = attributes.get("time")
     if text is None or text == "":
         refuse(DeadReason.BAD_HEADERS, "time is missing")
-    if not isinstance(text, str) or not _RFC3339.fullmatch(text):
-        refuse(DeadReason.BAD_TIMESTAMP, "time is not an RFC 3339 instant")
-    try:
-        return dt.datetime.fromisoformat(text.upper()).astimezone(dt.UTC)
-    except (ValueError, OverflowError):
-        refuse(DeadReason.BAD_TIMESTAMP, "time is no instant of the years 1 to 9999")
+    instant = read_instant(text.replace(" ", "T", 1)) if isinstance(text, str) else None
+    if instant is None:
+        refuse(DeadReason.BAD_TIMESTAMP, "time is no RFC 3339 instant of the years 1 to 9999")
+    return instant
 
 
 def shown(name: str | int) -> str:
