@@ -50,10 +50,9 @@ class Drain:
         """Return deliveries per second, from the first to the last request."""
         return self.n / self.seconds
 
-    @property
-    def all_cpu(self) -> float:
-        """Return what everybody took together, per 1,000 deliveries: what the cores can do at most follows from it."""
-        return self.daemon_cpu + self.postgres_cpu + self.broker_cpu + self.sink_cpu
+    def allowed(self, n_cores: int) -> float:
+        """Return the deliveries per second that so many cores can do at most at what everybody took together."""
+        return n_cores * 1_000 / (self.daemon_cpu + self.postgres_cpu + self.broker_cpu + self.sink_cpu)
 
 
 async def publish(lab: Lab, topic: str, n: int, environment: str) -> None:

@@ -20,6 +20,7 @@ from tests.bench.latency import latency, percentile
 from tests.bench.readers import READS_PER_SECOND
 
 CONCURRENCY = 50
+N_CORES: Final = os.cpu_count() or 1
 _ENOUGH = 1.0
 
 
@@ -65,12 +66,13 @@ async def throughput(lab: Lab, arguments: Namespace) -> None:
         ceilings = [await ceiling(lab, scheme, n)]
         for client, loop in (("aiohttp", "uvloop"), ("wire", "asyncio"), ("wire", "uvloop")):
             say_throughput(f"{scheme} bare {client} client, {loop}", await bare(lab, scheme, client, loop, n), ceilings)
-        for loop in ("asyncio", "uvloop"):
-            result = await drain(lab, scheme, n, loop=loop)
+        for loop, n_processes in (("asyncio", 1), ("uvloop", 1), ("uvloop", 2)):
+            result = await drain(lab, scheme, n, loop=loop, n_processes=n_processes)
             # A shared machine changes its speed within minutes: the ceiling is taken before and behind each drain.
             ceilings.append(await ceiling(lab, scheme, n))
             found = Rate(result.per_second, result.daemon_cpu)
-            say_throughput(f"{scheme} whole daemon, {loop}", found, ceilings[-2:])
+            crew = "" if n_processes == 1 else f", {n_processes} processes"
+            say_throughput(f"{scheme} whole daemon, {loop}{crew}", found, ceilings[-2:])
             say_costs(result)
 
 
@@ -95,17 +97,17 @@ def say_throughput(label: str, found: Rate, ceilings: Sequence[Rate]) -> None:
 
 
 def say_costs(result: Drain) -> None:
-    """Print what the other processes took and the round trips."""
+    """Print what the other processes took, what the cores allow at such costs, and the round trips."""
     say(
         f"    beside it: Postgres {result.postgres_cpu:.3f}, broker {result.broker_cpu:.3f}, "
-        f"sink {result.sink_cpu:.3f} CPU-s/1,000; {result.round_trips:.1f} round trips to Postgres per 1,000"
+        f"sink {result.sink_cpu:.3f} CPU-s/1,000: {N_CORES} cores allow {result.allowed(N_CORES):,.0f}/s; "
+        f"{result.round_trips:.1f} round trips to Postgres per 1,000"
     )
 
 
 async def scaling(lab: Lab, arguments: Namespace) -> None:
     """Drain with one process and with two, and say what limits: the cores serve everybody else, too."""
-    n_cores = os.cpu_count() or 1
-    say(f"Drain of {arguments.n:,} https deliveries by one process and by two, on {n_cores} cores, uvloop")
+    say(f"Drain of {arguments.n:,} https deliveries by one process and by two, on {N_CORES} cores, uvloop")
     say(
         f"  {'processes':<12}{'per second':>12}{'daemons':>10}{'Postgres':>10}{'broker':>8}{'sink':>8}"
         f"{'cores allow':>13}"
@@ -113,7 +115,7 @@ async def scaling(lab: Lab, arguments: Namespace) -> None:
     found = []
     for n_processes in (1, 2):
         result = await drain(lab, "https", arguments.n, n_processes=n_processes)
-        allowed = n_cores / result.all_cpu * 1_000
+        allowed = result.allowed(N_CORES)
         found.append((result.per_second, allowed))
         say(
             f"  {n_processes:<12}{result.per_second:>12,.0f}{result.daemon_cpu:>10.3f}{result.postgres_cpu:>10.3f}"
