@@ -14,7 +14,7 @@ from dispatcher.kit import clock
 from dispatcher.model.batch import Accepted, Batch
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.endpoint import Target
-from dispatcher.model.ids import DeliveryIds, show_event_id
+from dispatcher.model.ids import DeliveryIds
 from dispatcher.model.news import News, NewsKind
 from dispatcher.model.outcome import OutcomeKind, VerdictKind
 from dispatcher.telemetry.metrics import OTHER_TYPE, PHASES, Metrics
@@ -75,7 +75,7 @@ class Journal:
         _log.log(
             logging.INFO if outcome.kind is OutcomeKind.DELIVERED else logging.WARNING,
             "attempt_settled",
-            event_id=show_event_id(delivery.event_id),
+            event_id=delivery.public_event_id,
             event_type=delivery.event_type,
             account_id=target.account,
             endpoint_id=target.public_id,

@@ -111,6 +111,7 @@ async def _delivery(call: Call, endpoint: StoredEndpoint, body: TrialBody) -> De
     return Delivery(
         delivery_id=await TrialLedger(call.services.pool).new_number(),
         event_id=event_id,
+        public_event_id=show_event_id(event_id),
         event_day=now.date(),
         account_id=call.tenant.account_id,
         environment=endpoint.environment,
@@ -150,7 +151,7 @@ def _show(call: Call, endpoint: StoredEndpoint, delivery: Delivery, trial: Trial
     return {
         "object": "test",
         "dry_run": outcome is None,
-        "event_id": show_event_id(delivery.event_id),
+        "event_id": delivery.public_event_id,
         "event_type": delivery.event_type,
         "delivery_id": None if outcome is None else call.services.delivery_ids.show(delivery.delivery_id),
         "delivered": outcome is not None and outcome.kind is OutcomeKind.DELIVERED,

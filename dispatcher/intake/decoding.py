@@ -175,6 +175,7 @@ class Decoder:
         attributes = message.attributes
         source = cloudevent.identity_of(attributes, "source")
         event_id = event_id_of(source, cloudevent.identity_of(attributes, "id"))
+        public_id = show_event_id(event_id)
         account = cloudevent.account_of(attributes)
         environment = cloudevent.environment_of(attributes)
         occurred_at = cloudevent.instant_of(attributes)
@@ -183,7 +184,7 @@ class Decoder:
         projected = self._project(event_type, message)
         body = build_body(
             Envelope(
-                id=show_event_id(event_id),
+                id=public_id,
                 type=event_type,
                 occurred_at=occurred_at,
                 environment=environment,
@@ -198,6 +199,7 @@ class Decoder:
         verification = cast("dict[str, str | None]", projected.data["verification"])
         return Event(
             event_id=event_id,
+            public_id=public_id,
             account=account,
             environment=environment,
             type=event_type,

@@ -11,6 +11,7 @@ from dispatcher.ledger.replicas import Replica
 from dispatcher.model.batch import ClaimWish
 from dispatcher.model.delivery import Delivery
 from dispatcher.model.errors import Fenced
+from dispatcher.model.ids import show_event_id
 
 MOVE_ROWS: Final = 5_000
 """Waiting rows put under another host per statement."""
@@ -126,6 +127,7 @@ def _delivery(row: asyncpg.Record) -> Delivery:
     return Delivery(
         value("delivery_id"),
         value("event_id"),
+        show_event_id(value("event_id")),
         value("event_day"),
         value("account_id"),
         value("environment"),

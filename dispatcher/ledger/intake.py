@@ -234,6 +234,7 @@ def _fresh(batch: Batch, row: asyncpg.Record, account_names: dict[int, str]) -> 
             Delivery(
                 delivery_id,
                 event_id,
+                event.public_id,
                 placed.event_day,
                 account_id,
                 environment,

@@ -22,13 +22,14 @@ class DeliveryState(StrEnum):
 class Delivery(NamedTuple):
     """One event for one endpoint, owned by this process. `attempts` counts those already made.
 
-    `event_id` is raw bytes, `created_at` aware UTC from the database. `accepted_mono` is the monotonic
-    time at which this process got it (fresh or claimed). `attempts_before` are those of `attempts` that were made
-    before it was sent again by hand or by a replay: the schedule begins after them.
+    `event_id` is raw bytes and `public_event_id` their text, `created_at` aware UTC from the database. `accepted_mono`
+    is the monotonic time at which this process got it (fresh or claimed). `attempts_before` are those of `attempts`
+    that were made before it was sent again by hand or by a replay: the schedule begins after them.
     """
 
     delivery_id: int
     event_id: bytes
+    public_event_id: str
     event_day: dt.date
     account_id: int
     environment: str

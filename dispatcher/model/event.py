@@ -45,12 +45,14 @@ class Record(NamedTuple):
 class Event(NamedTuple):
     """One decoded fact. `body` is what thin endpoints get, byte for byte, and what is signed.
 
-    `event_id` is the 20 raw bytes (see ids), `account` the public account id, `occurred_at` aware UTC.
+    `event_id` is the 20 raw bytes and `public_id` their text (see ids), `account` the public account id,
+    `occurred_at` aware UTC.
     `client_reference` is the customer's own key of the subject; a redacted one has none.
     `dropped_fields` counts the fields of the record that the allow-list projection left out.
     """
 
     event_id: bytes
+    public_id: str
     account: str
     environment: str
     type: str

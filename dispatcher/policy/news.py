@@ -66,7 +66,7 @@ def delivery_exhausted(about: Concerned, settlement: Settlement, delivery_id: st
     delivery: dict[str, Json] = {
         "id": delivery_id,
         "endpoint_id": about.public_id,
-        "event_id": show_event_id(settlement.delivery.event_id),
+        "event_id": settlement.delivery.public_event_id,
         "event_type": settlement.delivery.event_type,
         "attempts": settlement.attempt_no,
         "last_status_code": status,

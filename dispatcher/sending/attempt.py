@@ -18,7 +18,7 @@ import structlog
 from dispatcher.kit import clock
 from dispatcher.model.delivery import Delivery
 from dispatcher.model.endpoint import Target
-from dispatcher.model.ids import DeliveryIds, show_event_id
+from dispatcher.model.ids import DeliveryIds
 from dispatcher.model.outcome import NO_PHASES, Outcome, OutcomeKind, Phases
 from dispatcher.policy.addresses import PUBLIC_ONLY, EgressPolicy
 from dispatcher.sending.dial import Dialer, make_tls_context
@@ -207,7 +207,7 @@ class Sender:
 
     def _fill(self, template: Template, delivery: Delivery, attempt_no: int, now: int) -> bytes:
         return template.fill(
-            event_id=show_event_id(delivery.event_id),
+            event_id=delivery.public_event_id,
             delivery_id=self._ids.show(delivery.delivery_id),
             event_type=delivery.event_type,
             attempt_no=attempt_no,

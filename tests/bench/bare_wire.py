@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dispatcher.model.delivery import Delivery
 from dispatcher.model.endpoint import EndpointStatus, SigningKey, Target
-from dispatcher.model.ids import DeliveryIds
+from dispatcher.model.ids import DeliveryIds, show_event_id
 from dispatcher.policy.addresses import EgressPolicy
 from dispatcher.sending.attempt import Sender, SendingOptions
 
@@ -49,5 +49,20 @@ def _target(number: int, port: int, scheme: str, key: bytes) -> Target:
 def _delivery(number: int, body: bytes) -> Delivery:
     event_id = number.to_bytes(20, "big")
     return Delivery(
-        number, event_id, _NOW.date(), 1, "live", 1, 1, 0, _NOW, "verification.completed", None, None, body, _NOW, 0.0
+        delivery_id=number,
+        event_id=event_id,
+        public_event_id=show_event_id(event_id),
+        event_day=_NOW.date(),
+        account_id=1,
+        environment="live",
+        endpoint_id=1,
+        host_id=1,
+        attempts=0,
+        created_at=_NOW,
+        event_type="verification.completed",
+        subject=None,
+        client_reference=None,
+        body=body,
+        occurred_at=_NOW,
+        accepted_mono=0.0,
     )

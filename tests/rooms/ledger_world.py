@@ -20,7 +20,7 @@ from dispatcher.ledger.replicas import Membership, Replica, register
 from dispatcher.ledger.settlement import SettlementLedger
 from dispatcher.model.batch import Accepted, Batch, ClaimWish, DeadRecord, PlacedEvent, Span
 from dispatcher.model.event import DeadReason, Event
-from dispatcher.model.ids import DeliveryIds
+from dispatcher.model.ids import DeliveryIds, show_event_id
 from tests.support.servers import DatabaseServer, migrated_database
 
 LOG = "log-1"
@@ -35,6 +35,7 @@ def an_event(account: str, **changes: Any) -> Event:
     number = next(_numbers)
     plain = Event(
         event_id=number.to_bytes(20, "big"),
+        public_id=show_event_id(number.to_bytes(20, "big")),
         account=account,
         environment="live",
         type="verification.completed",

@@ -16,6 +16,7 @@ from dispatcher.ledger.connections import HOT, Link
 from dispatcher.ledger.statements import STATEMENTS
 from dispatcher.model.batch import ClaimWish
 from dispatcher.model.errors import Fenced, Unavailable
+from dispatcher.model.ids import show_event_id
 from tests.rooms.ledger_world import World, a_batch, an_event, open_ledger
 from tests.support.faults import FaultProxy
 from tests.support.servers import DatabaseServer
@@ -42,6 +43,7 @@ async def test_due_rows_are_taken_with_their_events_and_owned(world: World) -> N
 
     assert [(d.host_id, d.event_type, bool(d.body)) for d in claimed] == [(host, "verification.completed", True)] * 3
     assert await world.value("SELECT count(*) FROM delivery WHERE owner = $1", process.replica.replica_id) == 3
+    assert {d.public_event_id for d in claimed} == {show_event_id(d.event_id) for d in claimed}
     assert process.replica.held == {d.delivery_id for d in claimed}
     assert await process.claim() == []
 

@@ -28,7 +28,7 @@ async def test_events_become_owned_deliveries_and_the_position_moves(world: Worl
     accepted = await process.accept(a_batch(events))
 
     assert (accepted.n_events, accepted.n_duplicates, accepted.refused) == (3, 0, frozenset())
-    assert {d.event_id for d in accepted.fresh} == {event.event_id for event in events}
+    assert {(d.event_id, d.public_event_id) for d in accepted.fresh} == {(e.event_id, e.public_id) for e in events}
     assert {(d.endpoint_id, d.attempts, d.event_type) for d in accepted.fresh} == {
         (endpoint, 0, "verification.completed")
     }

@@ -6,6 +6,7 @@ from typing import Any
 
 from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.endpoint import EndpointStatus, SigningKey, Target
+from dispatcher.model.ids import show_event_id
 from dispatcher.model.news import Concerned, News, NewsKind
 from dispatcher.model.outcome import Outcome, OutcomeKind, Verdict, VerdictKind
 
@@ -19,6 +20,7 @@ def a_delivery(**changes: Any) -> Delivery:
     plain = Delivery(
         delivery_id=number,
         event_id=number.to_bytes(20, "big"),
+        public_event_id=show_event_id(number.to_bytes(20, "big")),
         event_day=BORN.date(),
         account_id=1,
         environment="live",

@@ -53,7 +53,9 @@ def failed(verdict: VerdictKind = VerdictKind.RETRY, retry_in: float | None = 5.
 
 
 def an_event(kind: str = "verification.completed", dropped_fields: int = 0) -> Event:
-    return Event(b"e" * 20, "acct_5hQ2vN8rTb", "live", kind, None, None, None, None, BORN, b"{}", dropped_fields)
+    return Event(
+        b"e" * 20, "evt_e", "acct_5hQ2vN8rTb", "live", kind, None, None, None, None, BORN, b"{}", dropped_fields
+    )
 
 
 def placed(partition: int, event: Event) -> PlacedEvent:

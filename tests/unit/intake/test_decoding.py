@@ -106,8 +106,9 @@ def test_every_reason_that_a_record_itself_can_give_has_a_bad_record() -> None:
 def test_an_event_carries_what_the_ledger_stores() -> None:
     event = decode(orjson.dumps(DATA))
 
-    assert event.event_id == parse_event_id("evt_um5ftg6iliy2zijxfx6es3pxihofvoh5")
-    assert event[1:8] == (
+    assert event.public_id == "evt_um5ftg6iliy2zijxfx6es3pxihofvoh5"
+    assert event.event_id == parse_event_id(event.public_id)
+    assert event[2:9] == (
         "acct_5hQ2vN8rTb",
         "live",
         "verification.completed",

@@ -16,7 +16,7 @@ NOON_MS = int(dt.datetime(2026, 11, 3, 12, tzinfo=dt.UTC).timestamp() * 1_000)
 
 def an_event(day: dt.date = TODAY, account: str = "acct_a") -> Event:
     at = dt.datetime.combine(day, dt.time(12), dt.UTC)
-    return Event(b"e" * 20, account, "live", "verification.completed", None, None, None, None, at, b"{}", 0)
+    return Event(b"e" * 20, "evt_e", account, "live", "verification.completed", None, None, None, None, at, b"{}", 0)
 
 
 def a_record(offset: int = 0, timestamp_ms: int = NOON_MS, partition: int = 0) -> Record:

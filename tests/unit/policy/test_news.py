@@ -7,7 +7,7 @@ import jsonschema_rs
 import orjson
 import pytest
 
-from dispatcher.model.ids import parse_event_id
+from dispatcher.model.ids import parse_event_id, show_event_id
 from dispatcher.model.news import News, NewsKind
 from dispatcher.model.outcome import OutcomeKind, Verdict, VerdictKind
 from dispatcher.policy.catalogue import Catalogue
@@ -26,7 +26,7 @@ def failing(since: dt.datetime = BORN, **changes: Any) -> News:
 
 def exhausted(attempt_no: int = 10, outcome: OutcomeKind = OutcomeKind.HTTP_5XX, status: int | None = 500) -> News:
     settlement = a_settlement(outcome=an_outcome(outcome, status=status), verdict=EXHAUSTED, attempt_no=attempt_no)
-    settlement = settlement._replace(delivery=settlement.delivery._replace(event_id=b"e" * 20))
+    settlement = settlement._replace(delivery=settlement.delivery._replace(public_event_id=show_event_id(b"e" * 20)))
     return delivery_exhausted(concerned(), settlement, "dlv_fcgj3zgmfga3y")
 
 
