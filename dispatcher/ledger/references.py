@@ -13,17 +13,15 @@ and none may depend on one before it.
 """
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import islice
 from typing import Final
-
-from dispatcher.model.batch import PlacedEvent
 
 MOST: Final = 50_000
 """Introductions remembered: some minutes of a thousand events a second, about 15 MB."""
 
-Introduction = tuple[dt.date, str, str, str | None, str]
-"""Day, account, environment, subject and reference."""
+Reference = tuple[dt.date, str, str, str | None, str | None]
+"""Day, account, environment and subject of an event, and the customer's reference in it, None where it has none."""
 
 
 class References:
@@ -31,25 +29,22 @@ class References:
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
-        self._stored: dict[Introduction, None] = {}
+        self._stored: dict[Reference, None] = {}
 
-    def introduced_by(self, events: Sequence[PlacedEvent]) -> list[Introduction | None]:
-        """Return what each event is the first to introduce, None for most."""
-        seen: set[Introduction] = set()
-        return [self._news(placed, seen) for placed in events]
+    def introduced_by(self, references: Iterable[Reference]) -> list[Reference | None]:
+        """Return for each event its reference if it is the first to introduce that, None for most."""
+        seen: set[Reference] = set()
+        introduced: list[Reference | None] = []
+        for one in references:
+            if one[-1] is None or one in self._stored or one in seen:
+                introduced.append(None)
+            else:
+                seen.add(one)
+                introduced.append(one)
+        return introduced
 
-    def remember(self, introductions: Iterable[Introduction | None]) -> None:
+    def remember(self, introductions: Iterable[Reference | None]) -> None:
         """Take these for stored, in the place of the oldest."""
-        self._stored.update(dict.fromkeys(one for one in introductions if one is not None))
+        self._stored.update(dict.fromkeys(filter(None, introductions)))
         for oldest in list(islice(self._stored, max(0, len(self._stored) - self._most))):
             del self._stored[oldest]
-
-    def _news(self, placed: PlacedEvent, seen: set[Introduction]) -> Introduction | None:
-        event = placed.event
-        if event.client_reference is None:
-            return None
-        introduction = (placed.event_day, event.account, event.environment, event.subject, event.client_reference)
-        if introduction in self._stored or introduction in seen:
-            return None
-        seen.add(introduction)
-        return introduction

@@ -7,7 +7,9 @@ from unittest.mock import patch
 
 import pytest
 
+from dispatcher.kit import clock
 from dispatcher.ledger.statements import STATEMENTS
+from dispatcher.model.delivery import Delivery
 from dispatcher.model.errors import Fenced, PoisonBatch, Unavailable
 from tests.rooms.ledger_world import LOG, TOPIC, World, a_batch, a_dead_record, an_event, open_ledger
 from tests.support.servers import DatabaseServer
@@ -52,6 +54,46 @@ async def test_a_batch_that_starts_elsewhere_is_refused_whole(world: World, star
     assert (accepted.n_events, accepted.fresh) == (0, ())
     assert await world.value("SELECT count(*) FROM event") == 3
     assert await process.intake.positions(LOG, [(TOPIC, 0)]) == {(TOPIC, 0): 3}
+
+
+async def test_a_fresh_delivery_says_what_its_own_event_says_in_every_field(world: World) -> None:
+    ours, theirs = await world.account(), await world.account()
+    endpoints = [await world.endpoint(ours), await world.endpoint(ours), await world.endpoint(theirs)]
+    process = await world.process()
+    bare = an_event(ours, subject=None, client_reference=None, outcome=None, workflow_id=None)
+    # The same producer's id of two accounts is two events, and of two bodies of one event the first one is it.
+    same = an_event(ours)
+    events = [bare, same, same._replace(account=theirs, body=b"{}"), same._replace(body=b"[]")]
+
+    accepted = await process.accept(a_batch(events)._replace(dead=(a_dead_record(4),)))
+
+    numbers = {row["public_id"]: row["account_id"] for row in await world.rows("SELECT * FROM account")}
+    pairs = [(bare, endpoints[0]), (bare, endpoints[1]), (same, endpoints[0]), (same, endpoints[1])]
+    expected = [
+        Delivery(
+            delivery_id=0,
+            event_id=event.event_id,
+            public_event_id=event.public_id,
+            event_day=clock.utcnow().date(),
+            account_id=numbers[event.account],
+            environment="live",
+            endpoint_id=endpoint,
+            host_id=await world.value("SELECT host_id FROM endpoint WHERE endpoint_id = $1", endpoint),
+            attempts=0,
+            created_at=await world.value("SELECT min(created_at) FROM delivery"),
+            event_type=event.type,
+            subject=event.subject,
+            client_reference=event.client_reference,
+            body=event.body,
+            occurred_at=event.occurred_at,
+            accepted_mono=0.0,
+        )
+        for event, endpoint in [*pairs, (events[2], endpoints[2])]
+    ]
+    assert {one._replace(delivery_id=0, accepted_mono=0.0) for one in accepted.fresh} == set(expected)
+    assert len(accepted.fresh) == len(expected)
+    assert all(one.accepted_mono > 0 for one in accepted.fresh)
+    assert await world.value("SELECT detail FROM dead_event") == b"at byte 3"
 
 
 async def test_holes_inside_a_stretch_are_accepted(world: World) -> None:

@@ -11,12 +11,12 @@ from dispatcher.ledger.accounts import Tenant
 from dispatcher.ledger.connections import Pool
 from dispatcher.ledger.lists import ListLedger, LogFilter
 from dispatcher.ledger.logs import LogLedger
-from dispatcher.ledger.references import References
+from dispatcher.ledger.references import Reference, References
 from dispatcher.ledger.wishes import cancel_some
-from dispatcher.model.batch import Batch, PlacedEvent
+from dispatcher.model.batch import Batch
 from dispatcher.model.event import Event
 from dispatcher.model.outcome import VerdictKind
-from tests.rooms.ledger_world import TOPIC, World, a_batch, an_event, open_ledger
+from tests.rooms.ledger_world import World, a_batch, an_event, open_ledger
 from tests.rooms.test_ledger_settlement import settled
 from tests.support.servers import DatabaseServer
 
@@ -113,12 +113,22 @@ async def test_what_a_batch_introduces_is_remembered_only_once_all_of_it_is_stor
 
 
 def test_no_more_introductions_are_remembered_than_there_is_room_for() -> None:
-    events = [PlacedEvent(TOPIC, 0, n, clock.utcnow().date(), about("acct_1", n)[0]) for n in range(5)]
+    today = clock.utcnow().date()
+    five: list[Reference] = [(today, "acct_1", "live", f"ver_{n}", f"user-{n}") for n in range(5)]
     references = References(most=3)
 
-    references.remember(references.introduced_by(events))
+    references.remember(references.introduced_by(five))
 
-    assert [one is None for one in references.introduced_by(events)] == [False, False, True, True, True]
+    assert [one is None for one in references.introduced_by(five)] == [False, False, True, True, True]
+
+
+def test_an_event_without_a_reference_introduces_none_and_one_that_is_there_twice_does_once() -> None:
+    with_one: Reference = (clock.utcnow().date(), "acct_1", "live", "ver_1", "user-1")
+    without: Reference = (*with_one[:4], None)
+
+    introduced = References().introduced_by([without, with_one, with_one])
+
+    assert introduced == [None, with_one, None]
 
 
 async def test_all_deliveries_and_attempts_are_found_by_the_reference(world: World, pool: Pool) -> None:
