@@ -12,7 +12,8 @@ from typing import Final, NoReturn, TypeAlias
 
 from dispatcher.model.event import DeadReason, Environment
 from dispatcher.model.ids import ACCOUNT_ID
-from dispatcher.policy.instants import read_instant
+from dispatcher.policy.instants import read_instant, read_shown
+from dispatcher.policy.projection import show_timestamp
 from dispatcher.policy.schema_files import RECORD_DATA_URN, Json
 
 Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
@@ -30,15 +31,20 @@ _DECISIVE: Final = ("specversion", "id", "source", "type", "subject", "accountid
 _ATTRIBUTE_OF: Final = {
     "content-type": CONTENT_TYPE,
     "ce_accountid": "accountid",
+    "ce_dataschema": "dataschema",
     "ce_environment": "environment",
     "ce_id": "id",
     "ce_partitionkey": "partitionkey",
+    "ce_revision": "revision",
     "ce_source": "source",
     "ce_specversion": "specversion",
     "ce_subject": "subject",
     "ce_time": "time",
+    "ce_traceparent": "traceparent",
     "ce_type": "type",
 }
+_NAMES_BYTES: Final = len("".join(_ATTRIBUTE_OF))
+_LONGEST_CHARACTER: Final = 4
 # Producers may use names of their own (reverse host names, versions): wider than our own rule.
 _PRODUCER_TYPE: Final = re.compile(r"(?=.{1,256}\Z)[A-Za-z0-9_]+([.:/-][A-Za-z0-9_]+)*")
 _OUR_SCHEMAS: Final = RECORD_DATA_URN.rpartition(":")[0] + ":"
@@ -66,6 +72,19 @@ def read_headers(headers: Headers, n_bytes_allowed: int, n_allowed: int) -> dict
     Refused: too many or too large headers, an attribute written twice (in any letter case), null,
     or not UTF-8.
     """
+    try:
+        # Nearly all records have nothing but our own headers, each once, and small: no closer look is needed.
+        attributes = {_ATTRIBUTE_OF[name]: raw.decode() for name, raw in headers}  # type: ignore[union-attr] # see below
+    except (KeyError, AttributeError, UnicodeDecodeError):
+        # A header of others or in other letters, null, not UTF-8.
+        return _read_one_by_one(headers, n_bytes_allowed, n_allowed)
+    most_bytes = _LONGEST_CHARACTER * len("".join(attributes.values())) + _NAMES_BYTES
+    if len(attributes) == len(headers) <= n_allowed and most_bytes <= n_bytes_allowed:
+        return attributes
+    return _read_one_by_one(headers, n_bytes_allowed, n_allowed)
+
+
+def _read_one_by_one(headers: Headers, n_bytes_allowed: int, n_allowed: int) -> dict[str, str]:
     if len(headers) > n_allowed:
         refuse(DeadReason.BAD_HEADERS, f"{len(headers)} headers")
     attributes: dict[str, str] = {}
@@ -160,15 +179,20 @@ def environment_of(attributes: Attributes) -> str:
     return environment
 
 
-def instant_of(attributes: Attributes) -> dt.datetime:
-    """Return when it happened, aware UTC; any RFC 3339 fraction and offset, and a space for the T, as some write it."""
+def instant_of(attributes: Attributes) -> tuple[dt.datetime, str]:
+    """Return when it happened, aware UTC, and that as a body shows it.
+
+    Read is any RFC 3339 fraction and offset, and a space for the T, as some write it.
+    """
     text = attributes.get("time")
     if text is None or text == "":
         refuse(DeadReason.BAD_HEADERS, "time is missing")
-    instant = read_instant(text.replace(" ", "T", 1)) if isinstance(text, str) else None
-    if instant is None:
-        refuse(DeadReason.BAD_TIMESTAMP, "time is no RFC 3339 instant of the years 1 to 9999")
-    return instant
+    if isinstance(text, str):
+        if (instant := read_shown(text)) is not None:
+            return instant, text
+        if (instant := read_instant(text.replace(" ", "T", 1))) is not None:
+            return instant, show_timestamp(instant)
+    refuse(DeadReason.BAD_TIMESTAMP, "time is no RFC 3339 instant of the years 1 to 9999")
 
 
 def shown(name: str | int) -> str:

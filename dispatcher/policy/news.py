@@ -13,7 +13,7 @@ from dispatcher.model.ids import event_id_of, show_event_id
 from dispatcher.model.news import Concerned, News, NewsKind
 from dispatcher.model.outcome import VerdictKind
 from dispatcher.policy.projection import Envelope, build_body, show_timestamp
-from dispatcher.policy.schema_files import Json
+from dispatcher.policy.schema_files import API_VERSION, Json
 
 SOURCE: Final = "/dispatcher"
 """`ce_source` of our own events."""
@@ -81,8 +81,16 @@ def error_of(status: int | None, outcome: str | None) -> str | None:
 
 def _news(kind: NewsKind, about: Concerned, whose: str, transition: int, data: Mapping[str, Json]) -> News:
     event_id = event_id_of(SOURCE, f"{kind}:{whose}:{transition}")
-    public_id = show_event_id(event_id)
-    envelope = Envelope(public_id, kind, about.at, about.environment, about.account, test=False, data=data)
+    envelope: Envelope = {
+        "id": show_event_id(event_id),
+        "type": kind,
+        "timestamp": show_timestamp(about.at),
+        "api_version": API_VERSION,
+        "environment": about.environment,
+        "account_id": about.account,
+        "test": False,
+        "data": data,
+    }
     return News(kind, about, event_id, build_body(envelope))
 
 

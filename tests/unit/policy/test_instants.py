@@ -3,10 +3,11 @@
 import datetime as dt
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dispatcher.policy.instants import read_instant
+from dispatcher.policy.instants import read_instant, read_shown
+from dispatcher.policy.projection import show_timestamp
 
 NINE = dt.datetime(2026, 11, 3, 9, tzinfo=dt.UTC)
 
@@ -44,3 +45,27 @@ def test_every_other_form_is_refused(text: str) -> None:
 @given(st.datetimes(timezones=st.just(dt.UTC)))
 def test_what_we_would_write_is_read_back(instant: dt.datetime) -> None:
     assert read_instant(instant.isoformat()) == instant
+
+
+@given(st.datetimes(timezones=st.just(dt.UTC)))
+def test_a_body_shows_an_instant_in_the_form_that_is_read_at_once(instant: dt.datetime) -> None:
+    shown = show_timestamp(instant)
+
+    assert read_shown(shown) == read_instant(shown) == instant.replace(microsecond=instant.microsecond // 1_000 * 1_000)
+    assert read_shown(shown).tzinfo is dt.UTC  # type: ignore[union-attr]
+
+
+@given(st.text("0123456789T:.-Z+ tz\u0662\ud800", min_size=22, max_size=26))
+@example("2026-11-03T24:00:00.000Z")
+@example("2026-11-03T09:00:60.000Z")
+@example("2026-02-30T09:00:00.000Z")
+@example("0000-01-01T00:00:00.000Z")
+@example("2026-11-03t09:00:00.000Z")
+@example("2026-11-03T09:00:00.0000Z")
+@example("2026-11-03T09:00:00.000+00:00")
+@example("2026-W45-2T09:24:55.312Z")
+@example("\u0662026-11-03T09:00:00.00Z")
+def test_what_is_read_at_once_is_an_instant_and_shown_as_it_was_written(text: str) -> None:
+    at_once = read_shown(text)
+
+    assert at_once is None or (at_once == read_instant(text) and show_timestamp(at_once) == text)

@@ -60,15 +60,15 @@ def example(name: str = "verification.completed") -> dict[str, Any]:
 
 
 def envelope(body: dict[str, Any], data: dict[str, Any]) -> Envelope:
-    occurred_at = dt.datetime.fromisoformat(body["timestamp"])
     return Envelope(
-        body["id"],
-        body["type"],
-        occurred_at,
-        body["environment"],
-        body["account_id"],
-        body["test"],
-        data,
+        id=body["id"],
+        type=body["type"],
+        timestamp=show_timestamp(dt.datetime.fromisoformat(body["timestamp"])),
+        api_version=API_VERSION,
+        environment=body["environment"],
+        account_id=body["account_id"],
+        test=body["test"],
+        data=data,
     )
 
 
@@ -239,22 +239,13 @@ def test_a_schema_that_allows_everything_is_refused_at_start() -> None:
 
 
 def test_a_body_keeps_text_as_utf8_and_has_the_published_order() -> None:
-    at = dt.datetime(2026, 11, 3, 9, 0, tzinfo=dt.UTC)
+    body = example()
 
-    body = build_body(Envelope("evt_1", "t", at, "test", "acct_0000000000", test=True, data={"name": "José 日本 😀"}))
+    written = build_body(envelope(body, {"name": "José 日本 😀"}))
 
-    assert "José 日本 😀".encode() in body
-    assert list(json.loads(body)) == [
-        "id",
-        "type",
-        "timestamp",
-        "api_version",
-        "environment",
-        "account_id",
-        "test",
-        "data",
-    ]
-    assert json.loads(body)["api_version"] == API_VERSION
+    assert "José 日本 😀".encode() in written
+    assert list(json.loads(written)) == list(Envelope.__annotations__) == list(body)
+    assert json.loads(written)["api_version"] == API_VERSION
 
 
 @pytest.mark.parametrize(
