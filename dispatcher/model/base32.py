@@ -18,8 +18,8 @@ _GROUP_BITS: Final = 5
 _BYTE_BITS: Final = 8
 
 
-# Masks of the lower and the upper halves of all runs of groups, and how far the upper ones move up.
-_Step: TypeAlias = tuple[int, int, int]
+# The mask of the upper halves of all runs of groups, and by what multiple of themselves these move up.
+_Step: TypeAlias = tuple[int, int]
 
 
 class Base32:
@@ -33,8 +33,8 @@ class Base32:
 
     def show(self, number: int) -> str:
         """Return the text of a number below 32 to the power of `n_characters`."""
-        for lower, upper, shift in self._steps:
-            number = number & lower | (number & upper) << shift
+        for upper, multiple in self._steps:
+            number += (number & upper) * multiple
         return number.to_bytes(self._n_characters).translate(_LETTERS).decode("ascii")
 
 
@@ -47,8 +47,6 @@ def _step(n_characters: int, n_groups: int) -> _Step:
     half_bits = n_groups // 2 * _GROUP_BITS
     half = (1 << half_bits) - 1
     starts = range(0, n_characters * _BYTE_BITS, n_groups * _BYTE_BITS)
-    return (
-        sum(half << start for start in starts),
-        sum(half << half_bits << start for start in starts),
-        n_groups // 2 * (_BYTE_BITS - _GROUP_BITS),
-    )
+    shift = n_groups // 2 * (_BYTE_BITS - _GROUP_BITS)
+    # Added to where they are, they come out where they belong: times two to the power of the shift.
+    return sum(half << half_bits << start for start in starts), (1 << shift) - 1
