@@ -5,6 +5,7 @@ knows a metric's name.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
@@ -128,12 +129,12 @@ class Journal:
         self._metrics.spread("accept_seconds").observe(seconds)
         self._records.add("accepted", by=accepted.n_events)
         self._records.add("duplicate", by=accepted.n_duplicates)
-        for placed in batch.events:
-            if (placed.topic, placed.partition) not in accepted.refused:
-                key = (placed.event.type,)
-                self._events[key if key in self._events else (OTHER_TYPE,)] += 1
-                if placed.event.dropped_fields:
-                    self._metrics.counts("dropped_fields").add(by=placed.event.dropped_fields)
+        refused = accepted.refused
+        events = [one.event for one in batch.events if not refused or (one.topic, one.partition) not in refused]
+        for event_type, n_events in Counter([event.type for event in events]).items():
+            key = (event_type,)
+            self._events[key if key in self._events else (OTHER_TYPE,)] += n_events
+        self._metrics.counts("dropped_fields").add(by=sum([event.dropped_fields for event in events]))
         for dead in batch.dead:
             if (dead.topic, dead.partition) in accepted.refused:
                 continue
