@@ -38,10 +38,12 @@ dead AS (INSERT INTO dead_event (log_id, topic, part, off, reason, detail, key, 
 d   AS (INSERT INTO delivery (event_day, event_id, account_id, environment, endpoint_id, host_id, owner, due_at)
         SELECT ev.event_day, ev.event_id, ev.account_id, ev.environment, e.endpoint_id, e.host_id,
                CASE WHEN $22 AND NOT e.host_id = ANY($21::int[]) AND NOT e.endpoint_id = ANY($31::int[]) THEN $1::bigint END, now()
-        FROM ev JOIN endpoint e ON e.account_id = ev.account_id AND e.environment = ev.environment AND e.status = 'enabled'
-             AND e.events && ARRAY[ev.event_type, split_part(ev.event_type, '.', 1) || '.*', '*']
-             AND (e.outcomes  IS NULL OR ev.outcome     = ANY(e.outcomes))
-             AND (e.workflows IS NULL OR ev.workflow_id = ANY(e.workflows))
+        -- Each event meets every endpoint of its account: what it is called is put together once for all of them, and the
+        -- lists that sort out most of them, by the cheapest comparison, come first.
+        FROM (SELECT v.*, ARRAY[v.event_type, split_part(v.event_type, '.', 1) || '.*', '*'] AS names FROM ev v OFFSET 0) ev
+        JOIN endpoint e ON e.account_id = ev.account_id AND e.environment = ev.environment AND e.status = 'enabled'
+             AND CASE WHEN (e.workflows IS NULL OR ev.workflow_id = ANY(e.workflows))
+                       AND (e.outcomes  IS NULL OR ev.outcome     = ANY(e.outcomes)) THEN e.events && ev.names END
         RETURNING delivery_id, event_id, account_id, environment, endpoint_id, host_id, owner, created_at)
 SELECT (SELECT count(*) FROM me) AS live,
        (SELECT array_agg(topic) FROM adv) AS topics,
