@@ -12,10 +12,13 @@ adv AS (UPDATE ingest_progress p SET next_offset = s.stop
         FROM unnest($3::text[], $4::int[], $5::bigint[], $6::bigint[]) AS s(topic, part, start, stop), me
         WHERE p.log_id = $2 AND p.topic = s.topic AND p.part = s.part AND p.next_offset = s.start
         RETURNING p.topic, p.part),
-inp AS (SELECT * FROM unnest($7::text[], $8::int[], $9::date[], $10::bytea[], $11::int[], $12::text[], $13::text[],
-                             $14::text[], $15::text[], $16::text[], $17::timestamptz[], $18::bytea[], $19::text[], $20::boolean[])
-        AS t(topic, part, event_day, event_id, account_id, environment, event_type, subject, outcome, workflow_id,
-             occurred_at, body, client_reference, introduces)),
+-- Unnested side by side in the list of columns: in FROM, each array is stored as a table of its own before.
+inp AS (SELECT unnest($7::text[]) AS topic, unnest($8::int[]) AS part, unnest($9::date[]) AS event_day,
+               unnest($10::bytea[]) AS event_id, unnest($11::int[]) AS account_id, unnest($12::text[]) AS environment,
+               unnest($13::text[]) AS event_type, unnest($14::text[]) AS subject, unnest($15::text[]) AS outcome,
+               unnest($16::text[]) AS workflow_id, unnest($17::timestamptz[]) AS occurred_at,
+               unnest($18::bytea[]) AS body, unnest($19::text[]) AS client_reference,
+               unnest($20::boolean[]) AS introduces),
 ev  AS (INSERT INTO event (event_day, event_id, account_id, environment, event_type, subject, outcome, workflow_id,
                            occurred_at, body, client_reference, introduces)
         SELECT event_day, event_id, account_id, environment, event_type, subject, outcome, workflow_id, occurred_at, body,

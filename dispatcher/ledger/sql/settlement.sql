@@ -20,11 +20,15 @@
 WITH me AS MATERIALIZED (
        UPDATE replica SET flush_seq = $2, lease_until = now() + make_interval(secs => $3)
        WHERE replica_id = $1 AND flush_seq = $2 - 1 RETURNING 1),
-r   AS MATERIALIZED (SELECT r.* FROM unnest($4::bigint[], $5::timestamptz[], $6::int[], $7::int[], $8::text[], $9::bytea[], $10::text[],
-                     $11::text[], $12::text[], $13::smallint[], $14::smallint[], $15::int[], $16::int[], $17::smallint[], $18::text[], $19::text[],
-                     $20::bigint[], $21::bytea[])
-        AS r(delivery_id, delivery_created_at, endpoint_id, account_id, environment, event_id, event_type, subject,
-             client_reference, attempt_no, attempts_after, ago_ms, duration_ms, status, outcome, verdict, next_in_ms, detail), me),
+-- Unnested in the list of columns as in S1.
+r   AS MATERIALIZED (SELECT r.* FROM me, (
+       SELECT unnest($4::bigint[]) AS delivery_id, unnest($5::timestamptz[]) AS delivery_created_at,
+              unnest($6::int[]) AS endpoint_id, unnest($7::int[]) AS account_id, unnest($8::text[]) AS environment,
+              unnest($9::bytea[]) AS event_id, unnest($10::text[]) AS event_type, unnest($11::text[]) AS subject,
+              unnest($12::text[]) AS client_reference, unnest($13::smallint[]) AS attempt_no,
+              unnest($14::smallint[]) AS attempts_after, unnest($15::int[]) AS ago_ms, unnest($16::int[]) AS duration_ms,
+              unnest($17::smallint[]) AS status, unnest($18::text[]) AS outcome, unnest($19::text[]) AS verdict,
+              unnest($20::bigint[]) AS next_in_ms, unnest($21::bytea[]) AS detail) r),
 health AS (INSERT INTO endpoint_health AS h (endpoint_id, failures, failing_since)
         SELECT s.endpoint_id, s.failures, now() - s.ago_ms * interval '1 millisecond'
         FROM unnest($26::int[], $27::int[], $28::int[], $29::int[]) AS s(endpoint_id, host_id, failures, ago_ms), me
