@@ -156,7 +156,7 @@ class IntakeLedger:
             self._delivers,
             *dead._replace(detail=[detail.encode(errors="replace") for detail in dead.detail]),
             self._full_endpoints(),
-            *_days_around(placed.event_day),
+            *_days_of(placed.event_day),
         ]
 
     async def _count_conflicts(self, sent: Sequence[PlacedEvent]) -> int:
@@ -198,8 +198,8 @@ def _turned(kind: Any, rows: Collection[Any]) -> Any:
     return kind._make(zip(*rows, strict=True) if rows else [()] * len(kind._fields))
 
 
-def _days_around(days: Collection[dt.date]) -> tuple[dt.date | None, dt.date | None]:
-    return (min(days) - dt.timedelta(days=1), max(days) + dt.timedelta(days=1)) if days else (None, None)
+def _days_of(days: Collection[dt.date]) -> tuple[dt.date | None, dt.date | None]:
+    return (min(days), max(days)) if days else (None, None)
 
 
 def _fresh(batch: Batch, columns: _Columns, row: asyncpg.Record) -> tuple[Delivery, ...]:

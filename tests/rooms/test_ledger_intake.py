@@ -2,13 +2,14 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from unittest.mock import patch
 
 import pytest
 
 from dispatcher.kit import clock
 from dispatcher.ledger.statements import STATEMENTS
+from dispatcher.model.batch import Batch
 from dispatcher.model.delivery import Delivery
 from dispatcher.model.errors import Fenced, PoisonBatch, Unavailable
 from tests.rooms.ledger_world import LOG, TOPIC, World, a_batch, a_dead_record, an_event, open_ledger
@@ -183,6 +184,25 @@ async def test_the_same_event_with_a_time_beyond_midnight_is_the_same_event(worl
     again = await process.accept(batch._replace(events=tuple(p._replace(event_day=day) for p in batch.events)))
 
     assert (again.n_events, again.n_duplicates, again.n_conflicts, len(again.fresh)) == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+async def test_a_batch_of_two_days_knows_the_events_of_the_days_beside_each(world: World, days: int) -> None:
+    process, account = await world.process(), await world.account()
+    placed = [clock.utcnow().date() + dt.timedelta(days=n) for n in (0, 1)]
+    batch = a_batch([an_event(account) for _ in placed])
+    await process.accept(spread(batch, placed))
+
+    again = a_batch([p.event for p in batch.events], start=2)
+    accepted = await process.accept(spread(again, [day + dt.timedelta(days=days) for day in placed]))
+
+    assert (accepted.n_events, accepted.n_duplicates) == (0, 2)
+
+
+def spread(batch: Batch, days: Sequence[dt.date]) -> Batch:
+    """Return the batch with its events on these days, one each."""
+    events = zip(batch.events, days, strict=True)
+    return batch._replace(events=tuple(placed._replace(event_day=day) for placed, day in events))
 
 
 async def test_deliveries_are_handed_out_though_nobody_can_say_how_many_duplicates_differ(world: World) -> None:

@@ -6,7 +6,7 @@
 -- the day, which a producer that stamps a retry anew around midnight changes: the days beside it are looked at, too.
 -- $1 replica, $2 log_id, $3..$6 per span (topic, part, start, stop), $7..$20 per event, $21 hosts whose lane
 -- is full here, $22 whether this process delivers, $23..$30 per dead record, $31 endpoints whose queue is full here,
--- $32 and $33 the day before the first event's and the one after the last's.
+-- $32 and $33 the first day of an event and the last.
 WITH me AS MATERIALIZED (SELECT 1 FROM replica WHERE replica_id = $1 FOR KEY SHARE),
 adv AS (UPDATE ingest_progress p SET next_offset = s.stop
         FROM unnest($3::text[], $4::int[], $5::bigint[], $6::bigint[]) AS s(topic, part, start, stop), me
@@ -27,8 +27,8 @@ ev  AS (INSERT INTO event (event_day, event_id, account_id, environment, event_t
         -- Not NOT EXISTS: as a look-up for each event it can never become a scan of the table. Which tables are looked
         -- at is told by $32 and $33 alone, not event by event, and which of their indexes, by the sum: see events_at.
         WHERE (SELECT true FROM event o WHERE o.event_id = inp.event_id AND o.account_id + 0 = inp.account_id
-               AND o.environment = inp.environment AND o.event_day BETWEEN $32::date AND $33::date
-               AND o.event_day - inp.event_day IN (-1, 1)
+               AND o.environment = inp.environment AND o.event_day - inp.event_day IN (-1, 1)
+               AND (o.event_day BETWEEN $32::date - 1 AND $33::date - 1 OR o.event_day BETWEEN $32::date + 1 AND $33::date + 1)
                LIMIT 1) IS NULL
         ON CONFLICT DO NOTHING
         RETURNING event_day, event_id, account_id, environment, event_type, outcome, workflow_id),
