@@ -88,6 +88,21 @@ def test_a_delivered_first_attempt_counts_in_every_spread(monkeypatch: pytest.Mo
     assert book.metrics.spread("attempt_duration_seconds", "total").total == pytest.approx(0.02)
 
 
+def test_attempts_are_counted_whether_or_not_anybody_asks() -> None:
+    book = Book()
+    ended = {VerdictKind.DELIVERED: a_settlement(), VerdictKind.RETRY: failed()}
+    for n in range(2_500):
+        book.attempted(ended[VerdictKind.RETRY if n % 5 == 0 else VerdictKind.DELIVERED])
+
+    assert len(book.journal._noted) < 1_000
+    for _ in range(2):
+        counted = book.counted()
+        assert (counted["deliveries_total{delivered}"], counted["deliveries_total{retry}"]) == (2_000, 500)
+        assert (counted["attempts_total{delivered}"], counted["attempts_total{http_5xx}"]) == (2_000, 500)
+        assert counted["attempt_duration_seconds_count{total}"] == 2_500
+        assert counted["end_to_end_seconds_count"] == 2_000
+
+
 def test_what_was_sent_again_says_nothing_about_our_speed() -> None:
     book = Book("all")
 

@@ -110,6 +110,17 @@ def test_a_histogram_counts_each_value_in_every_bucket_that_it_fits(values: list
     assert spread.total == pytest.approx(sum(values))
 
 
+@given(st.lists(st.floats(0, 100) | st.sampled_from(SECONDS), max_size=50))
+def test_values_counted_at_once_are_counted_as_one_by_one(values: list[float]) -> None:
+    at_once, one_by_one = Spread(SECONDS), Spread(SECONDS)
+    at_once.observe_all(values)
+    for value in values:
+        one_by_one.observe(value)
+
+    assert at_once.counts == one_by_one.counts
+    assert at_once.total == pytest.approx(one_by_one.total)
+
+
 def test_a_histogram_is_scraped_with_its_sum_and_count() -> None:
     scraped = Scraped()
     for seconds in (0.001, 0.002, 99.0):
