@@ -10,6 +10,7 @@ leaves the buffer before that, so a result is lost only with the process, and th
 import asyncio
 from collections import deque
 from collections.abc import Collection, Sequence
+from operator import attrgetter
 from typing import Final, Protocol
 
 import structlog
@@ -32,6 +33,8 @@ _MOST_BYTES: Final = 64 * 1_048_576
 _OVERHEAD_BYTES: Final = 1_024
 """What a result costs beside its bodies and headers; as generous as the lanes are with a delivery."""
 _RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+_place = attrgetter("delivery.endpoint_id", "delivery.host_id")
 
 _log = structlog.get_logger("recording")
 
@@ -105,8 +108,10 @@ class Recorder:
         """Take one settlement; it is written soon, in order."""
         n_bytes = _bytes_of(settlement)
         self._bytes += n_bytes
+        if not self._waiting:
+            # It is cleared only while nothing waits.
+            self._arrived.set()
         self._waiting.append((settlement, n_bytes))
-        self._arrived.set()
         if len(self._waiting) >= _BATCH:
             self._many.set()
 
@@ -153,7 +158,7 @@ class Recorder:
             return
 
     async def _write(self, batch: list[Settlement]) -> None:
-        first = self._unproven & {(s.delivery.endpoint_id, s.delivery.host_id) for s in batch}
+        first = self._unproven & set(map(_place, batch)) if self._unproven else set()
         began = clock.mono()
         tries = 0
         while True:
@@ -191,10 +196,12 @@ class Recorder:
 
 
 def _bytes_of(settlement: Settlement) -> int:
-    outcome = settlement.outcome
     n_bytes = _OVERHEAD_BYTES + len(settlement.delivery.body)
+    outcome = settlement.outcome
     if outcome is not None:
-        n_bytes += len(outcome.body) + sum(len(name) + len(value) for name, value in outcome.headers)
+        n_bytes += len(outcome.body)
+        for name, value in outcome.headers:
+            n_bytes += len(name) + len(value)
     return n_bytes
 
 
