@@ -8,8 +8,8 @@ transaction together with the news. Every other batch, so nearly every one, is o
 """
 
 import contextlib
-import datetime as dt
 from collections.abc import Collection, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import asyncpg
@@ -24,12 +24,24 @@ from dispatcher.model.delivery import Settlement
 from dispatcher.model.errors import Fenced, Unavailable
 from dispatcher.model.ids import DeliveryIds
 from dispatcher.model.news import News
-from dispatcher.model.outcome import Outcome, VerdictKind
-from dispatcher.policy.news import delivery_exhausted, endpoint_disabled, is_news
+from dispatcher.model.outcome import Outcome, Phases, VerdictKind
+from dispatcher.policy.news import delivery_exhausted, endpoint_disabled, has_news, is_news
 from dispatcher.policy.streaks import streaks_of
 
 _LONGEST_MS: Final = 6 * 86_400_000
 """Longest age or duration that is written: tables go back eight days, and one without a table would be refused."""
+
+_of_delivery = attrgetter(
+    "delivery_id",
+    "created_at",
+    "endpoint_id",
+    "account_id",
+    "environment",
+    "event_id",
+    "event_type",
+    "subject",
+    "client_reference",
+)
 
 
 class SettlementLedger:
@@ -61,7 +73,7 @@ class SettlementLedger:
         arguments = self._arguments(batch, first_successes, number, sent)
         news: list[News] = []
         async with self._replica.gate.shared():
-            if any(is_news(settlement) for settlement in batch):
+            if has_news(batch):
                 is_live, news = await self._link.transaction(lambda c: self._settle_and_tell(c, batch, arguments))
             else:
                 is_live = (await self._link.fetchrow("settle", *arguments))["live"]
@@ -86,7 +98,7 @@ class SettlementLedger:
             self._replica.replica_id,
             number,
             self._replica.lease_seconds,
-            *_columns([_row(s, now) for s in batch], 18),
+            *_attempts(batch, now),
             *_columns(sorted(set(first_successes) - gone), 2),
             *_columns(sorted(gone), 2),
             *_health(batch, now),
@@ -127,36 +139,31 @@ def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
 
 
 def _milliseconds(seconds: float) -> int:
-    return min(max(0, round(seconds * 1000)), _LONGEST_MS)
+    milliseconds = round(seconds * 1000)
+    return min(milliseconds, _LONGEST_MS) if milliseconds > 0 else 0
 
 
-def _row(settlement: Settlement, now: float) -> tuple[Any, ...]:
-    delivery, outcome, verdict = settlement.delivery, settlement.outcome, settlement.verdict
-    created_at: dt.datetime = delivery.created_at
-    if verdict.retry_in_seconds is None:
-        next_in_ms = None
-    else:
-        next_in_ms = max(0, round((verdict.retry_in_seconds - (now - settlement.decided_mono)) * 1000))
-    return (
-        delivery.delivery_id,
-        created_at,
-        delivery.endpoint_id,
-        delivery.account_id,
-        delivery.environment,
-        delivery.event_id,
-        delivery.event_type,
-        delivery.subject,
-        delivery.client_reference,
-        settlement.attempt_no,
-        verdict.attempts,
-        _milliseconds(now - settlement.started_mono),
-        0 if outcome is None else _milliseconds(outcome.duration_seconds),
-        None if outcome is None else outcome.status,
-        None if outcome is None else outcome.kind,
-        verdict.kind,
-        next_in_ms,
-        None if outcome is None else _detail(outcome, settlement),
-    )
+def _attempts(batch: Sequence[Settlement], now: float) -> list[list[Any]]:
+    """Return the columns of a batch, each made in one go: row by row they take half as long again."""
+    outcomes = [s.outcome for s in batch]
+    verdicts = [s.verdict for s in batch]
+    return [
+        *_columns([_of_delivery(s.delivery) for s in batch], 9),
+        [s.attempt_no for s in batch],
+        [verdict.attempts for verdict in verdicts],
+        [_milliseconds(now - s.started_mono) for s in batch],
+        [0 if outcome is None else _milliseconds(outcome.duration_seconds) for outcome in outcomes],
+        [None if outcome is None else outcome.status for outcome in outcomes],
+        [None if outcome is None else outcome.kind for outcome in outcomes],
+        [verdict.kind for verdict in verdicts],
+        [_next_in_ms(s, now) for s in batch],
+        [None if outcome is None else _detail(outcome, s) for outcome, s in zip(outcomes, batch, strict=True)],
+    ]
+
+
+def _next_in_ms(settlement: Settlement, now: float) -> int | None:
+    retry_in = settlement.verdict.retry_in_seconds
+    return None if retry_in is None else max(0, round((retry_in - (now - settlement.decided_mono)) * 1000))
 
 
 def _health(batch: Sequence[Settlement], now: float) -> list[list[Any]]:
@@ -180,13 +187,27 @@ def _response(settlement: Settlement, outcome: Outcome, now: float) -> tuple[Any
     )
 
 
+def _phases(phases: Phases) -> dict[str, Any]:
+    """Return the milliseconds of those that were; one by one, since a loop over names takes thrice as long."""
+    dns, connect, tls, wait = phases
+    facts: dict[str, Any] = {}
+    if dns is not None:
+        facts["dns_ms"] = _tenths_of_ms(dns)
+    if connect is not None:
+        facts["connect_ms"] = _tenths_of_ms(connect)
+    if tls is not None:
+        facts["tls_ms"] = _tenths_of_ms(tls)
+    if wait is not None:
+        facts["wait_ms"] = _tenths_of_ms(wait)
+    return facts
+
+
+def _tenths_of_ms(seconds: float) -> float:
+    return round(seconds * 10_000) / 10
+
+
 def _detail(outcome: Outcome, settlement: Settlement) -> bytes:
-    phases = outcome.phases
-    facts: dict[str, Any] = {
-        name: round(seconds * 1000, 1)
-        for name, seconds in zip(("dns_ms", "connect_ms", "tls_ms", "wait_ms"), phases, strict=True)
-        if seconds is not None
-    }
+    facts = _phases(outcome.phases)
     facts["keys"] = settlement.key_ids
     # What the request said of itself beyond its event, so that it can be shown as it was.
     if outcome.signed_at is not None:
