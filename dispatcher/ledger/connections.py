@@ -9,7 +9,7 @@ can wait for ever on a server that does not answer).
 import asyncio
 import datetime as dt
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import lru_cache, partial
 from types import TracebackType
@@ -31,8 +31,13 @@ T = TypeVar("T")
 _log = structlog.get_logger("ledger")
 
 # The driver asks abstract base classes about every element of every array whether it is an array itself, which takes
-# twice as long as encoding it. Ours are lists and tuples, never of lists: a plain look at the class tells.
-_driver.IterableABC = (list, tuple)  # type: ignore[attr-defined]
+# four times as long as encoding it. A look for lists tells as much, once the tuples among the arguments are lists.
+_driver.IterableABC = list  # type: ignore[attr-defined]
+
+
+def _encodable(arguments: Iterable[object]) -> list[object]:
+    return [list(argument) if type(argument) is tuple else argument for argument in arguments]
+
 
 STATEMENT_SECONDS: Final = 4.0
 """Server-side limit of one statement; a third of the default lease."""
@@ -66,15 +71,24 @@ LONG_SECONDS: Final = 0.1
 
 _EPOCH: Final = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND: Final = dt.timedelta(microseconds=1)
+_INFINITE: Final = {
+    (2**63 - 1,): dt.datetime.max.replace(tzinfo=dt.UTC),
+    (-(2**63),): dt.datetime.min.replace(tzinfo=dt.UTC),
+}
+"""The driver takes the calendar's first and last microsecond for infinities, and so does what it wrote and reads."""
+_INFINITIES: Final = {instant: since_epoch for since_epoch, instant in _INFINITE.items()}
+
+
+# The driver takes four times as long by itself. A page has a hundred instants, a batch five hundred, and most of them
+# were seen before.
+@lru_cache(8_192)
+def _instant(since_epoch: tuple[int]) -> dt.datetime:
+    return _INFINITE.get(since_epoch) or _EPOCH + dt.timedelta(0, 0, since_epoch[0])
 
 
 @lru_cache(8_192)
-def _instant(since_epoch: tuple[int]) -> dt.datetime:
-    return _EPOCH + dt.timedelta(0, 0, since_epoch[0])
-
-
 def _since_epoch(instant: dt.datetime) -> tuple[int]:
-    return ((instant - _EPOCH) // _MICROSECOND,)
+    return _INFINITIES.get(instant) or ((instant - _EPOCH) // _MICROSECOND,)
 
 
 def new_tag() -> str:
@@ -117,6 +131,22 @@ async def connect(url: str, name: str, *, planning: Mapping[str, str] = AS_IT_IS
         raise no_connection(fault) from fault
 
 
+async def _connect_for_instants(url: str, name: str, *, planning: Mapping[str, str]) -> asyncpg.Connection:
+    """Open a connection that is quick at instants; errors as `connect`."""
+    connection = await connect(url, name, planning=planning)
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            await connection.set_type_codec(
+                "timestamptz", schema="pg_catalog", encoder=_since_epoch, decoder=_instant, format="tuple"
+            )
+    except BaseException as fault:
+        connection.terminate()
+        if isinstance(fault, DRIVER_FAULTS):
+            raise no_connection(fault) from fault
+        raise
+    return connection
+
+
 async def patiently(work: Callable[[], Awaitable[T]], *, seconds: float = _START_SECONDS) -> T:
     """Do something that needs Postgres, again and again for `seconds`; then Unavailable passes."""
     give_up = clock.mono() + seconds
@@ -156,7 +186,7 @@ class Link:
 
         On cancel the connection is terminated and the outcome is unknown.
         """
-        return await self._run(statement, lambda c: c.fetch(STATEMENTS[statement], *arguments))
+        return await self._run(statement, lambda c: c.fetch(STATEMENTS[statement], *_encodable(arguments)))
 
     async def fetchrow(self, statement: str, *arguments: object) -> asyncpg.Record:
         """Run the named statement and return its single row; errors as `fetch`."""
@@ -176,7 +206,8 @@ class Link:
         async with self._turn:
             connection = self._connection
             if connection is None or connection.is_closed():
-                connection = self._connection = await connect(self._url, self._name, planning=HOT)
+                connection = await _connect_for_instants(self._url, self._name, planning=HOT)
+                self._connection = connection
             self.round_trips += 1
             try:
                 return await work(connection)
@@ -210,17 +241,17 @@ class Session:
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         """Return the rows of the named statement."""
-        rows: list[asyncpg.Record] = await self._connection.fetch(STATEMENTS[statement], *arguments)
+        rows: list[asyncpg.Record] = await self._connection.fetch(STATEMENTS[statement], *_encodable(arguments))
         return rows
 
     async def fetchrow(self, statement: str, *arguments: object) -> asyncpg.Record | None:
         """Return the first row of the named statement, None when there is none."""
-        row: asyncpg.Record | None = await self._connection.fetchrow(STATEMENTS[statement], *arguments)
+        row: asyncpg.Record | None = await self._connection.fetchrow(STATEMENTS[statement], *_encodable(arguments))
         return row
 
     async def execute(self, statement: str, *arguments: object) -> str:
         """Run the named statement and return its command tag."""
-        tag: str = await self._connection.execute(STATEMENTS[statement], *arguments)
+        tag: str = await self._connection.execute(STATEMENTS[statement], *_encodable(arguments))
         return tag
 
     def transaction(self) -> AbstractAsyncContextManager[None]:
@@ -317,13 +348,7 @@ class _Place:
 
 
 async def _connect_pool(url: str) -> asyncpg.Connection:
-    connection = await connect(url, "pool", planning=LISTED)
-    # The driver takes four times as long by itself, and a page has a hundred instants, most of them seen before.
-    # None of ours is infinite.
-    await connection.set_type_codec(
-        "timestamptz", schema="pg_catalog", encoder=_since_epoch, decoder=_instant, format="tuple"
-    )
-    return connection
+    return await _connect_for_instants(url, "pool", planning=LISTED)
 
 
 class Pool:

@@ -5,6 +5,7 @@ import datetime as dt
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
+import asyncpg
 import pytest
 
 from dispatcher.ledger import connections
@@ -225,20 +226,44 @@ async def _pid(pool: Pool) -> int:
         return pid
 
 
-async def test_the_pool_gives_an_instant_as_it_was_stored_to_the_microsecond(world: World) -> None:
+@pytest.mark.parametrize("kind", ["pool", "link"])
+async def test_an_instant_is_read_as_it_was_stored_to_the_microsecond(world: World, kind: str) -> None:
     instants = [
+        dt.datetime(1, 1, 1, tzinfo=dt.UTC),
         dt.datetime(1970, 1, 1, tzinfo=dt.UTC),
         dt.datetime(1999, 12, 31, 23, 59, 59, 999_999, tzinfo=dt.UTC),
         dt.datetime(2026, 11, 27, 0, 30, 1, 123_457, tzinfo=dt.timezone(dt.timedelta(hours=2))),
         dt.datetime(9000, 1, 1, tzinfo=dt.UTC),
+        dt.datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=dt.UTC),
     ]
     await world.sql.execute("INSERT INTO counted_hour SELECT at, at FROM unnest($1::timestamptz[]) AS at", instants)
-    pool = await Pool.open(world.url)
-    async with pool.transaction() as session:
-        found = [await session._connection.fetchval("SELECT $1::timestamptz", one) for one in (*instants, None)]
-        stored = await session._connection.fetch("SELECT hour FROM counted_hour ORDER BY hour")
-    await pool.aclose()
+
+    async def ask(connection: asyncpg.Connection) -> tuple[list[dt.datetime | None], list[dt.datetime]]:
+        found = [await connection.fetchval("SELECT $1::timestamptz", one) for one in (*instants, None)]
+        return found, [row["hour"] for row in await connection.fetch("SELECT hour FROM counted_hour ORDER BY hour")]
+
+    if kind == "pool":
+        pool = await Pool.open(world.url)
+        async with pool.transaction() as session:
+            found, stored = await ask(session._connection)
+        await pool.aclose()
+    else:
+        link = Link(world.url, "test")
+        found, stored = await link.transaction(ask)
+        await link.aclose()
 
     assert found == [*instants, None]
-    assert [row["hour"] for row in stored] == sorted(instants)
-    assert {one.tzinfo for one in found[:-1]} == {dt.UTC}
+    assert stored == sorted(instants)
+    assert {one.tzinfo for one in (*stored, *found) if one is not None} == {dt.UTC}
+
+
+async def test_an_infinity_that_was_read_is_one_when_it_is_written(world: World) -> None:
+    link = Link(world.url, "test")
+
+    async def there_and_back(connection: asyncpg.Connection) -> list[str]:
+        read = [await connection.fetchval(f"SELECT '{word}'::timestamptz") for word in ("infinity", "-infinity")]
+        written: list[str] = await connection.fetchval("SELECT $1::timestamptz[]::text[]", read)
+        return written
+
+    assert await link.transaction(there_and_back) == ["infinity", "-infinity"]
+    await link.aclose()
