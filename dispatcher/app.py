@@ -163,11 +163,12 @@ class Deliverer:
             _log.warning("directory_unavailable", reason=str(fault))
 
     def _settle(self, settlement: Settlement) -> None:
-        place = settlement.delivery.endpoint_id, settlement.delivery.host_id
-        if settlement.verdict.kind is VerdictKind.DELIVERED and self.directory.prove(*place):
-            self.recorder.first_success(*place)
-        elif settlement.verdict.kind is VerdictKind.GONE:
-            self.directory.close(*place)
+        delivery, kind = settlement.delivery, settlement.verdict.kind
+        if kind is VerdictKind.DELIVERED:
+            if self.directory.prove(delivery.endpoint_id, delivery.host_id):
+                self.recorder.first_success(delivery.endpoint_id, delivery.host_id)
+        elif kind is VerdictKind.GONE:
+            self.directory.close(delivery.endpoint_id, delivery.host_id)
         self.recorder.settle(settlement)
 
 

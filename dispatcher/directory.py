@@ -123,8 +123,8 @@ class Directory:
 
     def prove(self, endpoint_id: int, host_id: int) -> bool:
         """Note a success at a host before Postgres tells of it; tell whether it is the endpoint's first there."""
-        target = self.peek(endpoint_id)
-        if target is None or target.is_verified or target.host_id != host_id:
+        target = self._targets.get(endpoint_id)
+        if not isinstance(target, Target) or target.is_verified or target.host_id != host_id:
             return False
         self._targets[endpoint_id] = replace(target, is_verified=True)
         return True

@@ -75,7 +75,7 @@ class Trials:
             reason = f"no result within {LONGEST_SECONDS:g} seconds"
             outcome = Outcome(OutcomeKind.TIMEOUT_RESPONSE, clock.mono() - started, reason=reason)
         request = written[-1] if written else self._sender.write(target, delivery, 1)
-        return Trial(request, outcome, tuple(key.key_id for key in target.keys), target.host_id)
+        return Trial(request, outcome, target.key_ids, target.host_id)
 
     async def _target(self, delivery: Delivery) -> Target | None:
         target = await self._directory.target(delivery.endpoint_id)

@@ -11,7 +11,7 @@ from dispatcher.model.delivery import Delivery, Settlement
 from dispatcher.model.endpoint import EndpointStatus, Target
 from dispatcher.model.errors import SealBroken, Unavailable
 from dispatcher.model.outcome import FREE_OUTCOMES, Outcome, OutcomeKind, Verdict, VerdictKind
-from dispatcher.policy.retrying import judge
+from dispatcher.policy.retrying import judge, success
 
 _UNREACHABLE_RETRY_SECONDS: Final = 1.0
 """Also for a delivery of another host than its endpoint has: a directory is at most as old."""
@@ -77,32 +77,31 @@ class Courier:
             return self._without_attempt(delivery, target, started, VerdictKind.PARKED)
         except SealBroken:
             outcome = Outcome(OutcomeKind.INTERNAL_ERROR, clock.mono() - started, reason="secret cannot be opened")
-        schedule = target.schedule if target is not None else (0.0,)
-        verdict = judge(
+        return self._settled(delivery, target, outcome, started)
+
+    def _settled(self, delivery: Delivery, target: Target | None, outcome: Outcome, started: float) -> Settlement:
+        verdict, attempt_no = self._judge(delivery, target, outcome), delivery.attempts + 1
+        if target is None or outcome.kind in FREE_OUTCOMES:
+            settlement = Settlement(delivery, outcome, verdict, attempt_no, started, clock.mono())
+        else:
+            last_attempt = delivery.last_attempt(target.schedule)
+            settlement = Settlement(
+                delivery, outcome, verdict, attempt_no, started, clock.mono(), target.key_ids, last_attempt
+            )
+        return self._noted(target, settlement)
+
+    def _judge(self, delivery: Delivery, target: Target | None, outcome: Outcome) -> Verdict:
+        if outcome.kind is OutcomeKind.DELIVERED:
+            # Nearly all of them, and neither the time nor chance has a say in it.
+            return success(delivery.attempts + 1)
+        return judge(
             outcome,
             delivery.attempts,
-            schedule,
+            target.schedule if target is not None else (0.0,),
             clock.now(),
             self._jitter(),
             attempts_before=delivery.attempts_before,
         )
-        return self._settled(delivery, target, outcome, verdict, started)
-
-    def _settled(
-        self, delivery: Delivery, target: Target | None, outcome: Outcome, verdict: Verdict, started: float
-    ) -> Settlement:
-        sent = target is not None and outcome.kind not in FREE_OUTCOMES
-        settlement = Settlement(
-            delivery,
-            outcome,
-            verdict,
-            delivery.attempts + 1,
-            started,
-            clock.mono(),
-            tuple(key.key_id for key in target.keys) if sent and target is not None else (),
-            delivery.last_attempt(target.schedule) if sent and target is not None else 0,
-        )
-        return self._noted(target, settlement)
 
     def _without_attempt(
         self, delivery: Delivery, target: Target | None, started: float, kind: VerdictKind

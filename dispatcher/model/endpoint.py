@@ -60,6 +60,11 @@ class Target:
     is_verified: bool
     rate_limit: float | None = None
     """Requests per second of its own, below the host's."""
+    key_ids: tuple[int, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Every settlement names them.
+        object.__setattr__(self, "key_ids", tuple(key.key_id for key in self.keys))
 
     @property
     def authority(self) -> str:

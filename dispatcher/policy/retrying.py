@@ -14,6 +14,7 @@ import datetime as dt
 import math
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from itertools import accumulate
 from typing import Final
 
@@ -54,6 +55,12 @@ def parse_retry_after(value: bytes, now: float) -> float | None:
     return min(max(0.0, moment - now), LONGEST_WAIT_SECONDS)
 
 
+@lru_cache(maxsize=64)
+def success(attempts: int) -> Verdict:
+    """Return the verdict after a 2xx at the `attempts`th attempt; one object for all of them."""
+    return Verdict(VerdictKind.DELIVERED, attempts)
+
+
 def judge(
     outcome: Outcome, charged: int, schedule: Sequence[float], now: float, jitter: float, *, attempts_before: int = 0
 ) -> Verdict:
@@ -65,7 +72,7 @@ def judge(
     endpoint is gone; our own interruptions cost nothing; everything else is tried again until the schedule ends.
     """
     if outcome.kind is OutcomeKind.DELIVERED:
-        return Verdict(VerdictKind.DELIVERED, charged + 1)
+        return success(charged + 1)
     if outcome.kind is OutcomeKind.HTTP_410:
         return Verdict(VerdictKind.GONE, charged + 1, 0.0)
     if outcome.kind in FREE_OUTCOMES:
