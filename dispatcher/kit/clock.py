@@ -6,16 +6,13 @@ Callers ask once per decision and pass the answer down, so that tests own time.
 import datetime as dt
 import time
 
+now = time.time
+"""The wall clock as Unix seconds; for signatures and records, never for durations."""
 
-def now() -> float:
-    """Return the wall clock as Unix seconds; for signatures and records, never for durations."""
-    return time.time()
+mono = time.monotonic
+"""Monotonic seconds; for durations and deadlines. The clock of asyncio's own loop."""
 
 
 def utcnow() -> dt.datetime:
     """Return the wall clock as an aware UTC datetime."""
     return dt.datetime.now(dt.UTC)
-
-
-mono = time.monotonic
-"""Monotonic seconds; for durations and deadlines. The clock of asyncio's own loop."""
