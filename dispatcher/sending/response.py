@@ -24,6 +24,7 @@ _MOST_LINES: Final = 64
 _MOST_INFORMATIONAL: Final = 4
 _LOWEST_STATUS: Final = 100
 _LOWEST_FINAL: Final = 200
+_FIRST_FAILURE: Final = 300
 _HIGHEST_STATUS: Final = 599
 _SWITCHING: Final = 101
 
@@ -74,6 +75,11 @@ class ResponseReader:
     def body(self) -> bytes:
         """The body so far, without framing, at most 16 KiB."""
         return b"".join(self._pieces)
+
+    @property
+    def retry_after(self) -> bytes | None:
+        """The header of that name in a head that is no success."""
+        return self.header(b"retry-after") if self.status >= _FIRST_FAILURE else None
 
     @property
     def can_continue(self) -> bool:

@@ -85,7 +85,8 @@ class TlsLayer:
                 more = session.read(_RECORD_BYTES)
                 self.is_ended = not more
                 plain += more
-                if not more or not (session.pending() or incoming.pending):
+                # One reading empties a record: none is larger.
+                if not more or not incoming.pending:
                     return plain
         except ssl.SSLWantReadError:
             return plain

@@ -12,9 +12,9 @@ A complete head is the answer, whatever becomes of the body: that is cut, and th
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple, cast
+from typing import Final, cast
 
 from dispatcher.kit import clock, failpoints
 from dispatcher.model.outcome import OutcomeKind
@@ -30,8 +30,6 @@ _buffer: Final = memoryview(bytearray(_READ_BYTES))
 
 _TIMER_SLACK_SECONDS: Final = 0.002
 """Loops round their clocks; without slack a timer that fires a hair early would be set again."""
-
-_FIRST_FAILURE_STATUS: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +48,11 @@ class Budgets:
 DEFAULT_BUDGETS: Final = Budgets()
 
 
-class Answer(NamedTuple):
-    """A response as far as it was kept. `wait_seconds` runs from our last byte to the complete head."""
-
-    status: int
-    retry_after: bytes | None
-    body: bytes
-    body_cut: bool
-    wait_seconds: float
-    headers: Sequence[tuple[bytes, bytes]]
-
-
 class Connection(asyncio.BufferedProtocol):
     """One connection, made by the dialler, owned by one attempt or by the pool.
 
-    `key` says which requests may share it, `peer` is the address on the other end. Touched by callbacks
-    and by its owner, all in the loop's thread.
+    `key` says which requests may share it, `peer` is the address on the other end; `wait_seconds` of the last exchange
+    ran from our last byte to the complete head. Touched by callbacks and by its owner, all in the loop's thread.
     """
 
     __slots__ = (
@@ -91,6 +78,7 @@ class Connection(asyncio.BufferedProtocol):
         "key",
         "on_lost",
         "peer",
+        "wait_seconds",
     )
 
     def __init__(self, budgets: Budgets, tls: TlsLayer | None, *, key: str, peer: str) -> None:
@@ -98,6 +86,7 @@ class Connection(asyncio.BufferedProtocol):
         self.peer = peer
         self.is_open = False
         self.is_reusable = False
+        self.wait_seconds = 0.0
         self.on_lost: Callable[[Connection], None] | None = None
         self._budgets = budgets
         self._tls = tls
@@ -105,7 +94,7 @@ class Connection(asyncio.BufferedProtocol):
         self._reader = ResponseReader()
         self._transport: asyncio.Transport | None = None
         self._shaking: asyncio.Future[None] | None = None
-        self._waiter: asyncio.Future[Answer] | None = None
+        self._waiter: asyncio.Future[ResponseReader] | None = None
         self._is_doubtful = False
         self._is_drained = True
         self._is_fresh = True
@@ -124,24 +113,26 @@ class Connection(asyncio.BufferedProtocol):
         self._shake(early)
         return self._shaking
 
-    def exchange(self, request: bytes) -> "asyncio.Future[Answer]":
-        """Send a whole request; the future ends with the answer, or with AttemptFailed.
+    def exchange(self, request: bytes) -> "asyncio.Future[ResponseReader]":
+        """Send a whole request; the future ends with the answer as far as it was read, or with AttemptFailed.
 
-        The request leaves in one write. When the caller is canceled it must call `abort`.
+        What it ends with is good until the next exchange. The request leaves in one write. When the caller is canceled
+        it must call `abort`.
 
         Raises:
             AttemptFailed: the connection closed before the request was written.
         """
-        if self._transport is None or not (self.is_open or self._early):
+        transport = self._transport
+        if transport is None or not (self.is_open or self._early):
             raise _reset("the connection closed before the request", is_silent=True)
         self._reader.restart()
         self.is_reusable = False
         self._is_silent = True
         self._head_at = 0.0
         waiter = self._waiter = self._loop.create_future()
-        tls = self._tls
         if self.is_open:
-            self._transport.write(request if tls is None else tls.seal(request))
+            tls = self._tls
+            transport.write(request if tls is None else tls.seal(request))
         self._sent_at = now = clock.mono()
         self._set_deadline(now + self._budgets.head)
         if self._is_fresh:
@@ -193,10 +184,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Use up what one read brought."""
-        if self._tls is None:
+        tls = self._tls
+        if tls is None:
             self._received(_buffer[:nbytes])
-        elif self._tls.is_established:
-            self._received_sealed(self._tls, _buffer[:nbytes])
+        elif tls.is_established:
+            self._received_sealed(tls, _buffer[:nbytes])
         else:
             self._shake(_buffer[:nbytes])
 
@@ -287,7 +279,7 @@ class Connection(asyncio.BufferedProtocol):
         if is_over:
             self._conclude(waiter)
 
-    def _conclude(self, waiter: "asyncio.Future[Answer]") -> None:
+    def _conclude(self, waiter: "asyncio.Future[ResponseReader]") -> None:
         failpoints.reach(failpoints.Point.ATTEMPT_ANSWERED)
         reader = self._reader
         self._waiter = None
@@ -301,11 +293,8 @@ class Connection(asyncio.BufferedProtocol):
             self.is_reusable = True
         else:
             self.close()
-        retry_after = None
-        if reader.status >= _FIRST_FAILURE_STATUS:
-            retry_after = reader.header(b"retry-after")
-        wait = max(0.0, self._head_at - self._sent_at)
-        waiter.set_result(Answer(reader.status, retry_after, reader.body, not reader.is_complete, wait, reader.headers))
+        self.wait_seconds = max(0.0, self._head_at - self._sent_at)
+        waiter.set_result(reader)
 
     def _break(self, failure: AttemptFailed) -> None:
         """End the exchange for good; a head that was complete is still the answer."""
