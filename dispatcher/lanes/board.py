@@ -4,9 +4,10 @@
                   |  refused: the row goes back to Postgres      ^
                   '-- no token: asks the desk, comes back -------'
 
-`_pump` is synchronous and changes state only; it starts tasks and awaits nothing. It runs after every submit,
-completion and grant. The ring gives each host one request per turn, and each lane gives each endpoint one, so
-a host or an endpoint with a long queue cannot delay one with a short queue by more than a turn. Choosing is O(1).
+`_pump` is synchronous and changes state only; it starts tasks and awaits nothing. It runs after every submit and
+grant, and once for all completions of one turn of the loop. The ring gives each host one request per turn, and each
+lane gives each endpoint one, so a host or an endpoint with a long queue cannot delay one with a short queue by more
+than a turn. Choosing is O(1).
 
 Three shares keep the slots of the process for those who use them well: a host has its cap; lanes that keep us waiting
 hold at most a quarter together; later attempts hold at most half while first attempts wait.
@@ -61,6 +62,7 @@ class Board:
         self._aside: deque[Lane] = deque()
         self._alarm: asyncio.TimerHandle | None = None
         self._tasks: dict[asyncio.Task[None], Delivery] = {}
+        self._pumps_soon = False
         self._paused_hosts, self._paused_endpoints = PauseBook(), PauseBook()
         self._n_replicas, self._rank = 1, 0
         self._queued = self._crawling = self._bytes = 0
@@ -98,15 +100,8 @@ class Board:
 
     def oldest_throttled_seconds(self, now: float) -> float:
         """Return for how long the oldest delivery has waited in a lane that has no token; 0 when none."""
-        heads = (
-            waiting[0].accepted_mono
-            for lane in self._lanes.values()
-            if lane.place is Place.WAITING
-            for queue in lane.queues.values()
-            for waiting in (queue.fresh, queue.again)
-            if waiting
-        )
-        return now - min(heads, default=now)
+        heads = (head for lane in self._lanes.values() if lane.place is Place.WAITING for head in lane.heads())
+        return now - min((head.accepted_mono for head in heads), default=now)
 
     def full_hosts(self) -> list[int]:
         """Return the hosts for which new deliveries should stay in Postgres: paused, or served elsewhere."""
@@ -338,10 +333,10 @@ class Board:
         if self._stopped or not self._ring:
             return
         now = clock.mono()
+        if not self._doors.may_start(now):
+            self._set_alarm(now + 0.05)
+            return
         while self._ring and len(self._tasks) < self._limits.in_flight:
-            if not self._doors.may_start(now):
-                self._set_alarm(now + 0.05)
-                return
             self._turn(self._ring.popleft(), now)
 
     def _turn(self, lane: Lane, now: float) -> None:
@@ -410,7 +405,8 @@ class Board:
             is_settled = True
             was_suspect = lane.is_suspect
             self._watch.note(lane, queue, settlement, clock.mono())
-            self._recount(lane, was_suspect=was_suspect)
+            if lane.is_suspect != was_suspect:
+                self._recount(lane)
         except Exception:
             # A bug of ours must not leave the delivery in nobody's hands: it comes back, and so does the bug. One that
             # is settled has left: a second word about it might even be written before the first.
@@ -431,10 +427,9 @@ class Board:
             if lane.ring and lane.place is Place.IDLE:
                 self._make_ready(lane)
 
-    def _recount(self, lane: Lane, *, was_suspect: bool) -> None:
-        """Count all requests of a lane as suspect, or none, when it has become so or is so no longer."""
-        if lane.is_suspect != was_suspect:
-            self._suspects_in_flight += lane.in_flight if lane.is_suspect else -lane.in_flight
+    def _recount(self, lane: Lane) -> None:
+        """Count all requests of a lane as suspect that has become so, or none of one that is so no longer."""
+        self._suspects_in_flight += lane.in_flight if lane.is_suspect else -lane.in_flight
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
@@ -446,9 +441,14 @@ class Board:
             )
         if self._aside:
             self._make_ready(self._aside.popleft())
-        self._pump()
-        if not self._room.is_set():
-            self._watch_room()
+        if not self._pumps_soon:
+            self._pumps_soon = True
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Start what the attempts that ended in this turn of the loop let start."""
+        self._pumps_soon = False
+        self.start()
 
     def _set_alarm(self, when: float) -> None:
         if self._alarm is not None:
@@ -480,7 +480,8 @@ class Board:
                 crawling += lane.n_queued
             was_suspect = lane.is_suspect
             lane.look(now)
-            self._recount(lane, was_suspect=was_suspect)
+            if lane.is_suspect != was_suspect:
+                self._recount(lane)
             lane.done = 0
             lane.is_paced = False
             for queue in lane.queues.values():

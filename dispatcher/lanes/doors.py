@@ -23,8 +23,9 @@ class Doors:
 
     `carry` takes a delivery through one attempt and returns its settlement; when it raises, which is a bug, the
     delivery goes back to Postgres for half a minute. `settle` takes settlements. `limits_of` names a host's limits,
-    `pace_of` an endpoint's own ones, below those, or None. `may_start` is asked before every start with the monotonic
-    time: the lease and the recorder speak through it; while it says no the board looks again every 50 ms.
+    `pace_of` an endpoint's own ones, below those, or None. `may_start` is asked with the monotonic time, once
+    for all that start at that instant: the lease and the recorder speak through it; while it says no the board looks
+    again every 50 ms.
     """
 
     carry: Callable[[Delivery], Awaitable[Settlement]]

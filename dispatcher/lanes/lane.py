@@ -252,6 +252,11 @@ class Lane:
             if queue.rested_looks >= n_looks:
                 del self.queues[queue.endpoint_id]
 
+    def heads(self) -> list[Delivery]:
+        """Return the first delivery of each kind of each queue."""
+        kinds = [kind for queue in self.queues.values() for kind in (queue.fresh, queue.again)]
+        return [kind[0] for kind in kinds if kind]
+
     def longest(self) -> Queue:
         """Return the queue that holds most."""
         return max(self.queues.values(), key=len)
