@@ -50,12 +50,11 @@ class Signer:
 
         `message_id` must hold no full stop; `timestamp` is Unix seconds in decimal, of this attempt.
         """
-        prefix = b"%b.%b." % (message_id, timestamp)
+        content = b"%b.%b.%b" % (message_id, timestamp, body)
         entries = []
         for inner, outer in self._pairs:
             inside = inner.copy()
-            inside.update(prefix)
-            inside.update(body)
+            inside.update(content)
             outside = outer.copy()
             outside.update(inside.digest())
             entries.append(b"v1," + binascii.b2a_base64(outside.digest(), newline=False))

@@ -206,15 +206,7 @@ class Sender:
         )
 
     def _fill(self, template: Template, delivery: Delivery, attempt_no: int, now: int) -> bytes:
-        return template.fill(
-            event_id=delivery.public_event_id,
-            delivery_id=self._ids.show(delivery.delivery_id),
-            event_type=delivery.event_type,
-            attempt_no=attempt_no,
-            now=now,
-            body=delivery.body,
-            attempts_before=delivery.attempts_before,
-        )
+        return template.fill(delivery, attempt_no, now, delivery_id=self._ids.show(delivery.delivery_id))
 
     def _template_of(self, target: Target) -> Template:
         made = self._templates.get(target.endpoint_id)

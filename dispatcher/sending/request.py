@@ -7,6 +7,7 @@ attempt number. The customer's own headers come after ours and can replace none 
 from functools import lru_cache
 from typing import Final
 
+from dispatcher.model.delivery import Delivery
 from dispatcher.model.endpoint import Target
 from dispatcher.policy.signing import Signer
 from dispatcher.policy.urls import DEFAULT_PORTS
@@ -28,7 +29,7 @@ _VARYING: Final = (
     b"x-webhook-delivery: %b\r\n"
     b"x-webhook-attempt: %d/%d\r\n"
 )
-_LENGTH: Final = b"content-length: %d\r\n\r\n"
+_BODY: Final = b"content-length: %d\r\n\r\n%b"
 
 
 class Template:
@@ -52,38 +53,25 @@ class Template:
             _encode(target.environment),
         )
         own = b"".join(own_lines).replace(b"%", b"%%")
-        self._format = fixed.replace(b"%", b"%%") + _VARYING + own + _LENGTH
+        self._format = fixed.replace(b"%", b"%%") + _VARYING + own + _BODY
 
-    def fill(
-        self,
-        *,
-        event_id: str,
-        delivery_id: str,
-        event_type: str,
-        attempt_no: int,
-        now: int,
-        body: bytes,
-        attempts_before: int = 0,
-    ) -> bytes:
-        """Return head and body of one attempt, signed. `now` is Unix seconds of this attempt.
+    def fill(self, delivery: Delivery, attempt_no: int, now: int, *, delivery_id: str) -> bytes:
+        """Return head and body of one attempt, signed. `now` is Unix seconds of it, `delivery_id` the public one.
 
         A delivery that is sent again goes on counting: after ten attempts, and with a schedule of four, its next
         one is 11/14.
         """
-        message_id, timestamp = event_id.encode(), b"%d" % now
-        return (
-            self._format
-            % (
-                message_id,
-                timestamp,
-                self._signer.sign(message_id, timestamp, body),
-                _encode_type(event_type),
-                delivery_id.encode(),
-                attempt_no,
-                attempts_before + self._n_attempts,
-                len(body),
-            )
-            + body
+        message_id, timestamp, body = delivery.public_event_id.encode(), b"%d" % now, delivery.body
+        return self._format % (
+            message_id,
+            timestamp,
+            self._signer.sign(message_id, timestamp, body),
+            _encode_type(delivery.event_type),
+            delivery_id.encode(),
+            attempt_no,
+            delivery.attempts_before + self._n_attempts,
+            len(body),
+            body,
         )
 
 

@@ -17,7 +17,7 @@ from dispatcher.model.ids import show_event_id
 from dispatcher.policy.signing import parse_secret
 from dispatcher.sending.request import Template
 from tests.rooms.test_api_harness import Api, Reply, Seeds, api, ledger_template, ledger_url, pool, shared_api, vault
-from tests.support.builders import a_target
+from tests.support.builders import a_delivery, a_target
 
 SIGNED_AT = 1_793_700_000
 MASK = "********"
@@ -106,12 +106,10 @@ async def test_a_request_is_shown_as_it_was_on_the_wire(made: Made) -> None:
         schedule=(0.0, 5.0, 60.0, 300.0),
     )
     wire = Template(target, "Example-Webhooks/1").fill(
-        event_id=show_event_id(made.event_id),
+        a_delivery(public_event_id=show_event_id(made.event_id), event_type="verification.completed", body=body),
+        1,
+        SIGNED_AT,
         delivery_id=made.api.services.delivery_ids.show(made.delivery),
-        event_type="verification.completed",
-        attempt_no=1,
-        now=SIGNED_AT,
-        body=body,
     )
     shown = reply.body["request"]
     lines = [f"{one['name']}: {one['value']}" for one in shown["headers"]]

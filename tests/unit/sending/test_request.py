@@ -4,21 +4,14 @@ import pytest
 
 from dispatcher.policy.signing import Signer
 from dispatcher.sending.request import Template
-from tests.support.builders import a_target
+from tests.support.builders import a_delivery, a_target
 
 USER_AGENT = "Dispatcher-Webhooks/1 (+https://docs.test)"
 
 
 def filled(template: Template, body: bytes = b"{}", *, attempts_before: int = 0) -> bytes:
-    return template.fill(
-        event_id="evt_1",
-        delivery_id="dlv_1",
-        event_type="a.b",
-        attempt_no=2 + attempts_before,
-        now=1793697900,
-        body=body,
-        attempts_before=attempts_before,
-    )
+    delivery = a_delivery(public_event_id="evt_1", event_type="a.b", body=body, attempts_before=attempts_before)
+    return template.fill(delivery, 2 + attempts_before, 1793697900, delivery_id="dlv_1")
 
 
 def test_a_delivery_that_is_sent_again_says_which_attempt_will_be_its_last() -> None:
@@ -90,11 +83,4 @@ def test_a_line_break_cannot_get_in_by_the_event_type() -> None:
     template = Template(a_target(), USER_AGENT)
 
     with pytest.raises(ValueError, match="cannot be sent"):
-        template.fill(
-            event_id="evt_1",
-            delivery_id="dlv_1",
-            event_type="a\r\nb",
-            attempt_no=1,
-            now=1,
-            body=b"",
-        )
+        template.fill(a_delivery(event_type="a\r\nb"), 1, 0, delivery_id="dlv_1")
