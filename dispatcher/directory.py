@@ -104,7 +104,9 @@ class Directory:
             found = self._targets.get(endpoint_id)
         if isinstance(found, SealBroken):
             raise found
-        return None if found is None else self._without_ended(found)
+        if found is not None and clock.mono() >= found.end_mono:
+            return self._without_ended(found)
+        return found
 
     def peek(self, endpoint_id: int) -> Target | None:
         """Return what is in memory about an endpoint, without asking anybody."""
@@ -190,13 +192,10 @@ class Directory:
                 self._targets[row.endpoint_id] = self._open(row, asked_mono)
 
     def _without_ended(self, target: Target) -> Target:
-        """Return a target without the secrets that ended; the same object when none did, as in `_read`."""
+        """Return a target without the secrets that ended, and keep that one from now on."""
         now = clock.mono()
-        for key in target.keys:
-            if now >= key.end_mono:
-                keys = tuple(key for key in target.keys if now < key.end_mono)
-                target = self._targets[target.endpoint_id] = replace(target, keys=keys)
-                break
+        keys = tuple(key for key in target.keys if now < key.end_mono)
+        target = self._targets[target.endpoint_id] = replace(target, keys=keys)
         return target
 
     def _open(self, row: SealedTarget, read_mono: float) -> Target | SealBroken:

@@ -138,19 +138,16 @@ class Board:
         """
         if self._stopped:
             return delivery, 0.0
-        now = clock.mono()
-        until = max(
-            self._paused_hosts.until.get(delivery.host_id, 0.0),
-            self._paused_endpoints.until.get(delivery.endpoint_id, 0.0),
-        )
+        now, host_id, endpoint_id = clock.mono(), delivery.host_id, delivery.endpoint_id
+        until = max(self._paused_hosts.until.get(host_id, 0.0), self._paused_endpoints.until.get(endpoint_id, 0.0))
         if until > now:
             return delivery, until - now
-        lane = self._lanes.get(delivery.host_id) or self._open(delivery.host_id)
+        lane = self._lanes.get(host_id) or self._open(host_id)
         if not lane.window.most:
             return delivery, _ELSEWHERE_SECONDS
-        queue = lane.queues.get(delivery.endpoint_id)
+        queue = lane.queues.get(endpoint_id)
         if queue is None:
-            queue = self._open_queue(lane, delivery.endpoint_id)
+            queue = self._open_queue(lane, endpoint_id)
         refused: tuple[Delivery, float] | None = None
         if lane.is_full:
             longest = lane.longest()
@@ -269,9 +266,9 @@ class Board:
         return lane
 
     def _open_queue(self, lane: Lane, endpoint_id: int) -> Queue:
-        queue = lane.queues[endpoint_id] = Queue(endpoint_id)
         # Lanes and processes forget, and others were never told: whoever was paused is met with one request at a time.
-        queue.is_probing = self._was_paused(lane.host_id, endpoint_id)
+        queue = Queue(endpoint_id, is_probing=self._was_paused(lane.host_id, endpoint_id))
+        lane.queues[endpoint_id] = queue
         self._set_pace(lane, queue)
         return queue
 
@@ -303,7 +300,7 @@ class Board:
         if lane is not None:
             lane.purse.clear()
             for queue in lane.queues.values():
-                queue.is_probing = True
+                queue.begin_probing()
             self._send_back(lane, lane.queues.values(), seconds)
             if lane.place is Place.WAITING:
                 # Nobody brings it tokens any more: what comes after the pause has to ask anew.
@@ -314,7 +311,7 @@ class Board:
         for lane in self._lanes.values():
             queue = lane.queues.get(endpoint_id)
             if queue is not None:
-                queue.is_probing = True
+                queue.begin_probing()
                 self._send_back(lane, [queue], seconds)
 
     def _send_back(self, lane: Lane, queues: Iterable[Queue], seconds: float) -> None:

@@ -44,13 +44,14 @@ class Queue:
         "in_flight",
         "in_turn",
         "is_probing",
+        "most_in_flight",
         "pace",
         "purse",
         "rested_looks",
         "turn_of_again",
     )
 
-    def __init__(self, endpoint_id: int) -> None:
+    def __init__(self, endpoint_id: int, *, is_probing: bool = False) -> None:
         self.endpoint_id = endpoint_id
         self.fresh: deque[Delivery] = deque()
         self.again: deque[Delivery] = deque()
@@ -59,10 +60,12 @@ class Queue:
         self.in_turn = False
         """Whether it stands in its lane's ring."""
         self.breaker = Breaker()
-        self.is_probing = False
+        self.is_probing = is_probing
         """Whether it was paused and has not answered well since: one request at a time."""
         self.pace: HostLimits | None = None
         """Its own limits, below the host's; None when the host's are all there is."""
+        self.most_in_flight = self._cap()
+        """Its own cap on requests in flight, far away when it has none."""
         self.purse: Purse | None = None
         """Tokens for `pace`."""
         self.rested_looks = 0
@@ -77,16 +80,15 @@ class Queue:
         """Tell whether it holds nothing, sends nothing, and keeps nothing in mind but its breaker's last minute."""
         return not (self.fresh or self.again or self.in_flight or self.in_turn or self.is_probing)
 
-    @property
-    def most_in_flight(self) -> int:
-        """Return its own cap on requests in flight, far away when it has none."""
-        if self.is_probing:
-            return 1
-        return MOST_QUEUED if self.pace is None else self.pace.in_flight
+    def begin_probing(self) -> None:
+        """Send one request at a time from now on: it is paused."""
+        self.is_probing = True
+        self.most_in_flight = self._cap()
 
     def end_probing(self) -> None:
         """Go on as before the pause: it answered well since, here or to another replica."""
         self.is_probing = False
+        self.most_in_flight = self._cap()
         self.breaker.clear()
 
     def put(self, delivery: Delivery) -> None:
@@ -121,6 +123,12 @@ class Queue:
         if pace != self.pace:
             self.pace = pace
             self.purse = None if pace is None else Purse()
+            self.most_in_flight = self._cap()
+
+    def _cap(self) -> int:
+        if self.is_probing:
+            return 1
+        return MOST_QUEUED if self.pace is None else self.pace.in_flight
 
 
 class Lane:

@@ -61,10 +61,13 @@ class Target:
     rate_limit: float | None = None
     """Requests per second of its own, below the host's."""
     key_ids: tuple[int, ...] = field(init=False, repr=False)
+    end_mono: float = field(init=False, repr=False)
+    """When the first of its secrets ends."""
 
     def __post_init__(self) -> None:
-        # Every settlement names them.
+        # Every attempt asks for them.
         object.__setattr__(self, "key_ids", tuple(key.key_id for key in self.keys))
+        object.__setattr__(self, "end_mono", min((key.end_mono for key in self.keys), default=math.inf))
 
     @property
     def authority(self) -> str:

@@ -126,23 +126,20 @@ class Breaker:
 
     def note(self, *, failed: bool, now: float) -> bool:
         """Count one attempt; return whether it opens: 10 attempts in 60 s, at least half of them failures."""
-        bucket = self._bucket(now)
+        buckets = self._buckets
+        if not buckets or now - buckets[-1][0] >= _BUCKET_SECONDS:
+            buckets.append([now, 0, 0])
+        bucket = buckets[-1]
         bucket[1] += 1
         if not failed:
             return False
         bucket[2] += 1
         attempts = failures = 0.0
-        for began, n, n_failed in self._buckets:
+        for began, n, n_failed in buckets:
             if now - began < _BREAKER_SECONDS:
                 attempts += n
                 failures += n_failed
         return attempts >= _BREAKER_ATTEMPTS and failures >= attempts * _BREAKER_SHARE
-
-    def _bucket(self, now: float) -> list[float]:
-        buckets = self._buckets
-        if not buckets or now - buckets[-1][0] >= _BUCKET_SECONDS:
-            buckets.append([now, 0, 0])
-        return buckets[-1]
 
     def clear(self) -> None:
         """Begin anew, after a pause."""

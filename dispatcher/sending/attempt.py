@@ -29,12 +29,13 @@ from dispatcher.sending.resolver import DEFAULT_LIMITS, GetAddressInfo, Resolver
 from dispatcher.sending.wire import DEFAULT_BUDGETS, Budgets, Connection
 
 _MOST_TEMPLATES: Final = 20_000
-_SPECIAL: Final = {410: OutcomeKind.HTTP_410, 429: OutcomeKind.HTTP_429}
-_BY_CLASS: Final = {
-    2: OutcomeKind.DELIVERED,
-    3: OutcomeKind.HTTP_3XX,
-    4: OutcomeKind.HTTP_4XX,
-    5: OutcomeKind.HTTP_5XX,
+_BY_STATUS: Final = {
+    **dict.fromkeys(range(200, 300), OutcomeKind.DELIVERED),
+    **dict.fromkeys(range(300, 400), OutcomeKind.HTTP_3XX),
+    **dict.fromkeys(range(400, 500), OutcomeKind.HTTP_4XX),
+    **dict.fromkeys(range(500, 600), OutcomeKind.HTTP_5XX),
+    410: OutcomeKind.HTTP_410,
+    429: OutcomeKind.HTTP_429,
 }
 
 _log = structlog.get_logger("sending")
@@ -191,7 +192,7 @@ class Sender:
         if connection.is_reusable:
             self._pool.put(connection)
         return Outcome(
-            _SPECIAL.get(answer.status) or _BY_CLASS[answer.status // 100],
+            _BY_STATUS[answer.status],
             clock.mono() - work.started,
             answer.status,
             Phases(phases.dns, phases.connect, phases.tls, connection.wait_seconds),
