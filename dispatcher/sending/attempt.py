@@ -8,10 +8,10 @@ one: the peer closed it while we wrote, which is nobody's fault.
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final
 
 import structlog
 
@@ -26,7 +26,7 @@ from dispatcher.sending.faults import AttemptFailed
 from dispatcher.sending.pool import Pool
 from dispatcher.sending.request import Template
 from dispatcher.sending.resolver import DEFAULT_LIMITS, GetAddressInfo, Resolver, ResolverLimits
-from dispatcher.sending.wire import DEFAULT_BUDGETS, Budgets, Connection
+from dispatcher.sending.wire import DEFAULT_BUDGETS, Budgets
 
 _MOST_TEMPLATES: Final = 20_000
 _BY_STATUS: Final = {
@@ -59,16 +59,6 @@ class SendingOptions:
     most_idle: int = 1_000
 
 
-class _Work(NamedTuple):
-    """One attempt to be made."""
-
-    template: Template
-    delivery: Delivery
-    attempt_no: int
-    started: float
-    on_written: Callable[[bytes], None] | None
-
-
 class Sender:
     """Makes attempts. `ids` shows delivery numbers as public ids. One loop only; close it at the end."""
 
@@ -96,14 +86,14 @@ class Sender:
         )
         self._dialer = Dialer(options.egress, resolver, self._tls, options.budgets)
 
-    async def send(
+    def send(
         self,
         target: Target,
         delivery: Delivery,
         attempt_no: int,
         *,
         on_written: Callable[[bytes], None] | None = None,
-    ) -> Outcome:
+    ) -> Coroutine[Any, Any, Outcome]:
         """Make one request and return what it met; every fault of the customer's side is an outcome.
 
         `on_written` is given the request's bytes, head and body, before they are sent; twice when an idle connection
@@ -112,22 +102,7 @@ class Sender:
         peer to read, 5 for the head, 2 for the body. On cancel the connection is closed; the request
         may have been read by then.
         """
-        started = clock.mono()
-        try:
-            if target.scheme != "https" and not self._may_be_plain(target):
-                reason = "plain http is not allowed here"
-                return Outcome(OutcomeKind.ADDRESS_FORBIDDEN, 0.0, reason=reason)
-            work = _Work(self._template_of(target), delivery, attempt_no, started, on_written)
-            connection = self._pool.take(work.template.place.key)
-            if connection is not None:
-                outcome = await self._exchange(connection, work, NO_PHASES, reused=True)
-                if outcome is not None:
-                    return outcome
-            return await self._send_on_fresh(work)
-        except Exception as fault:  # noqa: BLE001 - the edge of the room: a bug of ours is an outcome
-            _log.exception("attempt_broken", endpoint_id=target.public_id)
-            reason = type(fault).__name__
-            return Outcome(OutcomeKind.INTERNAL_ERROR, clock.mono() - started, reason=reason)
+        return self._send(target, delivery, attempt_no, clock.mono(), on_written, may_reuse=True)
 
     def write(self, target: Target, delivery: Delivery, attempt_no: int) -> bytes:
         """Return the request that `send` would send now, head and body, and send nothing."""
@@ -156,55 +131,66 @@ class Sender:
         """Close the idle connections; attempts under way are their callers' to cancel."""
         await self._pool.aclose()
 
-    async def _send_on_fresh(self, work: _Work) -> Outcome:
+    async def _send(
+        self,
+        target: Target,
+        delivery: Delivery,
+        attempt_no: int,
+        started: float,
+        on_written: Callable[[bytes], None] | None,
+        *,
+        may_reuse: bool,
+    ) -> Outcome:
+        connection, phases, reused, signed_at = None, NO_PHASES, False, None
         try:
-            connection, phases = await self._dialer.dial(work.template.place)
-        except AttemptFailed as failure:
-            return Outcome(failure.kind, clock.mono() - work.started, reason=failure.reason)
-        outcome = await self._exchange(connection, work, phases, reused=False)
-        if outcome is None:
-            message = "a fresh connection cannot be stale"
-            raise AssertionError(message)
-        return outcome
-
-    async def _exchange(self, connection: Connection, work: _Work, phases: Phases, *, reused: bool) -> Outcome | None:
-        """Return the outcome on this connection, None when a reused one was already dead."""
-        signed_at = int(clock.now())
-        try:
-            request = self._fill(work.template, work.delivery, work.attempt_no, signed_at)
+            if target.scheme != "https":
+                self._require_plain_allowed(target)
+            template = self._template_of(target)
+            connection = self._pool.take(template.place.key) if may_reuse else None
+            reused = connection is not None
+            if connection is None:
+                connection, phases = await self._dialer.dial(template.place)
+            now = int(clock.now())
+            request = self._fill(template, delivery, attempt_no, now)
             # Last of all: whoever is stopped between this look and the write cannot take the write back.
             if not self.may_write(clock.mono()):
                 connection.close()
-                duration = clock.mono() - work.started
+                duration = clock.mono() - started
                 return Outcome(OutcomeKind.INTERRUPTED, duration, phases=phases, reason="lease in doubt")
-            if work.on_written is not None:
-                work.on_written(request)
+            signed_at = now
+            if on_written is not None:
+                on_written(request)
             answer = await connection.exchange(request)
+            self._pool.put(connection)
+            return Outcome(
+                _BY_STATUS[answer.status],
+                clock.mono() - started,
+                answer.status,
+                Phases(phases.dns, phases.connect, phases.tls, connection.wait_seconds),
+                answer.retry_after,
+                "",
+                connection.peer,
+                reused,
+                answer.body,
+                not answer.is_complete,
+                answer.headers,
+                signed_at,
+            )
         except AttemptFailed as failure:
             if reused and failure.is_silent:
-                return None
-            duration = clock.mono() - work.started
-            outcome = Outcome(failure.kind, duration, phases=phases, reason=failure.reason)
-            return outcome._replace(peer=connection.peer, reused=reused, signed_at=signed_at)
-        except BaseException:
-            connection.abort()
-            raise
-        if connection.is_reusable:
-            self._pool.put(connection)
-        return Outcome(
-            _BY_STATUS[answer.status],
-            clock.mono() - work.started,
-            answer.status,
-            Phases(phases.dns, phases.connect, phases.tls, connection.wait_seconds),
-            answer.retry_after,
-            "",
-            connection.peer,
-            reused,
-            answer.body,
-            not answer.is_complete,
-            answer.headers,
-            signed_at,
-        )
+                # It was dead already; what is sent once more goes on a connection that cannot be.
+                return await self._send(target, delivery, attempt_no, started, on_written, may_reuse=False)
+            outcome = Outcome(failure.kind, clock.mono() - started, phases=phases, reason=failure.reason)
+            peer = None if connection is None else connection.peer
+            return outcome._replace(peer=peer, reused=reused, signed_at=signed_at)
+        except BaseException as fault:
+            if connection is not None:
+                connection.abort()
+            if not isinstance(fault, Exception):
+                raise
+            # The edge of the room: a bug of ours is an outcome.
+            _log.exception("attempt_broken", endpoint_id=target.public_id)
+            return Outcome(OutcomeKind.INTERNAL_ERROR, clock.mono() - started, reason=type(fault).__name__)
 
     def _fill(self, template: Template, delivery: Delivery, attempt_no: int, now: int) -> bytes:
         return template.fill(delivery, attempt_no, now, delivery_id=self._ids.show(delivery.delivery_id))
@@ -220,5 +206,6 @@ class Sender:
             del self._templates[next(iter(self._templates))]
         return template
 
-    def _may_be_plain(self, target: Target) -> bool:
-        return self._options.allow_http and target.environment == "test"
+    def _require_plain_allowed(self, target: Target) -> None:
+        if not self._options.allow_http or target.environment != "test":
+            raise AttemptFailed(OutcomeKind.ADDRESS_FORBIDDEN, "plain http is not allowed here")

@@ -39,10 +39,10 @@ class Pool:
         return connection if connection.is_open else self.take(key)
 
     def put(self, connection: Connection) -> None:
-        """Take back a connection after an exchange that left it reusable; a closed pool closes it."""
+        """Take back a connection after an exchange, if that left it reusable; a closed pool closes it."""
         if self._is_closed:
             connection.close()
-        if not connection.is_open:
+        if not connection.is_reusable:
             return
         self._all[connection] = None
         self._by_key.setdefault(connection.key, []).append(connection)
