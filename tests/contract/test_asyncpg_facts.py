@@ -9,7 +9,7 @@ from tests.support.servers import DatabaseServer, fresh_database
 
 
 def test_the_driver_looks_elements_up_under_the_name_that_we_set() -> None:
-    assert vars(protocol)["IterableABC"] == (list, tuple)
+    assert vars(protocol)["IterableABC"] is list
 
 
 async def test_arrays_are_encoded_as_ever(postgres_server: DatabaseServer) -> None:
@@ -19,14 +19,15 @@ async def test_arrays_are_encoded_as_ever(postgres_server: DatabaseServer) -> No
             row = await connection.fetchrow(
                 "SELECT $1::bigint[], $2::text[], $3::bytea[], $4::int[], $5::timestamptz[], $6::text[]",
                 [1, None, -(2**63)],
-                ("a", "", None, "[1]"),
+                ["a", "", None, "[1]"],
                 [b"", b"\x00", None],
                 [],
                 [None],
                 [["a", "b"], ["c", "d"]],
             )
-            with pytest.raises(asyncpg.DataError, match="sized iterable"):
-                await connection.fetchval("SELECT $1::bigint[]", {1, 2})
+            for no_list in ({1, 2}, (1, 2)):
+                with pytest.raises(asyncpg.DataError, match="sized iterable"):
+                    await connection.fetchval("SELECT $1::bigint[]", no_list)
         finally:
             connection.terminate()
 
