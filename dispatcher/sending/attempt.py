@@ -26,7 +26,8 @@ from dispatcher.sending.faults import AttemptFailed
 from dispatcher.sending.pool import Pool
 from dispatcher.sending.request import Template
 from dispatcher.sending.resolver import DEFAULT_LIMITS, GetAddressInfo, Resolver, ResolverLimits
-from dispatcher.sending.wire import DEFAULT_BUDGETS, Budgets
+from dispatcher.sending.response import ResponseReader
+from dispatcher.sending.wire import DEFAULT_BUDGETS, Budgets, Connection
 
 _MOST_TEMPLATES: Final = 20_000
 _BY_STATUS: Final = {
@@ -162,20 +163,7 @@ class Sender:
                 on_written(request)
             answer = await connection.exchange(request)
             self._pool.put(connection)
-            return Outcome(
-                _BY_STATUS[answer.status],
-                clock.mono() - started,
-                answer.status,
-                Phases(phases.dns, phases.connect, phases.tls, connection.wait_seconds),
-                answer.retry_after,
-                "",
-                connection.peer,
-                reused,
-                answer.body,
-                not answer.is_complete,
-                answer.headers,
-                signed_at,
-            )
+            return _outcome_of(answer, connection, phases, started, signed_at, reused=reused)
         except AttemptFailed as failure:
             if reused and failure.is_silent:
                 # It was dead already; what is sent once more goes on a connection that cannot be.
@@ -209,3 +197,22 @@ class Sender:
     def _require_plain_allowed(self, target: Target) -> None:
         if not self._options.allow_http or target.environment != "test":
             raise AttemptFailed(OutcomeKind.ADDRESS_FORBIDDEN, "plain http is not allowed here")
+
+
+def _outcome_of(
+    answer: ResponseReader, connection: Connection, phases: Phases, started: float, signed_at: int, *, reused: bool
+) -> Outcome:
+    return Outcome(
+        _BY_STATUS[answer.status],
+        clock.mono() - started,
+        answer.status,
+        Phases(phases.dns, phases.connect, phases.tls, connection.wait_seconds),
+        answer.retry_after,
+        "",
+        connection.peer,
+        reused,
+        answer.body,
+        not answer.is_complete,
+        answer.headers,
+        signed_at,
+    )
