@@ -4,6 +4,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from statistics import fmean
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -61,7 +62,7 @@ async def throughput(lab: Lab, arguments: Namespace) -> None:
         "  settings: LIMITS__HOST_RATE=100000 LIMITS__HOST_BURST=100001 LIMITS__HOST_IN_FLIGHT=3, "
         "PostgreSQL with fsync on"
     )
-    say(f"  {'':<38}{'per second':>12}{'CPU-s/1,000':>13}{'vs aiohttp':>12}")
+    say(f"  {'':<38}{'per second':>12}{'vs aiohttp':>12}{'CPU-s/1,000':>13}{'vs aiohttp':>12}")
     for scheme in ("https", "http"):
         ceilings = [await ceiling(lab, scheme, n)]
         for client, loop in (("aiohttp", "uvloop"), ("wire", "asyncio"), ("wire", "uvloop")):
@@ -91,9 +92,10 @@ async def bare(lab: Lab, scheme: str, client: str, loop: str, n: int) -> Rate:
 
 
 def say_throughput(label: str, found: Rate, ceilings: Sequence[Rate]) -> None:
-    """Print one row; the ratio is to the mean of the ceilings."""
-    ratio = found.cpu * len(ceilings) / sum(ceiling.cpu for ceiling in ceilings)
-    say(f"  {label:<38}{found.per_second:>12,.0f}{found.cpu:>13.3f}{ratio:>11.2f}x")
+    """Print one row; the ratios are to the means of the ceilings."""
+    of_rate = found.per_second / fmean(ceiling.per_second for ceiling in ceilings)
+    of_cpu = found.cpu / fmean(ceiling.cpu for ceiling in ceilings)
+    say(f"  {label:<38}{found.per_second:>12,.0f}{of_rate:>11.2f}x{found.cpu:>13.3f}{of_cpu:>11.2f}x")
 
 
 def say_costs(result: Drain) -> None:
@@ -142,18 +144,16 @@ async def latencies(lab: Lab, arguments: Namespace) -> None:
 
 async def isolation(lab: Lab, arguments: Namespace) -> None:
     """Latency of healthy hosts among others."""
-    seconds = arguments.seconds
+    seconds = max(1, arguments.seconds // crowds.ROUNDS)
     say(
-        f"Healthy hosts' latency among {crowds.N_HOSTS} hosts, {crowds.PER_SECOND} events/s for {seconds} s, https; "
-        "p99 against that of a crowd that is all well"
+        f"Healthy hosts' latency among {crowds.N_HOSTS} hosts, {crowds.PER_SECOND} events/s, https, in turn, "
+        f"{crowds.ROUNDS} times {seconds} s of each; p99 against that of a crowd that is all well"
     )
-    base = 0.0
+    found = await crowds.isolation(lab, seconds)
+    base = percentile(found["all well"], 0.99)
     for crowd in crowds.CROWDS:
-        found = await crowds.isolation(lab, crowd, seconds)
-        p99 = percentile(found, 0.99)
-        ratio = "" if crowd.most is None else judged(p99 / base, crowd.most)
-        base = base or p99
-        say(f"  {crowd.name:<28} {shares(found)}  {ratio}")
+        ratio = "" if crowd.most is None else judged(percentile(found[crowd.name], 0.99) / base, crowd.most)
+        say(f"  {crowd.name:<28} {shares(found[crowd.name])}  {ratio}")
 
 
 async def memory(lab: Lab, arguments: Namespace) -> None:
