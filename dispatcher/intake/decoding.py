@@ -10,7 +10,7 @@ makes the record dead, and so do headers that contradict a structured event.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, TypeAlias, cast
+from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import jsonschema_rs
 import orjson
@@ -69,11 +69,13 @@ class DecodingLimits:
     levels: int = 32
 
 
-_Message: TypeAlias = tuple[Attributes, bytes, Json, bool]
-"""A record taken apart: its attributes, the payload, the data, and whether that is parsed already.
+class _Message(NamedTuple):
+    """A record taken apart. `data` is parsed already where the attributes stood in the value."""
 
-It is where the attributes stood in the value. A bare tuple, because every record is one for a moment.
-"""
+    attributes: Attributes
+    payload: bytes
+    data: Json
+    is_parsed: bool
 
 
 class Decoder:
@@ -113,10 +115,9 @@ class Decoder:
             refuse(DeadReason.NULL_VALUE, "the record has no value")
         if len(value) > self._limits.value_bytes:
             refuse(DeadReason.TOO_LARGE, f"the value has {len(value)} bytes")
-        headers = record.headers
-        message = self._open(_unframe(value, headers) if value.startswith(b"\x00") else value, headers)
+        message = self._open(_unframe(value, record.headers), record.headers)
 
-        event_type = self._event_type(message[0])
+        event_type = self._event_type(message.attributes)
         if event_type is None:
             return Skipped(UNKNOWN_TYPE)
         return self._event(event_type, message)
@@ -130,7 +131,7 @@ class Decoder:
         if self._plain is not None and attributes.keys() <= {CONTENT_TYPE}:
             return self._open_plain(payload, self._plain)
         cloudevent.check_specversion(attributes)
-        return attributes, payload, None, False
+        return _Message(attributes, payload, None, is_parsed=False)
 
     def _open_structured(self, payload: bytes, headers: Attributes) -> _Message:
         event = self._parse(payload)
@@ -142,7 +143,7 @@ class Decoder:
             _check_no_name_twice(payload)
         cloudevent.check_agreement(headers, event)
         cloudevent.check_specversion(event)
-        return event, payload, event.get("data"), True
+        return _Message(event, payload, event.get("data"), is_parsed=True)
 
     def _open_plain(self, payload: bytes, mapping: PlainMapping) -> _Message:
         document = self._parse(payload)
@@ -157,7 +158,7 @@ class Decoder:
             "accountid": _at_path(document, mapping.account),
             "environment": _at_path(document, mapping.environment),
         }
-        return attributes, payload, data, True
+        return _Message(attributes, payload, data, is_parsed=True)
 
     def _event_type(self, attributes: Attributes) -> str | None:
         """Return our name of the type, or None for a sound one that is not for us."""
@@ -169,7 +170,7 @@ class Decoder:
         return None
 
     def _event(self, event_type: str, message: _Message) -> Event:
-        attributes = message[0]
+        attributes = message.attributes
         source = cloudevent.identity_of(attributes, "source")
         event_id = event_id_of(source, cloudevent.identity_of(attributes, "id"))
         public_id = show_event_id(event_id)
@@ -284,7 +285,9 @@ def _is_structured(content_type: str) -> bool:
 
 
 def _unframe(value: bytes, headers: Headers) -> bytes:
-    """Take off the registry's frame, byte 00 and a schema number, unless the number stands in a header."""
+    """Take off the registry's frame, byte 00 and a schema number; no JSON begins with byte 00."""
+    if not value.startswith(b"\x00"):
+        return value
     if any(name == _GUID_HEADER for name, _ in headers):
         return value
     return value[_FRAME_BYTES:]

@@ -25,7 +25,7 @@ from dispatcher.model.errors import Fenced, Unavailable
 from dispatcher.model.ids import DeliveryIds
 from dispatcher.model.news import News
 from dispatcher.model.outcome import Outcome, Phases, VerdictKind
-from dispatcher.policy.news import delivery_exhausted, endpoint_disabled, has_news, is_news
+from dispatcher.policy.news import delivery_exhausted, endpoint_disabled, is_news
 from dispatcher.policy.streaks import streaks_of
 
 _LONGEST_MS: Final = 6 * 86_400_000
@@ -73,7 +73,7 @@ class SettlementLedger:
         arguments = self._arguments(batch, first_successes, number, sent)
         news: list[News] = []
         async with self._replica.gate.shared():
-            if has_news(batch):
+            if any(map(is_news, batch)):
                 is_live, news = await self._link.transaction(lambda c: self._settle_and_tell(c, batch, arguments))
             else:
                 is_live = (await self._link.fetchrow("settle", *arguments))["live"]

@@ -5,8 +5,7 @@ the same event.
 """
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Mapping
 from typing import Final
 
 from dispatcher.model.delivery import Settlement
@@ -20,8 +19,6 @@ SOURCE: Final = "/dispatcher"
 """`ce_source` of our own events."""
 
 _OPERATIONAL: Final = frozenset[str](NewsKind)
-_MAYBE_NEWS: Final = frozenset({VerdictKind.GONE, VerdictKind.EXHAUSTED})
-_verdict_kind = attrgetter("verdict.kind")
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -34,11 +31,6 @@ def is_news(settlement: Settlement) -> bool:
     if kind is VerdictKind.GONE:
         return True
     return kind is VerdictKind.EXHAUSTED and settlement.delivery.event_type not in _OPERATIONAL
-
-
-def has_news(batch: Sequence[Settlement]) -> bool:
-    """Tell whether any settlement of a batch `is_news`; the kinds of verdicts that never are tell it quickly."""
-    return not _MAYBE_NEWS.isdisjoint(map(_verdict_kind, batch)) and any(map(is_news, batch))
 
 
 def endpoint_failing(about: Concerned, *, failing_since: dt.datetime, failures: int, last_error: str | None) -> News:
