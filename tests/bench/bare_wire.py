@@ -1,16 +1,17 @@
 """The dispatcher's sender with nothing around it, for the ceiling of the wire itself."""
 
-import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
 
 from dispatcher.model.delivery import Delivery
-from dispatcher.model.endpoint import EndpointStatus, SigningKey, Target
+from dispatcher.model.endpoint import SigningKey, Target
 from dispatcher.model.ids import DeliveryIds, show_event_id
 from dispatcher.policy.addresses import EgressPolicy
 from dispatcher.sending.attempt import Sender, SendingOptions
+from tests.support.builders import a_delivery, a_target
 
-_NOW = dt.datetime.now(dt.UTC)
+_PLAIN = a_delivery()
+"""Made once: what each delivery is made of would count as the wire's."""
 
 
 def make_sender(
@@ -28,41 +29,18 @@ def make_sender(
 
 
 def _target(number: int, port: int, scheme: str, key: bytes) -> Target:
-    return Target(
+    return a_target(
         endpoint_id=number,
-        public_id=f"we_{number:016d}",
-        account="acct_bench000001",
         environment="live" if scheme == "https" else "test",
-        status=EndpointStatus.ENABLED,
         host_id=number,
         scheme=scheme,
         hostname="127.0.0.1",
         port=port,
         path="/hook",
         keys=(SigningKey(1, key),),
-        headers=(),
-        schedule=(0.0,) * 10,
-        is_verified=True,
     )
 
 
 def _delivery(number: int, body: bytes) -> Delivery:
     event_id = number.to_bytes(20, "big")
-    return Delivery(
-        delivery_id=number,
-        event_id=event_id,
-        public_event_id=show_event_id(event_id),
-        event_day=_NOW.date(),
-        account_id=1,
-        environment="live",
-        endpoint_id=1,
-        host_id=1,
-        attempts=0,
-        created_at=_NOW,
-        event_type="verification.completed",
-        subject=None,
-        client_reference=None,
-        body=body,
-        occurred_at=_NOW,
-        accepted_mono=0.0,
-    )
+    return _PLAIN._replace(delivery_id=number, event_id=event_id, public_event_id=show_event_id(event_id), body=body)

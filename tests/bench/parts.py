@@ -150,7 +150,7 @@ async def isolation(lab: Lab, arguments: Namespace) -> None:
         f"{crowds.ROUNDS} times {seconds} s of each; p99 against that of a crowd that is all well"
     )
     found = await crowds.isolation(lab, seconds)
-    base = percentile(found["all well"], 0.99)
+    base = percentile(found[crowds.CROWDS[0].name], 0.99)
     for crowd in crowds.CROWDS:
         ratio = "" if crowd.most is None else judged(percentile(found[crowd.name], 0.99) / base, crowd.most)
         say(f"  {crowd.name:<28} {shares(found[crowd.name])}  {ratio}")
