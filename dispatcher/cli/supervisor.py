@@ -169,8 +169,10 @@ class Crew:
             code = await child.end()
             del self._living[number]
             if self._stop.asked.is_set():
-                # One that did not listen to signals yet had nothing to finish.
-                self._code = self._code or (_shell_code(code) if place is not None else 0)
+                # One that did not listen to signals yet had nothing to finish; one that listened no more when the
+                # second came had finished.
+                had_nothing = place is None or (self._stop.pressed.is_set() and code == -signal.SIGTERM)
+                self._code = self._code or (0 if had_nothing else _shell_code(code))
             elif self._places[number] is None and code > 0:
                 self._code = code
                 self._stop.ask()

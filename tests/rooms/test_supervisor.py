@@ -182,3 +182,19 @@ async def test_a_second_request_is_passed_on(tmp_path: Path) -> None:
     stop.ask()
 
     assert await ended(running) == 7
+
+
+async def test_a_child_that_a_second_request_finds_at_its_very_end_ended_well(tmp_path: Path) -> None:
+    leaving = tmp_path / "leaving"
+    # It hears the first and finishes; by the second it listens no more.
+    deaf = f"trap 'trap - TERM; : > {leaving}' TERM; " + READY + LOOP
+    ground, stop = Ground(deaf), StopRequest()
+    running = spawn(crew(ground, stop).run(), name="crew")
+    await ground.until_told(1)
+    stop.ask()
+    async with asyncio.timeout(20):
+        while not leaving.exists():
+            await asyncio.sleep(0.01)
+    stop.ask()
+
+    assert await ended(running) == 0
