@@ -174,6 +174,8 @@ class Forwarder:
 
     async def forward(self, event: Known, *, again: bool = False) -> Answer:
         """Hand on one event and return what came of it; never raises but for cancel."""
+        # From now on, not from the answer: who has the program stopped at a breakpoint may repeat it, too.
+        self.last = event
         started = clock.mono()
         status = reason = None
         try:
@@ -187,7 +189,6 @@ class Forwarder:
         except (aiohttp.ClientError, OSError, ValueError) as fault:
             reason = type(fault).__name__
         answer = Answer(status, reason, int((clock.mono() - started) * 1_000))
-        self.last = event
         self._on_answer(event, answer, again)
         return answer
 

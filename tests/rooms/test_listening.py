@@ -51,19 +51,28 @@ class Program:
     work_seconds: float = 0.0
     got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     moved: asyncio.Condition = field(default_factory=asyncio.Condition)
+    may_answer: asyncio.Event = field(default_factory=asyncio.Event)
     url: str = ""
+
+    def __post_init__(self) -> None:
+        self.may_answer.set()
 
     async def receive(self, request: web.Request) -> web.Response:
         body = await request.read()
         self.got.append((dict(request.headers), body))
         async with self.moved:
             self.moved.notify_all()
+        await self.may_answer.wait()
         await asyncio.sleep(self.work_seconds)
         return web.Response(status=self.status)
 
     async def until(self, n: int) -> None:
         async with self.moved:
             await self.moved.wait_for(lambda: len(self.got) >= n)
+
+    async def until_repeated(self) -> None:
+        async with self.moved:
+            await self.moved.wait_for(lambda: len(self.ids) > len(set(self.ids)))
 
     @property
     def ids(self) -> list[str]:
@@ -341,6 +350,18 @@ async def test_the_last_event_can_be_repeated_with_its_id_and_a_fresh_signature(
         Webhook(show_secret(KEY)).verify(body, headers)
 
 
+async def test_an_event_that_the_program_has_not_answered_can_be_repeated(api: Api, program: Program) -> None:
+    program.may_answer.clear()
+    async with api.sql() as sql, listening_to(api, program.url) as running:
+        await until_listening(running)
+        (event_id,) = await publish(sql, api.tenant, 1)
+        await program.until(1)
+        running.relay.repeat_last()
+        await program.until(2)
+
+    assert program.ids == [event_id, event_id]
+
+
 @pytest.mark.parametrize("scopes", [[Scope.EVENTS_READ], None], ids=["without the scope", "an operator's"])
 async def test_a_key_that_may_not_listen_is_refused_in_words(api: Api, scopes: list[Scope] | None) -> None:
     key = await api.new_key(api.tenant if scopes else None, scopes)
@@ -525,17 +546,14 @@ async def test_keys_repeat_the_last_event_and_quit(api: Api, program: Program) -
     )
     os.close(theirs)
     async with api.sql() as sql:
-        ids: list[str] = []
         while not program.got:
             assert process.returncode is None
-            ids += await publish(sql, api.tenant, 1)
+            await publish(sql, api.tenant, 1)
             await asyncio.sleep(0.1)
-        n = len(program.got)
         os.write(ours, b"r")
-        await program.until(n + 1)
+        await program.until_repeated()
     os.write(ours, b"xq")
     code = await process.wait()
     os.close(ours)
 
     assert code == 0
-    assert len(program.ids) > len(set(program.ids))
