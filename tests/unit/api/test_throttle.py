@@ -34,7 +34,8 @@ def test_no_window_ever_passes_more_than_burst_and_rate(gaps: list[float]) -> No
             assert count <= ALLOWANCE.burst + (end - begin) * ALLOWANCE.per_second + 1e-6
 
 
-@given(st.lists(st.floats(0, 20), max_size=60))
+# In steps that floats hold exactly: the end of a window is not a matter of rounding.
+@given(st.lists(st.integers(0, 160).map(lambda n: n / 8), max_size=60))
 def test_a_window_passes_so_many_wherever_it_begins_and_no_fewer(gaps: list[float]) -> None:
     windows, now = Windows(10, 60.0), 0.0
     passed: list[float] = []
