@@ -449,11 +449,8 @@ async def test_the_catalogue_is_listed_in_published_order(api: Api) -> None:
 async def test_the_statistics_of_an_endpoint_tell_its_day_and_its_queue(logged: Logged) -> None:
     seeds = logged.seeds
     for milliseconds in range(1, 11):
-        await seeds.ended(logged.number, "delivered", outcome="delivered", status=200, ago=milliseconds)
-    await seeds.sql.execute(
-        "UPDATE attempt SET duration_ms = round(extract(epoch FROM now() - started_at)) WHERE endpoint_id = $1",
-        logged.number,
-    )
+        ended = await seeds.ended(logged.number, "delivered", outcome="delivered", status=200, ago=milliseconds)
+        await seeds.sql.execute("UPDATE attempt SET duration_ms = $2 WHERE delivery_id = $1", ended, milliseconds)
     await seeds.ended(logged.number, "exhausted", ago=86_500)
     retrying = await seeds.delivery(logged.number, attempts=1, age=500)
     await seeds.attempt(logged.number, retrying, "retry", ago=12)
