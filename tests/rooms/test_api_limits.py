@@ -277,10 +277,11 @@ async def test_who_does_not_read_holds_no_connection(api: Api, path: str, n: int
     async with ApiServer("127.0.0.1:0", api.services, options) as server:
         with deaf_connection(server) as deaf:
             other = replace(api, url=server.url)
-            deaf.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode() * n)
             # Answered once, so that the server surely counts it: it is the one that may be there.
+            deaf.sendall(b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n")
             await asyncio.to_thread(deaf.recv, 1)
             before = await other.get(ENDPOINTS)
+            deaf.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode() * n)
             async with asyncio.timeout(12):
                 while (after := await other.get(ENDPOINTS)).status == 503:
                     pass
