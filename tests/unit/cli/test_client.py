@@ -167,11 +167,8 @@ async def test_a_refusal_moves_no_cursor_and_makes_no_lines() -> None:
 
 
 async def test_an_address_where_nobody_listens_asks_whether_it_runs() -> None:
-    async with an_api(lambda _: web.Response()) as gone:
-        pass
-
     with pytest.raises(CallFailed, match=r"does not answer \(Connection refused\); is the dispatcher running\?"):
-        await call(gone, "GET", "/")
+        await call(Profile("http://127.0.0.1:1", "whd_test_key"), "GET", "/")
 
 
 @pytest.mark.parametrize("url", ["not a url", "http://", "ftp://x", "http://[", "http://localhost:99999"])
