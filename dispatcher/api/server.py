@@ -136,6 +136,9 @@ class ApiServer:
     ) -> None:
         """Stop taking connections, let requests finish, close."""
         if self._runner is not None:
+            # Before anybody is sent away: who listens comes back at once, and to us where it can.
+            for site in tuple(self._runner.sites):
+                await site.stop()
             await self._services.listeners.send_away()
             await self._runner.cleanup()
             self._crowd.send_away()

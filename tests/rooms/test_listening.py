@@ -11,7 +11,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from aiohttp.test_utils import TestServer
 from standardwebhooks import Webhook
 
 from dispatcher.api import listeners, listening
+from dispatcher.api.server import ApiServer
 from dispatcher.cli import forwarding
 from dispatcher.cli.client import Profile
 from dispatcher.cli.forwarding import Answer, Envelope, Forwarder, Known, Post, Relay
@@ -407,6 +408,22 @@ async def test_a_process_that_ends_sends_its_listeners_elsewhere(api: Api, progr
             await asyncio.sleep(0.01)
         await publish(sql, api.tenant, 1)
         await program.until(1)
+
+
+async def test_who_is_sent_away_cannot_come_back_while_others_are_told(api: Api) -> None:
+    async with AsyncExitStack() as clients:
+        async with ApiServer("127.0.0.1:0", api.services) as server:
+            running = await clients.enter_async_context(listening_to(api, "http://127.0.0.1:9/", at=server.url))
+            await until_listening(running)
+
+            async def leave_late() -> None:
+                # Listening, cut, and what came of the next try.
+                while len(running.said) < 3:
+                    await asyncio.sleep(0.01)
+
+            clients.enter_context(api.services.listeners.joined(api.tenant, leave_late))
+
+        assert running.listener.n_sessions == 1
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("a bug"), Unavailable("away")], ids=["a bug", "no database"])
