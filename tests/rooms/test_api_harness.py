@@ -311,6 +311,17 @@ async def api(shared_api: Api) -> Api:
     return replace(shared_api, tenant=tenant, key=await shared_api.new_key(tenant))
 
 
+async def until_seen(sql: asyncpg.Connection) -> None:
+    """Wait until the feed may show every event.
+
+    Any transaction of the server that began earlier holds it back, autovacuum's too.
+    """
+    while not await sql.fetchval(
+        "SELECT max(xid::text::bigint)::text::xid8 < pg_snapshot_xmin(pg_current_snapshot()) FROM event"
+    ):
+        pass
+
+
 class Seeds:
     """Rows as the journey would have left them, for one tenant."""
 
@@ -336,11 +347,7 @@ class Seeds:
     async def event(self, event_type: str = "verification.completed") -> bytes:
         """Make an event of today and return its id, once the feed may show it."""
         event_id = await self.unseen_event(event_type)
-        # Any transaction of the server that began earlier holds the feed back, autovacuum's too.
-        while not await self.sql.fetchval(
-            "SELECT max(xid::text::bigint)::text::xid8 < pg_snapshot_xmin(pg_current_snapshot()) FROM event"
-        ):
-            pass
+        await until_seen(self.sql)
         return event_id
 
     async def unseen_event(self, event_type: str = "verification.completed") -> bytes:

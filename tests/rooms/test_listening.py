@@ -37,7 +37,7 @@ from dispatcher.model.access import Scope
 from dispatcher.model.errors import Unavailable
 from dispatcher.model.ids import show_event_id
 from dispatcher.policy.signing import show_secret
-from tests.rooms.test_api_harness import Api, api, ledger_template, ledger_url, pool, shared_api, vault
+from tests.rooms.test_api_harness import Api, api, ledger_template, ledger_url, pool, shared_api, until_seen, vault
 from tests.support.daemon import clean_environment, command
 from tests.support.faults import FaultProxy
 
@@ -280,6 +280,7 @@ async def test_a_listener_may_begin_some_events_ago(api: Api, program: Program) 
         await publish(sql, api.tenant, 3, "verification.created")
         wanted = await publish(sql, api.tenant, 3)
         await publish(sql, api.tenant, 2, "verification.created")
+        await until_seen(sql)
         async with listening_to(api, program.url, wish=Wish(("verification.completed",), 2, 16)):
             await program.until(2)
 
@@ -293,6 +294,7 @@ async def test_a_listener_may_begin_at_a_moment(api: Api, program: Program) -> N
             "UPDATE event SET ingested_at = now() - interval '2 hours' WHERE account_id = $1", api.tenant.account_id
         )
         wanted = await publish(sql, api.tenant, 3)
+        await until_seen(sql)
         moment = (dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)).isoformat()
         async with listening_to(api, program.url, wish=Wish(("*",), 0, 16, moment)):
             await program.until(3)
