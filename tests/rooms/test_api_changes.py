@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from dispatcher.ledger import endpoints
+from dispatcher.ledger import connections, endpoints
 from dispatcher.ledger.deeds import Action
 from tests.rooms.test_api_harness import Api, Reply, Seeds, api, ledger_template, ledger_url, pool, shared_api, vault
 
@@ -361,7 +361,9 @@ async def test_writers_who_name_no_version_lose_no_change_of_each_other(api: Api
     }
 
 
-async def test_of_many_writers_who_name_no_version_all_are_heard(api: Api) -> None:
+async def test_of_many_writers_who_name_no_version_all_are_heard(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Their account has three connections, and how long they wait for a turn is not what this is about.
+    monkeypatch.setattr(connections, "_CONNECT_SECONDS", 60.0)
     made = await api.create()
 
     async with asyncio.TaskGroup() as group:
