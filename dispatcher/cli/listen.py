@@ -141,7 +141,7 @@ async def _listen(who: Profile, way: _Way, wish: "Wish", tally: "_Tally") -> Non
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
         relay = Relay(Forwarder(way.deliver(session), on_answer=tally.show))
         listener = Listener(session, who, wish, relay, say=say)
-        with keys_pressed({"r": relay.repeat_last, "q": stop.set}) as on_terminal:
+        with keys_pressed({"r": relay.repeat_last, "q": stop.set}, hung_up=stop.set) as on_terminal:
             keys = "r repeats the last event, q quits" if on_terminal else "Ctrl-C ends"
             say(f"forwarding to {way.url or way.command} ({keys})")
             waits = {spawn(listener.run(), name="listen"), spawn(stop.wait(), name="stop")}

@@ -560,25 +560,47 @@ async def test_the_command_says_why_it_cannot_listen(api: Api) -> None:
     assert "Traceback" not in err.decode()
 
 
-async def test_keys_repeat_the_last_event_and_quit(api: Api, program: Program) -> None:
+@asynccontextmanager
+async def on_a_terminal(api: Api, url: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
+    """Run `listen` on a terminal of its own; give its process and the terminal's other end, which the caller closes."""
     ours, theirs = pty.openpty()
     process = await asyncio.create_subprocess_exec(
-        *command("listen", "--forward-to", program.url, "--replay-last", "1"),
+        *command("listen", "--forward-to", url, "--replay-last", "1"),
         env={**clean_environment({"API_URL": api.url, "API_KEY": api.key}), "TERM": "xterm"},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
     )
     os.close(theirs)
+    try:
+        yield process, ours
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def until_forwarded(api: Api, program: Program) -> None:
     async with api.sql() as sql:
         while not program.got:
-            assert process.returncode is None
             await publish(sql, api.tenant, 1)
             await asyncio.sleep(0.1)
+
+
+async def test_keys_repeat_the_last_event_and_quit(api: Api, program: Program) -> None:
+    async with on_a_terminal(api, program.url) as (process, ours):
+        await until_forwarded(api, program)
         os.write(ours, b"r")
         await program.until_repeated()
-    os.write(ours, b"xq")
-    code = await process.wait()
-    os.close(ours)
+        os.write(ours, b"xq")
+        code = await process.wait()
+        os.close(ours)
 
     assert code == 0
+
+
+async def test_it_ends_with_its_terminal(api: Api, program: Program) -> None:
+    async with on_a_terminal(api, program.url) as (process, ours):
+        await until_forwarded(api, program)
+        os.close(ours)
+        await process.wait()
