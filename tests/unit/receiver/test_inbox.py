@@ -123,7 +123,11 @@ def test_processes_share_a_file_and_each_id_is_done_once(tmp_path: Path) -> None
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-    done = [int(process.communicate("go\n", timeout=50)[0]) for process in processes]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    done = [int(process.communicate(timeout=50)[0]) for process in processes]
 
     assert sum(done) == 20
     again = SqliteInbox(path)
