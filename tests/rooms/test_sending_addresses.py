@@ -90,10 +90,11 @@ async def test_a_second_address_is_tried_when_the_first_does_not_answer() -> Non
 
 
 async def test_a_host_none_of_whose_addresses_listens_is_a_refusal() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    async with a_sender(getaddrinfo=resolving("127.0.0.9", "127.0.0.1")) as sender:
-        outcome = await sender.send(named(port), a_body(), 1)
+    # Taken, so that it is nobody else's meanwhile.
+    with socket.socket() as closed:
+        closed.bind(("", 0))
+        async with a_sender(getaddrinfo=resolving("127.0.0.9", "127.0.0.1")) as sender:
+            outcome = await sender.send(named(closed.getsockname()[1]), a_body(), 1)
 
     assert outcome.kind is OutcomeKind.CONNECTION_REFUSED
 

@@ -122,3 +122,52 @@ async def test_one_timer_serves_many_exchanges() -> None:
     assert len(timers) == 1
     connection.connection_lost(None)
     assert connection._timer is None
+
+
+@pytest.mark.looptime
+@pytest.mark.asyncio(loop_scope="function")
+async def test_the_head_budget_starts_anew_for_each_request_on_a_connection() -> None:
+    connection, _ = connected()
+
+    for _ in range(3):
+        waiting = connection.exchange(b"request")
+        await asyncio.sleep(DEFAULT_BUDGETS.head * 0.7)
+        hear(connection, OK)
+
+        assert (await waiting).status == 200
+
+
+@pytest.mark.looptime
+@pytest.mark.asyncio(loop_scope="function")
+async def test_the_head_budget_starts_when_the_last_byte_of_a_slow_request_has_left() -> None:
+    connection, _ = connected()
+    waiting = connection.exchange(b"request")
+    connection.pause_writing()
+    await asyncio.sleep(DEFAULT_BUDGETS.head * 0.7)
+    connection.resume_writing()
+    await asyncio.sleep(DEFAULT_BUDGETS.head * 0.7)
+
+    hear(connection, OK)
+
+    assert (await waiting).status == 200
+
+
+@pytest.mark.looptime
+@pytest.mark.asyncio(loop_scope="function")
+@pytest.mark.parametrize("is_dripping", [False, True], ids=["silent", "dripping"])
+async def test_a_head_that_does_not_come_is_waited_for_as_long_as_its_budget_and_no_longer(is_dripping: bool) -> None:
+    connection, _ = connected()
+    loop = asyncio.get_running_loop()
+    began, waiting = loop.time(), connection.exchange(b"request")
+    if is_dripping:
+        hear(connection, b"HTTP/1.1 200 OK\r\na: ")
+
+    while not waiting.done():
+        await asyncio.sleep(DEFAULT_BUDGETS.head / 10)
+        if is_dripping:
+            hear(connection, b"b")
+
+    with pytest.raises(AttemptFailed) as caught:
+        await waiting
+    assert caught.value.kind is OutcomeKind.TIMEOUT_RESPONSE
+    assert loop.time() - began == pytest.approx(DEFAULT_BUDGETS.head, rel=0.11)
