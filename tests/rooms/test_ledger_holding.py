@@ -352,7 +352,7 @@ async def write_behind_the_drain(stage: Stage) -> None:
         b"s" * 20,
         stage.tenant.account_id,
     )
-    await stage.accept(1)
+    await stage.accept_unseen(1)
     await enable(stage)
     for _ in range(3):
         await stage.run(most=1)
