@@ -99,7 +99,7 @@ async def test_a_restart_that_the_system_refuses_is_tried_again_and_ends_nobody_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stop, n_refusals = StopRequest(), 0
-    ground = Ground(READY + "exec sleep 0.1", READY + LIVE)
+    ground = Ground(READY + LIVE)
     start = ground.start
 
     async def refusing(number: int) -> Child:
@@ -111,7 +111,9 @@ async def test_a_restart_that_the_system_refuses_is_tried_again_and_ends_nobody_
 
     monkeypatch.setattr(ground, "start", refusing)
     running = spawn(crew(ground, stop, n=2).run(), name="crew")
+    await ground.until_told(1)
 
+    ground.children[0].send(signal.SIGKILL)
     await ground.until_told(2)
 
     assert n_refusals == 3
