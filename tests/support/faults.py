@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from dispatcher.embedded.children import free_port
 from dispatcher.kit import clock
 
 _READ_BYTES = 65536
@@ -163,8 +164,9 @@ class FaultProxy:
     async def up(self) -> None:
         """Take connections, on the same port as before; nothing happens when that is so already."""
         if self._server is None:
+            # Nobody is given it while the proxy is down, as one of the range of outgoing connections could be.
+            self.port = self.port or free_port()
             self._server = await asyncio.start_server(self._join, self.listen, self.port)
-            self.port = self._server.sockets[0].getsockname()[1]
 
     async def down(self) -> None:
         """Refuse connections and reset the open ones; returns when they are gone."""
@@ -188,6 +190,10 @@ class FaultProxy:
         self.downstream.heal()
 
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.is_up:
+            # It was taken while the proxy went down.
+            _abort(writer)
+            return
         task = asyncio.current_task()
         assert task is not None
         self._pipes.add(task)

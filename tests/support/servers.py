@@ -16,8 +16,8 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -193,11 +193,12 @@ async def fresh_topic(bootstrap: str, *, partitions: int = EMBEDDED_PARTITIONS, 
 
 
 def processes_below(pid: int) -> list[int]:
-    """Return a process and all its descendants, parents first."""
+    """Return a process and all its descendants, parents first; one that ends meanwhile may be left out."""
     found = [pid]
     for one in found:
-        for task in Path(f"/proc/{one}/task").glob("*/children"):
-            found += [int(word) for word in task.read_text().split()]
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for task in Path(f"/proc/{one}/task").glob("*/children"):
+                found += [int(word) for word in task.read_text().split()]
     return found
 
 
@@ -205,10 +206,15 @@ def processes_below(pid: int) -> list[int]:
 def frozen(pid: int) -> Iterator[None]:
     """Stop a server and all its processes in their tracks (SIGSTOP) for the length of the block."""
     stopped = processes_below(pid)
-    for one in stopped:
-        os.kill(one, signal.SIGSTOP)
+    _signal_all(stopped, signal.SIGSTOP)
     try:
         yield
     finally:
-        for one in reversed(stopped):
-            os.kill(one, signal.SIGCONT)
+        _signal_all(reversed(stopped), signal.SIGCONT)
+
+
+def _signal_all(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        # One of many sessions or workers may just have ended.
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
