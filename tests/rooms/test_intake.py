@@ -1,7 +1,6 @@
 """Intake between a real broker and a real Postgres: stuck consumers, hostile records, tasks that must end."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from dispatcher.embedded.kafka import EmbeddedKafka
 from dispatcher.intake.consumer import Consumer, KafkaSettings
 from dispatcher.intake.dead_letters import DeadLetters
+from dispatcher.intake.producer import Producer
 from dispatcher.intake.watchdog import Patience
 from dispatcher.kit import failpoints
 from dispatcher.kit.failpoints import Failpoint
+from dispatcher.model.errors import Unavailable
 from dispatcher.model.event import Record
 from tests.rooms.intake_room import Meter, Room, reading
 from tests.rooms.ledger_world import World, open_ledger
@@ -244,20 +245,27 @@ async def test_dead_records_are_copied_as_they_came_with_where_and_why(world: Wo
     assert meter.copies == {"sent": 1}
 
 
-async def test_nothing_waits_for_a_copy_of_a_dead_record(world: World, kafka_server: KafkaServer) -> None:
-    # Who listens there never answers: each copy takes as long as patience lasts.
+async def test_nothing_waits_for_a_copy_of_a_dead_record(
+    world: World, kafka_server: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     topic = await fresh_topic(kafka_server.bootstrap, partitions=1)
-    meter = Meter()
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        away = KafkaSettings(f"127.0.0.1:{deaf.getsockname()[1]}", (topic,), "group")
-        async with (
-            DeadLetters(away, "copies", meter) as letters,
-            reading(world, kafka_server.bootstrap, topic, copy=letters.offer),
-        ):
-            for number in range(3):
-                await publish(kafka_server.bootstrap, topic, [(b"{not json", good(1)[0][1]), *good(number)])
-                await until_events(world, number + 1)
-            ended_meanwhile = meter.copies.total()
+    meter, is_given_up = Meter(), asyncio.Event()
+
+    async def wait_in_vain(producer: Producer) -> Producer:
+        await is_given_up.wait()
+        await producer._stop()
+        raise Unavailable("nobody answers")
+
+    monkeypatch.setattr(Producer, "__aenter__", wait_in_vain)
+    async with (
+        DeadLetters(KafkaSettings(kafka_server.bootstrap, (topic,), "group"), "copies", meter) as letters,
+        reading(world, kafka_server.bootstrap, topic, copy=letters.offer),
+    ):
+        for number in range(3):
+            await publish(kafka_server.bootstrap, topic, [(b"{not json", good(1)[0][1]), *good(number)])
+            await until_events(world, number + 1)
+        ended_meanwhile = meter.copies.total()
+        is_given_up.set()
 
     assert ended_meanwhile == 0
     assert meter.copies.total() == 3
