@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from dispatcher.embedded.children import free_port
 from dispatcher.policy.signing import Signer, show_secret
 from tests.house.files import ROOT
 from tests.support.record_files import SCHEMAS
@@ -138,12 +139,6 @@ class Running:
         async with self._session.request(method, f"{self.url}/webhooks", data=body, headers=headers) as answer:
             await answer.read()
             return answer.status
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 def environment(folder: Path, port: int, trusted: str = SECRETS) -> dict[str, str]:

