@@ -155,6 +155,7 @@ class Intake:
                 self.joined.clear()
                 self._places.forget()
                 await consumer.stop()
+                await _end({watching} if self._copying is None else {watching, self._copying})
 
     async def _is_let_in(self, consumer: Consumer) -> bool:
         """Connect and join; false when told to stop first. The library waits for its topics and its group for ever."""
@@ -475,6 +476,13 @@ class Intake:
 
 async def _awaited(work: Awaitable[Any]) -> None:
     await work
+
+
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel what still goes on beside a consumer that was stopped; a second at most."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=1.0)
 
 
 def _headers(record: Record) -> bytes:

@@ -323,13 +323,23 @@ async def test_no_record_stops_its_partition(world: World, kafka_server: KafkaSe
     assert meter.n_lost == meter.n_skipped == 0
 
 
-async def test_nothing_of_intake_outlives_it(world: World, kafka_server: KafkaServer) -> None:
+async def test_nothing_of_intake_outlives_it(
+    world: World, kafka_server: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def wait_in_vain(_: AIOKafkaConsumer) -> None:
+        await asyncio.Event().wait()
+
+    # The copy of a position, to a broker that does not answer.
+    monkeypatch.setattr(AIOKafkaConsumer, "commit", wait_in_vain)
     topic = await fresh_topic(kafka_server.bootstrap, partitions=1)
     before = asyncio.all_tasks()
 
-    async with reading(world, kafka_server.bootstrap, topic):
+    async with reading(world, kafka_server.bootstrap, topic) as (intake, _):
         await publish(kafka_server.bootstrap, topic, good(1))
         await until_events(world, 1)
+        async with asyncio.timeout(40):
+            while intake._copying is None:
+                await asyncio.sleep(0.01)
 
     assert {task.get_name() for task in asyncio.all_tasks() - before} == set()
 
