@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,6 +64,11 @@ def names_served(**answers: Any) -> Iterator[Names]:
         yield names
     finally:
         names.release.set()
+
+
+def look_up_within(resolver: Resolver, seconds: float) -> None:
+    """Give the look-ups that begin from now on so long."""
+    resolver._limits = replace(resolver._limits, lookup_seconds=seconds)
 
 
 async def failure_of(resolver: Resolver, name: str) -> AttemptFailed:
@@ -136,7 +142,6 @@ async def test_those_who_ask_for_one_name_share_one_look_up_and_a_cancel_harms_n
         asking = [spawn(resolver.resolve("a.com"), name=f"ask-{n}") for n in range(3)]
         await asyncio.sleep(0)
         asking[0].cancel()
-        names.answers["a.com"] = ["1.1.1.1"]
         names.release.set()
         with pytest.raises(asyncio.CancelledError):
             await asking[0]
@@ -150,14 +155,13 @@ async def test_those_who_ask_for_one_name_share_one_look_up_and_a_cancel_harms_n
 
 async def test_a_hundred_tarpits_hold_up_no_healthy_name() -> None:
     with names_served(healthy_com=["1.1.1.1"]) as names:
-        resolver = Resolver(PUBLIC_ONLY, getaddrinfo=names)
+        resolver = Resolver(PUBLIC_ONLY, limits=ResolverLimits(lookup_seconds=20), getaddrinfo=names)
         stuck = [spawn(resolver.resolve(f"a.tarpit{n}.com"), name=f"stuck-{n}") for n in range(100)]
         await asyncio.sleep(0)
-        started = clock.mono()
 
         found = await resolver.resolve("healthy.com")
 
-        assert clock.mono() - started < 0.1
+        assert not any(one.done() for one in stuck)
         assert list(found) == HEALTHY
         for one in stuck:
             one.cancel()
@@ -215,10 +219,11 @@ async def test_a_name_that_resolved_before_is_looked_up_beside_any_number_of_tar
 
 
 async def test_a_known_name_without_a_thread_goes_on_with_what_it_resolved_to_for_a_while() -> None:
-    limits = ResolverLimits(lookup_seconds=0.05, keep_seconds=0.0, threads=1, threads_for_known=0)
+    limits = ResolverLimits(lookup_seconds=20, keep_seconds=0.0, threads=1, threads_for_known=0)
     with names_served(known_com=["1.1.1.1"]) as names:
         resolver = Resolver(PUBLIC_ONLY, limits=limits, getaddrinfo=names)
         await resolver.resolve("known.com")
+        look_up_within(resolver, 0.05)
         async with stuck(resolver, ["tarpit.com"]):
             assert list(await resolver.resolve("known.com")) == HEALTHY
             assert names.asked == ["known.com.", "tarpit.com."]
@@ -241,6 +246,7 @@ async def test_a_name_that_got_no_thread_is_asked_for_as_soon_as_there_is_one() 
         async with asyncio.timeout(10):
             while resolver._n_threads:
                 await asyncio.sleep(0)
+        look_up_within(resolver, 20)
         assert list(await resolver.resolve("fresh.com")) == HEALTHY
 
     assert failure.reason == "too many names were being looked up"
@@ -268,12 +274,15 @@ async def test_names_that_failed_lately_get_at_most_half_of_the_threads() -> Non
         resolver = Resolver(PUBLIC_ONLY, limits=limits, getaddrinfo=names)
         for number in (1, 2):
             await failure_of(resolver, f"a.tarpit{number}.com")
+        look_up_within(resolver, 20)
 
         again = [spawn(resolver.resolve(f"a.tarpit{n}.com"), name=f"again-{n}") for n in (1, 2)]
         await asyncio.sleep(0)
 
         assert list(await resolver.resolve("fresh.com")) == HEALTHY
         assert names.most_running <= 3
+        for one in again:
+            one.cancel()
         await asyncio.wait(again)
 
 
@@ -330,6 +339,7 @@ async def test_a_thread_that_the_system_refuses_is_not_counted(monkeypatch: pyte
         with monkeypatch.context() as system:
             system.setattr(threading.Thread, "start", refuse)
             failures = [await failure_of(resolver, f"x{n}.com") for n in range(4)]
+        look_up_within(resolver, 20)
 
         assert list(await resolver.resolve("a.com")) == HEALTHY
     assert {failure.kind for failure in failures} == {OutcomeKind.DNS_ERROR}
