@@ -126,14 +126,14 @@ async def test_a_replica_that_was_taken_over_gets_no_tokens(world: World) -> Non
 
 
 async def test_the_answer_says_when_the_next_token_comes(world: World) -> None:
-    host, process = await limited_host(world, rate=10.0, burst=11), await world.process()
-    grants = grants_of(10.0, 11)
+    host, process = await limited_host(world, rate=0.1, burst=11), await world.process()
+    grants = grants_of(0.1, 11)
 
     (all_at_once,) = await process.hosts.lease([Ask(host, 1_000)])
     (none,) = await process.hosts.lease([Ask(host, 1)])
 
     assert (all_at_once.n, none.n) == (grants.burst, 0)
-    assert 0.05 < none.next_seconds <= 0.1
+    assert 5 < none.next_seconds <= 10
 
 
 async def test_an_endpoint_without_success_gets_one_request_per_second_over_all_replicas(world: World) -> None:
@@ -145,7 +145,7 @@ async def test_an_endpoint_without_success_gets_one_request_per_second_over_all_
     answers = [(await p.hosts.lease_for_endpoints([ask]))[0] for p in processes for _ in range(2)]
     ended = time.monotonic()
 
-    assert [answer.n for answer in answers] == [1, 0, 0, 0, 0, 0]
+    assert 1 <= sum(answer.n for answer in answers) <= 1 + (ended - began)
     assert 1.0 - (ended - began) - 0.1 < answers[-1].next_seconds <= 1.1
 
 
