@@ -16,7 +16,7 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,25 +196,28 @@ def processes_below(pid: int) -> list[int]:
     """Return a process and all its descendants, parents first; one that ends meanwhile may be left out."""
     found = [pid]
     for one in found:
-        with suppress(FileNotFoundError, ProcessLookupError):
-            for task in Path(f"/proc/{one}/task").glob("*/children"):
-                found += [int(word) for word in task.read_text().split()]
+        found += _children_of(one)
+    return found
+
+
+def _children_of(pid: int) -> list[int]:
+    found: list[int] = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            found += [int(word) for word in task.read_text().split()]
     return found
 
 
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
     """Stop a server and all its processes in their tracks (SIGSTOP) for the length of the block."""
-    stopped = processes_below(pid)
-    _signal_all(stopped, signal.SIGSTOP)
+    stopped = [pid]
     try:
+        for one in stopped:
+            # Parents first: who is stopped makes no child any more, and keeps the number of one that ends.
+            os.kill(one, signal.SIGSTOP)
+            stopped += _children_of(one)
         yield
     finally:
-        _signal_all(reversed(stopped), signal.SIGCONT)
-
-
-def _signal_all(pids: Iterable[int], number: signal.Signals) -> None:
-    for pid in pids:
-        # One of many sessions or workers may just have ended.
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
+        for one in reversed(stopped):
+            os.kill(one, signal.SIGCONT)
