@@ -102,7 +102,7 @@ class EmbeddedKafka:
 
 
 def ask_cluster_id(host: str, port: int) -> str | None:
-    """Return the cluster id that a broker answers with, None when nobody answers yet; blocks, 2 s.
+    """Return the cluster id that a broker answers with, None when nobody answers within 2 s; blocks.
 
     Raises OSError or ValueError when whoever listens there does not speak Kafka.
     """
@@ -114,7 +114,7 @@ def ask_cluster_id(host: str, port: int) -> str | None:
                 message = f"{host}:{port} does not speak Kafka"
                 raise ValueError(message)
             return _cluster_id_in(_read(connection, size))
-    except ConnectionError:
+    except (ConnectionError, TimeoutError):
         return None
 
 

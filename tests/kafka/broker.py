@@ -21,7 +21,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -180,9 +179,8 @@ class Kafka:
         assert self._child is not None
         deadline = time.monotonic() + _READY_SECONDS
         while self._child.poll() is None and time.monotonic() < deadline:
-            with suppress(TimeoutError):
-                if ask_cluster_id("127.0.0.1", self.port) == self.cluster_id:
-                    return
+            if ask_cluster_id("127.0.0.1", self.port) == self.cluster_id:
+                return
             time.sleep(0.02)
         self.kill()
         message = f"Apache Kafka did not start: {last_words(log)}"

@@ -1,6 +1,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,13 @@ async def test_each_life_has_its_own_cluster_id_and_starts_empty_on_the_same_por
         assert await fresh_topic(second.bootstrap, name="again") == topic
     finally:
         second.stop()
+
+
+def test_a_broker_that_listens_and_does_not_answer_yet_has_no_cluster_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.embedded.kafka._PROBE_SECONDS", 0.05)
+
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        assert ask_cluster_id("127.0.0.1", busy.getsockname()[1]) is None
 
 
 def test_the_broker_ends_with_a_killed_parent(tmp_path: Path) -> None:
