@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,7 +34,9 @@ class Ward:
     def send_signal(self, number: int) -> None:
         """Send it a signal; one that has just ended is left alone."""
         if not self._ended.done():
-            os.kill(self.pid, number)
+            # The nursery may know of its end, and we not yet.
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def end(self, code: int) -> None:
         """Note its end."""
