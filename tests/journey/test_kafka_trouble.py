@@ -3,7 +3,6 @@
 `DISPATCHER_TEST_STORM` (2 unless set) is how often a restless member joins and leaves.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -28,10 +27,9 @@ STORM = int(os.environ.get("DISPATCHER_TEST_STORM", "2"))
 
 def causes(daemon: Daemon) -> Counter[str]:
     """Count what the daemon, or a library in it, complained of, by cause."""
-    lines = [json.loads(line) for line in daemon.log.read_text().splitlines() if line.startswith("{")]
     return Counter(
         str(line.get("reason") or line.get("message")).partition(": ")[2]
-        for line in lines
+        for line in daemon.logged()
         if line["level"] in {"warning", "error"}
     )
 

@@ -130,7 +130,8 @@ async def test_a_second_signal_cuts_what_hangs_and_it_is_sent_again_later(
             await world.publish([world.good(1)])
             await sink.arrival(1, seconds=20)
             first.send(signal.SIGTERM)
-            await world.fetch("SELECT 1")
+            # Two that come before it looks up would be one.
+            await first.until_logged("stop_asked")
             first.send(signal.SIGTERM)
             assert await first.wait() == 0
         (row,) = await world.fetch("SELECT owner, attempts FROM delivery")

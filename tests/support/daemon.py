@@ -158,6 +158,17 @@ class Daemon:
         self.send(signal.SIGKILL)
         await self.wait()
 
+    def logged(self, event: str | None = None) -> list[dict[str, Any]]:
+        """Return the lines of one kind in its log, of every kind for None; one that is being written is none yet."""
+        whole = self.log.read_bytes().rpartition(b"\n")[0]
+        lines = [json.loads(line) for line in whole.splitlines() if line.startswith(b"{")]
+        return [line for line in lines if event in (None, line["event"])]
+
+    async def until_logged(self, event: str, n: int = 1) -> None:
+        """Return when there are `n` lines of one kind in its log."""
+        while len(self.logged(event)) < n:
+            await asyncio.sleep(0.02)
+
     async def metrics(self) -> dict[str, float]:
         """Return every sample of `/metrics`, by its name with labels."""
         async with aiohttp.ClientSession() as session, session.get(self.ready["metrics_url"]) as answer:
