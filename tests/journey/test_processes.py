@@ -52,12 +52,6 @@ def children_of(daemon: Daemon) -> dict[int, psutil.Process]:
     return children
 
 
-def logged(daemon: Daemon, event: str) -> list[dict[str, Any]]:
-    """Return the lines of one kind in a daemon's log."""
-    lines = [json.loads(line) for line in daemon.log.read_text().splitlines() if line.startswith("{")]
-    return [line for line in lines if line["event"] == event]
-
-
 async def readiness(metrics_url: str) -> dict[str, bool]:
     """Ask one process whether it can do its job."""
     url = metrics_url.replace("/metrics", "/readyz")
@@ -149,13 +143,13 @@ async def test_a_killed_child_comes_back_and_its_rows_are_taken_over(world: Worl
 
         check_nothing_lost(sink, sent, "/hook")
         assert sum(count - 1 for count in successes(sink).values()) <= COST_OF_A_KILL
-        assert [(one["process"], one["exit_code"]) for one in logged(daemon, "process_ended")] == [(1, -9)]
-        assert sum(one["n_deliveries"] for one in logged(daemon, "replicas_taken_over")) > 0
-        after = children_of(daemon)
-        assert (after[0].pid, after[1].pid) == (before[0].pid, after[1].pid)
-        assert after[1].pid != before[1].pid
+        assert [(one["process"], one["exit_code"]) for one in daemon.logged("process_ended")] == [(1, -9)]
+        assert sum(one["n_deliveries"] for one in daemon.logged("replicas_taken_over")) > 0
         ready = await rewritten(world.folder / "several-ready-1.json", daemon.ready["metrics_urls"])
         assert ready["pid"] == daemon.pid
+        after = children_of(daemon)
+        assert (after[0].pid, len(after)) == (before[0].pid, 2)
+        assert after[1].pid != before[1].pid
         for url in ready["metrics_urls"]:
             assert all((await readiness(url)).values())
         assert await daemon.stop() == 0
@@ -193,8 +187,7 @@ async def test_a_second_signal_to_the_parent_cuts_what_hangs_in_a_child(world: W
         await world.publish([world.good(1)])
         await sink.arrival(1, seconds=20)
         daemon.send(signal.SIGINT)
-        while len(logged(daemon, "stop_asked")) < 2:
-            await asyncio.sleep(0.02)
+        await daemon.until_logged("stop_asked", 2)
         daemon.send(signal.SIGINT)
 
         assert await daemon.wait() == 0
