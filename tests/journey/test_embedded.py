@@ -101,11 +101,13 @@ async def test_a_restart_forgets_the_broker_and_nothing_else(tmp_path: Path) -> 
 async def test_after_a_kill_the_children_are_gone_and_the_next_start_goes_on(tmp_path: Path) -> None:
     async with Sink.serving() as sink:
         async with started(tmp_path, "first") as (daemon, world, api):
-            await api.add_endpoint(sink.url("/hook"), ["*"])
+            await api.add_endpoint(sink.url("/hook"), ["*"], schedule=[0, *[3] * 8])
             sink.script("/hook", [Step(status=503)])
             sent = [world.good(number) for number in range(3)]
             await world.publish(sent)
-            await sink.arrival(3, seconds=20)
+            await sink.arrival(1, seconds=20)
+            # The broker forgets what is in nobody's hands yet.
+            await world.until("SELECT count(*) FROM event", 3)
             children = psutil.Process(daemon.pid).children(recursive=True)
             await daemon.kill()
             gone, alive = await asyncio.to_thread(psutil.wait_procs, children, 10)

@@ -1,9 +1,7 @@
 """Endpoints out of service and back, and replays, from outside: everything once, whatever dies on the way."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -41,13 +39,6 @@ async def endpoint_at(world: World, daemon: Daemon, sink: Sink, path: str) -> st
     return f"/v1/webhook_endpoints/{made['id']}"
 
 
-async def until(world: World, query: str, wanted: Any, *, seconds: float = 60.0) -> None:
-    """Return when the database answers so."""
-    async with asyncio.timeout(seconds), world.session() as sql:
-        while await sql.fetchval(query) != wanted:
-            await asyncio.sleep(0.1)
-
-
 async def test_what_an_endpoint_misses_while_it_is_paused_arrives_exactly_once(world: World) -> None:
     failing, missed = [world.good(n) for n in range(1, 101)], [world.good(n) for n in range(101, 2_101)]
     async with Sink.serving() as sink, running(world.daemon()) as daemon:
@@ -55,18 +46,18 @@ async def test_what_an_endpoint_misses_while_it_is_paused_arrives_exactly_once(w
         path = await endpoint_at(world, daemon, sink, "/hook")
         sink.script("/hook", [Step(status=404)])
         await world.publish(failing)
-        await until(world, "SELECT count(*) FROM delivery WHERE owner IS NULL AND attempts = 1", 100)
+        await world.until("SELECT count(*) FROM delivery WHERE owner IS NULL AND attempts = 1", 100)
         sink.script("/hook", [Step()])
 
         await api.call("PATCH", path, {"status": "paused"})
         n_before = len(sink.requests)
         await world.publish(missed)
-        await until(world, "SELECT count(*) FROM event", 2_101)
+        await world.until("SELECT count(*) FROM event", 2_101)
         held = await api.call("GET", f"{path}/held")
         n_paused = len(sink.requests) - n_before
         await api.call("PATCH", path, {"status": "enabled"})
-        await until(world, "SELECT count(*) FROM attempt WHERE verdict = 'delivered'", 2_101)
-        await until(world, "SELECT state FROM replay", "done")
+        await world.until("SELECT count(*) FROM attempt WHERE verdict = 'delivered'", 2_101)
+        await world.until("SELECT state FROM replay", "done")
         assert await daemon.stop() == 0
 
     assert (held["count"], held["at_least"], n_paused) == (2_100, False, 0)
@@ -93,7 +84,7 @@ async def test_a_replay_whose_process_is_killed_in_mid_step_sends_everything_onc
         # Alone: beside another it might never come to its third step.
         await first.wait()
         async with running(second):
-            await until(world, "SELECT state FROM replay", "done")
+            await world.until("SELECT state FROM replay", "done")
             await world.until_settled(1_000)
             done = await world.api(second).call("GET", f"/v1/replays/{job['id']}")
             assert await second.stop() == 0

@@ -153,6 +153,12 @@ class World:
             rows: list[asyncpg.Record] = await sql.fetch(statement, *arguments)
             return rows
 
+    async def until(self, query: str, wanted: Any, *, seconds: float = 60.0) -> None:
+        """Return when the database answers so."""
+        async with asyncio.timeout(seconds), self.session() as sql:
+            while await sql.fetchval(query) != wanted:
+                await asyncio.sleep(0.1)
+
     async def until_settled(self, n_events: int, *, seconds: float = 150.0) -> None:
         """Return when the database holds `n_events` events and no delivery is open."""
         query = "SELECT (SELECT count(*) FROM event) AS events, (SELECT count(*) FROM delivery) AS open"
