@@ -9,7 +9,8 @@ from tests.kafka.broker import Kafka, Secured, delete_records
 from tests.support.producer import an_event, publishing, transaction
 from tests.support.servers import fresh_topic
 
-pytestmark = pytest.mark.kafka
+# The broker's start alone may take two minutes before it is given up.
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
 ACCOUNT = "acct_5hQ2vN8rTb"
 
 
