@@ -187,7 +187,7 @@ class Bench:
         """
         settled = await self._settled()
         cpu = cpu_seconds(self._pid)
-        self._sink.begin()
+        self._sink.begin({one.event_id for one in samples})
         for first in range(0, len(samples), _CHUNK):
             if time.monotonic() > give_up:
                 break

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Container
 from typing import Final, Self, cast
 
 _ANSWER: Final = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -19,6 +20,7 @@ class CountingSink:
         self.n_requests = 0
         self.first_mono = self.last_mono = 0.0
         self.arrivals: dict[str, float] = {}
+        self._wanted: Container[str] | None = None
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
@@ -31,14 +33,17 @@ class CountingSink:
         if self._server is not None:
             self._server.close()
 
-    def begin(self) -> None:
-        """Count from zero again."""
+    def begin(self, wanted: Container[str]) -> None:
+        """Count from zero again, and these events alone: what was sent before may still be on its way."""
+        self._wanted = wanted
         self.n_requests = 0
         self.first_mono = self.last_mono = 0.0
         self.arrivals = {}
 
     def note(self, event_id: str) -> None:
-        """Count one request."""
+        """Count one request, unless it is none of those that are wanted."""
+        if self._wanted is not None and event_id not in self._wanted:
+            return
         now = time.monotonic()
         self.n_requests += 1
         self.first_mono = self.first_mono or now

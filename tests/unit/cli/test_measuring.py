@@ -32,6 +32,17 @@ async def test_the_sink_counts_requests_however_they_are_cut(size: int) -> None:
     assert sink.first_mono <= sink.last_mono
 
 
+def test_what_was_sent_before_is_not_counted_when_it_comes_late() -> None:
+    sink = CountingSink()
+    sink.note("evt_a")
+    sink.begin({"evt_c"})
+
+    for event_id in ("evt_b", "evt_c"):
+        sink.note(event_id)
+
+    assert (sink.n_requests, list(sink.arrivals)) == (1, ["evt_c"])
+
+
 def test_percentiles_are_of_what_there_is() -> None:
     assert percentile_ms([], 0.5) is None
     assert percentile_ms([0.002], 0.99) == 2.0
