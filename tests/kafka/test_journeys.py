@@ -138,21 +138,22 @@ async def test_aborted_transactions_between_events_are_never_delivered_and_hold_
 
 async def test_records_deleted_before_they_were_read_are_reported_and_the_rest_delivered(world: World) -> None:
     early, late = [world.good(n) for n in range(100)], [world.good(n) for n in range(100, 150)]
-    async with subscribed(world, world.daemon("first")) as sink:
-        await world.publish(early[:50])
-        await sink.arrival(50, seconds=60)
-        # It is killed now: an answer that is not written down would be asked for again.
-        await world.until_settled(50)
-    await world.publish(early[50:])
-    await delete_records(world.bootstrap, world.topic, dict.fromkeys(range(4), -1))
-
     second = world.daemon("second")
-    async with Sink.serving(port=sink.port) as again, running(second):
-        await world.publish(late)
-        await again.arrival(50, seconds=60)
-        metrics = await second.metrics()
+    async with Sink.serving() as sink:
+        async with running(world.daemon("first")) as first:
+            await world.api(first).add_endpoint(sink.url("/hook"), ["*"])
+            await world.publish(early[:50])
+            # It is killed now: an answer that is not written down would be asked for again.
+            await world.until_settled(50, seconds=60)
+        await world.publish(early[50:])
+        await delete_records(world.bootstrap, world.topic, dict.fromkeys(range(4), -1))
 
-    assert delivered(again) == {message.event_id for message in late}
+        async with running(second):
+            await world.publish(late)
+            await sink.arrival(100, seconds=60)
+            metrics = await second.metrics()
+
+    assert delivered(sink) == {message.event_id for message in early[:50] + late}
     lost = sum(row["n"] for row in await world.fetch("SELECT to_offset - from_offset AS n FROM lost_range"))
     assert lost == 50
     assert metrics["dispatcher_lost_records_total"] == 50
