@@ -133,7 +133,7 @@ class Intake:
     def stop(self) -> None:
         """Poll no more; `run` returns after the accept under way and after leaving the group (5 s at most)."""
         self._waiting.stopping.set()
-        if self._polling is not None:
+        if self._polling is not None and not self._polling.expired():
             self._polling.reschedule(asyncio.get_running_loop().time() + _LAST_POLL_SECONDS)
 
     async def run(self) -> None:

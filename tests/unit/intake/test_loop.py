@@ -176,6 +176,19 @@ async def test_a_stop_does_not_wait_for_the_end_of_a_rebalance() -> None:
     assert not is_to_be_made_anew
 
 
+async def test_a_stop_in_the_very_turn_in_which_a_poll_is_given_up_is_no_fault() -> None:
+    intake, faults = an_intake(Ledger()), list[Any]()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: faults.append(context))
+    reading = spawn(intake._read_once(Kafka()), name="reading")  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+
+    loop.call_later(intake._rules.patience.stuck_seconds, intake.stop)
+
+    assert not await reading
+    assert faults == []
+
+
 async def test_a_batch_that_begins_elsewhere_sends_the_consumer_to_where_its_partition_stands() -> None:
     # Another owner got further: without this every batch from now on would begin elsewhere.
     intake, kafka = an_intake(Ledger(stands=7)), Kafka()
