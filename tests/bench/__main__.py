@@ -2,10 +2,9 @@
 
 import argparse
 import asyncio
-import os
 import platform
 
-from tests.bench.lab import open_lab
+from tests.bench.lab import N_CORES, Stolen, open_lab
 from tests.bench.parts import PARTS, say
 
 
@@ -31,13 +30,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}")
-    say(f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
+    say(f"Python {platform.python_version()}, {N_CORES} cores, {platform.machine()}")
     with open_lab(apache=arguments.apache) as lab:
         say(f"broker: {lab.broker_name}; PostgreSQL and the broker share the cores with the daemon and the sink\n")
         for name, part in PARTS.items():
             if not arguments.parts or name in arguments.parts:
+                stolen = Stolen()
                 asyncio.run(part(lab, arguments))
-                say()
+                # A figure of an hour in which much was stolen says more of the neighbours than of us.
+                say(f"  of the cores' time, other machines had {stolen.share:.1%} meanwhile\n")
 
 
 if __name__ == "__main__":

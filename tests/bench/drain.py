@@ -13,6 +13,7 @@ import asyncpg
 from tests.bench.lab import (
     Lab,
     SinkProcess,
+    Stolen,
     cpu_seconds,
     event_data,
     event_headers,
@@ -30,6 +31,8 @@ MOST_ENDPOINTS = 50
 class Drain:
     """What one drain took. CPU in seconds per 1,000 deliveries; `round_trips` per 1,000 deliveries.
 
+    `stolen` is the share of the cores' time that other machines had meanwhile.
+
     A daemon is ready when it reads, and so is at work by then: the counting begins before it is started, and what
     a start with nothing to do costs is taken off.
     """
@@ -44,6 +47,7 @@ class Drain:
     round_trips: float
     memory_early: int
     memory_peak: int
+    stolen: float
 
     @property
     def per_second(self) -> float:
@@ -143,8 +147,9 @@ async def _measure(lab: Lab, daemon: Daemon, to: SinkProcess, scheme: str, n: in
     trips = await _transactions(lab) + start.round_trips
     async with running(daemon):
         pids["daemon"] = daemon.pid
-        watch = Watch(daemon.pid)
+        watch, stolen = Watch(daemon.pid), Stolen()
         took = await watch.until(to, n)
+        share = stolen.share
         after = {name: cpu_seconds(pid) for name, pid in pids.items()}
         trips = await _transactions(lab) - trips
         assert await daemon.stop() == 0
@@ -160,6 +165,7 @@ async def _measure(lab: Lab, daemon: Daemon, to: SinkProcess, scheme: str, n: in
         trips / n * 1_000,
         watch.early,
         watch.peak,
+        share,
     )
 
 

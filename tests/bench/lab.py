@@ -8,11 +8,12 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import psutil
@@ -25,6 +26,7 @@ from dispatcher.embedded.postgres import EmbeddedPostgres
 from tests.kafka.broker import Kafka
 from tests.support.daemon import run_command
 
+N_CORES: Final = os.cpu_count() or 1
 N_PARTITIONS = 8
 ACCOUNT = "acct_bench000001"
 
@@ -241,6 +243,24 @@ def cpu_seconds(pid: int) -> float:
             times = one.cpu_times()
             total += times.user + times.system
     return total
+
+
+class Stolen:
+    """Measures, from its making on, what share of the cores' time the hypervisor gives to other machines."""
+
+    def __init__(self) -> None:
+        self._at = time.monotonic()
+        self._seconds = self._so_far()
+
+    @property
+    def share(self) -> float:
+        """Return the share so far, between 0 and 1."""
+        return (self._so_far() - self._seconds) / (N_CORES * (time.monotonic() - self._at))
+
+    @staticmethod
+    def _so_far() -> float:
+        # Only Linux tells.
+        return getattr(psutil.cpu_times(), "steal", 0.0)
 
 
 def resident_bytes(pid: int) -> int:

@@ -1,6 +1,5 @@
 """The parts of the benchmark: each measures one promise and prints a table, with a ceiling or baseline of its own."""
 
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -16,12 +15,11 @@ from tests.bench import lists as listings
 from tests.bench import snapshot as snapshots
 from tests.bench import takeover as takeovers
 from tests.bench.drain import N_HOSTS, Drain, baseline, drain
-from tests.bench.lab import Lab, sink
+from tests.bench.lab import N_CORES, Lab, sink
 from tests.bench.latency import latency, percentile
 from tests.bench.readers import READS_PER_SECOND
 
 CONCURRENCY = 50
-N_CORES: Final = os.cpu_count() or 1
 _ENOUGH = 1.0
 
 
@@ -103,7 +101,7 @@ def say_costs(result: Drain) -> None:
     say(
         f"    beside it: Postgres {result.postgres_cpu:.3f}, broker {result.broker_cpu:.3f}, "
         f"sink {result.sink_cpu:.3f} CPU-s/1,000: {N_CORES} cores allow {result.allowed(N_CORES):,.0f}/s; "
-        f"{result.round_trips:.1f} round trips to Postgres per 1,000"
+        f"{result.round_trips:.1f} round trips to Postgres per 1,000; {result.stolen:.0%} of the cores' time stolen"
     )
 
 
