@@ -423,7 +423,11 @@ async def test_a_number_is_written_in_digits_of_ascii_alone(api: Api, name: str,
 
     assert (reply.status, reply.code) == (400, "invalid_query")
     assert [(fault["parameter"], fault["code"]) for fault in reply.body["errors"]] == [(name, "wrong_type")]
-    assert (await api.get(f"/v1/events?order=asc&{name}=05")).status == 200
+
+
+@pytest.mark.parametrize("name", ["limit", "wait"])
+async def test_a_number_may_begin_with_zeros(api: Api, name: str) -> None:
+    assert (await api.get(f"/v1/events?order=asc&{name}=01")).status == 200
 
 
 async def test_event_types_come_in_pages_if_asked_for(api: Api) -> None:
