@@ -171,32 +171,24 @@ async def test_a_child_that_does_not_listen_is_killed_when_patience_ends() -> No
     assert await ended(running) == 128 + signal.SIGKILL
 
 
-async def test_a_second_request_is_passed_on(tmp_path: Path) -> None:
-    heard = tmp_path / "heard"
-    stubborn = f"trap 'trap \"exit 7\" TERM; : > {heard}' TERM; " + READY + LOOP
-    ground, stop = Ground(stubborn), StopRequest()
+async def code_after_two_requests(folder: Path, then: str) -> int:
+    """Return the code of a crew whose child hears the first request, does `then` for a trap, and is sent the second."""
+    heard = folder / "heard"
+    program = f"trap '{then} TERM; : > {heard}' TERM; " + READY + LOOP
+    ground, stop = Ground(program), StopRequest()
     running = spawn(crew(ground, stop).run(), name="crew")
     await ground.until_told(1)
-
     stop.ask()
     while not heard.exists():
         await asyncio.sleep(0.01)
     stop.ask()
+    return await ended(running)
 
-    assert await ended(running) == 7
+
+async def test_a_second_request_is_passed_on(tmp_path: Path) -> None:
+    assert await code_after_two_requests(tmp_path, 'trap "exit 7"') == 7
 
 
 async def test_a_child_that_a_second_request_finds_at_its_very_end_ended_well(tmp_path: Path) -> None:
-    leaving = tmp_path / "leaving"
-    # It hears the first and finishes; by the second it listens no more.
-    deaf = f"trap 'trap - TERM; : > {leaving}' TERM; " + READY + LOOP
-    ground, stop = Ground(deaf), StopRequest()
-    running = spawn(crew(ground, stop).run(), name="crew")
-    await ground.until_told(1)
-    stop.ask()
-    async with asyncio.timeout(20):
-        while not leaving.exists():
-            await asyncio.sleep(0.01)
-    stop.ask()
-
-    assert await ended(running) == 0
+    # By the second it listens no more.
+    assert await code_after_two_requests(tmp_path, "trap -") == 0
