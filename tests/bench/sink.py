@@ -20,6 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from dispatcher.sending.faults import AttemptFailed
+from dispatcher.sending.tls import TlsLayer
+
 _ANSWER: Final = b"HTTP/1.1 204 No Content\r\n\r\n"
 _BUSY: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
 _BACKLOG: Final = 1_024
@@ -81,36 +84,20 @@ class Framing:
         return n
 
 
-class Layer:
-    """TLS of one connection, between two buffers in memory."""
+class ServingLayer(TlsLayer):
+    """The server's side of TLS, as the wire has the client's."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
-        self._arrived, self._leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._arrived, self._leaving, server_side=True)
-        self._is_open = False
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._session = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self.is_established = self.is_ended = False
 
-    def open(self, data: bytes) -> bytes:
-        """Take bytes from the peer; return what they say. `leaving` may hold bytes to send back then."""
-        self._arrived.write(data)
-        said = b""
-        try:
-            if not self._is_open:
-                self._tls.do_handshake()
-                self._is_open = True
-            while True:
-                said += self._tls.read(_READ_BYTES)
-                if not self._arrived.pending:
-                    return said
-        except ssl.SSLWantReadError:
-            return said
-
-    def close(self, data: bytes) -> None:
-        """Put bytes into records; `leaving` has them."""
-        self._tls.write(data)
-
-    def leaving(self) -> bytes:
-        """Return what is to be sent, and forget it."""
-        return self._leaving.read() if self._leaving.pending else b""
+    def hear(self, data: bytes) -> bytes:
+        """Return what the peer's bytes say; empty while they shake hands."""
+        if not self.is_established:
+            self.shake(data)
+            data = b""
+        return self.open(data)
 
 
 class Sink:
@@ -160,7 +147,7 @@ class Sink:
     def _visit(self, answer: bytes, host: int, one: socket.socket) -> Callable[[], None]:
         feed = Framing(self._counts, host).feed
         receive, send = one.recv, one.sendall
-        layer = None if self._context is None else Layer(self._context)
+        layer = None if self._context is None else ServingLayer(self._context)
 
         def read() -> None:
             try:
@@ -171,12 +158,11 @@ class Sink:
                     if n := feed(data):
                         send(answer * n)
                 else:
-                    said = layer.open(data)
-                    if said and (n := feed(said)) and answer:
-                        layer.close(answer * n)
-                    if leaving := layer.leaving():
+                    said = layer.hear(data)
+                    n = feed(said) if said else 0
+                    if leaving := layer.seal(answer * n) if n and answer else layer.pending():
                         send(leaving)
-            except OSError:
+            except (OSError, AttemptFailed):
                 # It has left in its own way, or says what is no TLS.
                 self._leave(one)
 
