@@ -1,8 +1,8 @@
 """The cheapest endpoint that still reads requests: many ports, one process, keep-alive, 204.
 
 It frames requests by content-length, counts them, and keeps times of arrival by event id or port where asked. It shares
-the two cores with what is measured, so it has no event loop, which costs it twice as much: epoll itself, one receive
-and one send per request, and TLS in memory, where no look for a next record asks the kernel.
+the two cores with what is measured, so it has no event loop, which costs nearly twice as much: epoll itself, one
+receive and one send per request, and TLS in memory, where no look for a next record asks the kernel.
 
     python -m tests.bench.sink --ports 20 --ready FILE [--tls FOLDER] [--times] [--arrivals]
 """
